@@ -1,0 +1,27 @@
+// Flags and one YAML file with the same names: `--max-model-len 4096` and `max-model-len: 4096`. A flag on the command
+// line wins over the file. An unknown key in the file is an error that names it.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <string>
+
+#include "common/status.h"
+
+namespace pagoda {
+
+// Adds `--config FILE` (YAML: a map of flag names to scalars or lists), `--check-config` is the caller's.
+void AddConfigFile(CLI::App& app);
+
+// Parses; on --help or --version prints and returns kCancelled with an empty message; on a wrong flag or key returns
+// kInvalidArgument whose message says which and what is allowed.
+absl::Status ParseCommandLine(CLI::App& app, int argc, const char* const* argv);
+
+// "host:port" (IPv6 in brackets). Requires port 0..65535.
+struct HostPort {
+  std::string host;
+  int port = 0;
+  std::string ToString() const;
+};
+absl::StatusOr<HostPort> ParseHostPort(const std::string& text);
+
+}  // namespace pagoda
