@@ -1,0 +1,201 @@
+// The numeric operations a worker is made of, on raw views. One Backend per worker: kernels/cpu implements it, kernels/cuda
+// is its twin. A backend owns its threads or streams, its packed weights, activations and KV storage (as handles).
+//
+// Thread rule: one thread (the engine's) calls a backend. Operations run in call order; results in host memory are valid
+// when Synchronize() returns (on CPU: at once). Pointers in views are the backend's own memory (NewBuffer).
+// Errors: kInvalidArgument when shapes do not fit (our bug, reported and not computed), kInternal when the device failed.
+// Row counts may be 0: nothing is done. The arithmetic is stated in numerics.h.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/reduction_tree.h"
+
+namespace pagoda::kernels {
+
+enum class WeightFormat : uint8_t {
+  kF32, kF16, kBF16, kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ8_0, kQ2_K, kQ3_K, kQ4_K, kQ5_K, kQ6_K,
+};
+enum class KvType : uint8_t { kF32, kF16, kBF16, kI8 };
+enum class GateKind : uint8_t { kSilu, kGelu };
+
+// Rows of a weight matrix as they lie in a model file (not copied; must stay valid only during the call).
+struct MatrixRows {
+  WeightFormat format = WeightFormat::kF32;
+  int64_t rows = 0;
+  int64_t columns = 0;
+  const std::byte* data = nullptr;  // [rows, columns], packed in the format's blocks
+};
+
+struct PackOptions {
+  // The part of the input columns that this rank multiplies, cut at virtual shards: shard i of `shard_columns` covers
+  // columns [shard_columns[i], shard_columns[i+1]). All multiples of 32. Empty: one shard, all columns.
+  std::vector<int64_t> shard_columns;
+  // The subtrees of the reduction tree to add up (indices count the shards above from `first_shard`): one output plane
+  // each. Empty: one plane, the tree over all shards.
+  std::vector<ShardRange> planes;
+  int first_shard = 0;
+  std::span<const float> bias;  // [rows] or empty; only with one plane that is the whole tree
+  int activation_bits = 8;      // 8 or 12: what the input is quantised to; ignored by float formats
+};
+
+// A weight matrix in the backend's own layout. Immutable.
+class PackedMatrix {
+ public:
+  virtual ~PackedMatrix() = default;
+  virtual int64_t rows() const = 0;
+  virtual int64_t columns() const = 0;  // of the input (this rank's part)
+  virtual int planes() const = 0;
+  virtual int activation_bits() const = 0;  // 0: takes f32 input
+  virtual size_t bytes() const = 0;
+};
+
+// f32 values in the backend's memory.
+struct F32View {
+  float* data = nullptr;  // [rows, columns], row r at data + r * stride
+  int64_t rows = 0;
+  int64_t columns = 0;
+  int64_t stride = 0;
+};
+
+// The input of matrix products, in every form its readers need (f32, 8-bit or 12-bit blocks).
+class Activation {
+ public:
+  virtual ~Activation() = default;
+  virtual int64_t max_rows() const = 0;
+  virtual int64_t columns() const = 0;
+};
+struct ActivationForms {
+  bool f32 = false;
+  bool int8 = false;
+  bool int12 = false;
+};
+
+struct KvShape {
+  int layers = 0;
+  int blocks = 0;
+  int kv_heads = 0;  // of this rank
+  int head_dim = 0;
+  int block_tokens = 16;  // a multiple of 16
+  KvType type = KvType::kF16;
+};
+class KvCache {
+ public:
+  virtual ~KvCache() = default;
+  virtual const KvShape& shape() const = 0;
+  virtual size_t bytes() const = 0;
+};
+size_t KvBlockBytes(const KvShape& shape);  // of one block over all layers, K and V and scales
+
+// Consecutive rows of one sequence in a step.
+struct SequenceRows {
+  int first_row = 0;         // in the step's row order
+  int rows = 0;
+  int64_t first_position = 0;
+  std::span<const int32_t> blocks;  // block ids of the sequence, by position / block_tokens; covers the last row
+};
+struct StepRows {
+  std::span<const SequenceRows> sequences;
+  int rows = 0;  // of all sequences together
+};
+
+struct AttentionParams {
+  int layer = 0;  // within the KV cache
+  int query_heads = 0;
+  int kv_heads = 0;
+  // Query head h of this rank reads kv head kv_head_of[h] (of this rank): uneven splits and replicated KV heads.
+  std::span<const int32_t> kv_head_of;
+  int head_dim = 0;
+  float softmax_scale = 0;
+  int sliding_window = 0;  // 0: none; else a row sees only the last `sliding_window` positions
+};
+
+struct RopeParams {
+  std::span<const float> frequencies;  // [rotated dimensions / 2]
+  bool interleaved = false;            // pairs (2i, 2i+1), else (i, i + half)
+  float magnitude = 1.0f;              // factor on cos and sin
+};
+
+struct Buffer {  // zero-filled, 64-byte aligned
+  virtual ~Buffer() = default;
+  virtual void* data() = 0;
+  virtual size_t bytes() const = 0;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  // A short name that changes when the bits would: "cpu-1".
+  virtual std::string_view numerics_profile() const = 0;
+  // The instruction set or device in use, for people: "avx512-vnni".
+  virtual std::string_view implementation() const = 0;
+
+  virtual absl::StatusOr<std::unique_ptr<Buffer>> NewBuffer(size_t bytes) = 0;
+  virtual absl::StatusOr<std::unique_ptr<Activation>> NewActivation(int64_t max_rows, int64_t columns,
+                                                                    ActivationForms forms) = 0;
+  virtual absl::StatusOr<std::unique_ptr<KvCache>> NewKvCache(const KvShape& shape) = 0;
+
+  // `parts` are stacked: their rows become one matrix (q, k, v). All have the same number of columns: those of
+  // options.shard_columns when given are a range within them. Formats may differ.
+  virtual absl::StatusOr<std::unique_ptr<PackedMatrix>> Pack(std::span<const MatrixRows> parts,
+                                                             const PackOptions& options) = 0;
+
+  // out[i] = row tokens[i] of `table`, dequantised. Requires tokens in range (checked).
+  virtual absl::Status Embed(const MatrixRows& table, std::span<const int32_t> tokens, F32View out) = 0;
+
+  // residual += the tree over `planes` (each [rows, columns], in `order` of adds_after_plane; none: nothing is added), then
+  // out = RMSNorm(residual) * weight, in the forms that `out` has. out may be null: only add.
+  struct AddNormParams {
+    F32View residual;                       // [rows, hidden], changed in place
+    std::span<const float* const> planes;   // each [rows, hidden], contiguous
+    std::span<const int> adds_after_plane;  // see reduction_tree.h
+    const float* norm_weight = nullptr;     // [hidden]; null: no norm, out ignored
+    float epsilon = 0;
+    Activation* out = nullptr;
+  };
+  virtual absl::Status AddNorm(const AddNormParams& params) = 0;
+
+  // out = f32 rows -> forms.
+  virtual absl::Status Quantize(F32View in, Activation& out) = 0;
+
+  // out: planes() consecutive [rows, matrix.rows()] arrays, plane p at out + p * plane_stride; rows `row_stride` apart.
+  struct MatMulParams {
+    const PackedMatrix* matrix = nullptr;
+    const Activation* input = nullptr;
+    int64_t rows = 0;
+    float* out = nullptr;
+    int64_t row_stride = 0;
+    int64_t plane_stride = 0;
+  };
+  virtual absl::Status MatMul(const MatMulParams& params) = 0;
+
+  // qkv: [rows, (query_heads + 2 kv_heads) * head_dim]. Turns q in place, turns k and writes k and v into the cache at each
+  // row's position.
+  virtual absl::Status RopeAndStore(F32View qkv, const StepRows& step, const RopeParams& rope,
+                                    const AttentionParams& attention, KvCache& cache) = 0;
+  // out: [rows, query_heads * head_dim] from the q part of qkv.
+  virtual absl::Status Attend(F32View qkv, const StepRows& step, const AttentionParams& attention,
+                              const KvCache& cache, F32View out) = 0;
+
+  // out = gate(gu[:, 0..n)) * gu[:, n..2n), n = out.columns(); in the forms that `out` has.
+  virtual absl::Status GatedActivation(F32View gate_up, GateKind kind, Activation& out) = 0;
+
+  struct BlockCopy {
+    int32_t from = 0;
+    int32_t to = 0;
+  };
+  // All layers, K and V. Copies do not overlap.
+  virtual absl::Status CopyBlocks(std::span<const BlockCopy> copies, KvCache& cache) = 0;
+
+  virtual absl::Status Synchronize() = 0;
+};
+
+}  // namespace pagoda::kernels
