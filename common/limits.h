@@ -49,6 +49,10 @@ inline constexpr size_t kBlobChunkBytes = 1u << 20;
 inline constexpr int kMaxVocabulary = 1 << 20;
 inline constexpr int kMaxLayers = 1024;
 inline constexpr int kMaxHidden = 1 << 17;
+inline constexpr size_t kMaxModelHeaderBytes = 256u << 20;    // of one GGUF or safetensors file
+inline constexpr size_t kMaxModelTextFileBytes = 64u << 20;   // config.json, tokenizer.json, ...
+inline constexpr int kMaxModelTensors = 1 << 20;
+inline constexpr int kMaxModelFiles = 4096;
 
 static_assert(kMaxSlots <= kMaxStepRows, "every running sequence must fit in one step");
 static_assert(kDefaultStepRows <= kMaxStepRows);

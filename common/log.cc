@@ -105,7 +105,7 @@ void Log(LogLevel level, std::string_view event, std::initializer_list<LogField>
     const std::time_t seconds = static_cast<std::time_t>(ms / 1000);
     std::tm utc{};
     gmtime_r(&seconds, &utc);
-    char stamp[40];
+    char stamp[96];
     std::snprintf(stamp, sizeof(stamp), "%04d-%02d-%02dT%02d:%02d:%02d.%03dZ", utc.tm_year + 1900,
                   utc.tm_mon + 1, utc.tm_mday, utc.tm_hour, utc.tm_min, utc.tm_sec, static_cast<int>(ms % 1000));
     line = absl::StrCat("{\"time\":\"", stamp, "\",\"level\":\"", AsAbsl(Name(level)), "\",\"process\":\"",
