@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "checkpoint/byte_source.h"
@@ -12,6 +13,8 @@
 #include "checkpoint/tensor_type.h"
 
 namespace pagoda::checkpoint {
+
+struct OpenedModel;  // what a format's reader found; opened_model.h
 
 enum class TensorRole : uint8_t {
   kTokenEmbedding,   // [vocabulary, hidden]
@@ -28,6 +31,7 @@ enum class TensorRole : uint8_t {
   kUp,               // [ffn, hidden]
   kDown,             // [hidden, ffn]
 };
+inline constexpr int kTensorRoles = static_cast<int>(TensorRole::kDown) + 1;
 std::string_view NameOf(TensorRole role);
 
 struct TensorInfo {
@@ -47,16 +51,17 @@ struct ModelFile {
 
 class Checkpoint {
  public:
-  // `path`: a .gguf file or a folder with config.json and *.safetensors.
+  // `path`: a .gguf file (or the first of its parts), a folder with just that, or a folder with config.json and
+  // *.safetensors.
   static absl::StatusOr<std::unique_ptr<Checkpoint>> Open(const std::string& path);
-  // The same from given files: `headers` holds the beginning of each data file (enough for its header) and whole small
-  // files, by name; `sources[i]` serves files()[i]. Used by a worker that has no copy of its own.
+  // The same from given files (all that files() of a local copy names). Reads the headers and small files through the
+  // sources, nothing else. Used by a worker that has no copy of its own.
   struct RemoteFile {
     std::string name;
     std::shared_ptr<ByteSource> source;
   };
   static absl::StatusOr<std::unique_ptr<Checkpoint>> Open(std::vector<RemoteFile> files);
-  virtual ~Checkpoint() = default;
+  ~Checkpoint();
 
   const ModelSpec& spec() const { return spec_; }
   const std::vector<ModelFile>& files() const { return files_; }
@@ -78,19 +83,27 @@ class Checkpoint {
   absl::StatusOr<Bytes> ReadRows(const TensorInfo& tensor, int64_t row_begin, int64_t row_end) const;
 
   // What the router needs and nobody else reads: tokenizer, template, generation defaults. A sequence of named byte
-  // strings ("model.gguf.header", "tokenizer.json", ...) that text/ knows how to open.
+  // strings that text/ knows how to open: "model.gguf.header" (the key-value part, as a GGUF file of its own that has no
+  // tensors), or of a folder those that are there of config.json, tokenizer.json, tokenizer_config.json,
+  // special_tokens_map.json, generation_config.json, chat_template.jinja.
   struct BundleEntry {
     std::string name;
     std::string bytes;
   };
   absl::StatusOr<std::vector<BundleEntry>> TextBundle() const;
 
- protected:
+ private:
+  explicit Checkpoint(OpenedModel model);
+  absl::Status IndexRoles();
+  absl::Status CheckShape(TensorRole role, const TensorInfo& tensor) const;
+  absl::Status ComputeDigest();
+
+  std::unique_ptr<const OpenedModel> model_;
   ModelSpec spec_;
   std::vector<ModelFile> files_;
-  std::vector<std::shared_ptr<ByteSource>> sources_;
   std::vector<TensorInfo> tensors_;
   std::string digest_;
+  std::vector<int> by_role_;  // [layers + 1][kTensorRoles] index into tensors_, -1: none; row 0 has no layer
 };
 
 }  // namespace pagoda::checkpoint

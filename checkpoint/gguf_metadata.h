@@ -44,8 +44,9 @@ class GgufHeader {
   uint32_t version = 0;
   std::map<std::string, GgufValue> values;
   std::vector<GgufTensorHeader> tensors;
-  uint64_t header_bytes = 0;  // up to the last byte of the tensor list
-  uint64_t data_begin = 0;    // aligned
+  uint64_t metadata_bytes = 0;  // up to the last byte of the key-value part
+  uint64_t header_bytes = 0;    // up to the last byte of the tensor list
+  uint64_t data_begin = 0;      // aligned
 };
 
 }  // namespace pagoda::checkpoint

@@ -27,6 +27,7 @@ struct RopeSpec {
   int64_t original_context = 0;            // llama3, yarn
   float yarn_beta_fast = 32.0f;
   float yarn_beta_slow = 1.0f;
+  bool yarn_truncate = true;               // the two ends of the ramp are whole dimensions
   float yarn_attention_factor = 0.0f;      // 0: 0.1 ln(factor) + 1
   std::vector<float> frequency_divisors;   // [dimensions/2], GGUF rope_freqs.weight; empty: from the fields above
 };
