@@ -1,0 +1,22 @@
+#include "text/tokenizer.h"
+
+#include "text/unicode.h"
+
+namespace pagoda::text {
+
+std::string Tokenizer::Decode(std::span<const TokenId> tokens, bool skip_special) const {
+  std::string bytes;
+  bool strip = StripsLeadingSpace();
+  for (const TokenId token : tokens) {
+    if (skip_special && IsSpecial(token)) continue;
+    std::string_view piece = TokenBytes(token);
+    if (strip && !IsSpecial(token)) {
+      if (piece.starts_with(' ')) piece.remove_prefix(1);
+      strip = false;
+    }
+    bytes += piece;
+  }
+  return IsValidUtf8(bytes) ? bytes : ReplaceInvalidUtf8(bytes);
+}
+
+}  // namespace pagoda::text
