@@ -1,0 +1,13 @@
+# Which tests run under which sanitizer, and how. Sourced, never run.
+
+# Readers of bytes from outside: what CI runs under AddressSanitizer besides all tests without it.
+PAGODA_SHORT_ASAN_TESTS=()
+# Whatever threads meet in: queues, engines, streams.
+PAGODA_TSAN_TESTS=()
+
+run_sanitized() {
+  ASAN_OPTIONS="detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=1" \
+  UBSAN_OPTIONS="print_stacktrace=1" \
+  TSAN_OPTIONS="halt_on_error=1:second_deadlock_stack=1:suppressions=$PAGODA_ROOT/scripts/lib/tsan.suppressions" \
+    "$@"
+}
