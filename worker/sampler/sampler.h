@@ -1,0 +1,108 @@
+// Chooses a token from one row of raw logits. Pure: the same row, parameters, history, seed, choice and output index give the
+// same token on every machine, alone or in a batch, replayed or not. Ties go to the lowest id everywhere.
+//
+// Order, as vLLM's V1 sampler has it (what it lacks is marked *):
+//   1. log-probabilities, of the raw logits
+//   2. allowed_token_ids, bad_words (matched against the output), no_repeat_ngram_size* (prompt and output): -inf
+//   3. min_tokens: stop ids are -inf before that many output tokens; logit_bias is added
+//   4. repetition penalty (prompt and output: divided when positive, else multiplied), frequency and presence (output only)
+//   5. temperature below 1e-5: the largest. Else divide by temperature, then min_p, top_k, top_p, typical_p*, each over what
+//      the one before left, renormalised; then one uniform number of Philox(seed, choice, output index) picks by inverse CDF:
+//      over the vocabulary in id order when nothing was cut, else over the rest, likeliest first.
+// If everything is masked the raw logits' largest is taken. NaN never wins.
+// Thread rule: one thread per Sampler (it owns scratch).
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "common/ids.h"
+#include "worker/sampler/token_counts.h"
+
+namespace pagoda::worker {
+
+struct SamplerParams {
+  double temperature = 1;
+  double top_p = 1;
+  int top_k = 0;  // 0 or below: all
+  double min_p = 0;
+  double typical_p = 1;
+  double repetition_penalty = 1;
+  double presence_penalty = 0;
+  double frequency_penalty = 0;
+  int no_repeat_ngram_size = 0;
+  std::vector<std::pair<TokenId, float>> logit_bias;
+  std::vector<std::vector<TokenId>> bad_words;
+  std::vector<TokenId> allowed_token_ids;
+  uint64_t seed = 0;
+  int min_tokens = 0;
+  std::vector<TokenId> stop_token_ids;
+  int logprobs = -1;         // -1: none
+  int prompt_logprobs = -1;  // -1: none
+
+  bool UsesCounts() const {
+    return repetition_penalty != 1 || presence_penalty != 0 || frequency_penalty != 0;
+  }
+};
+
+struct TokenLogprob {
+  TokenId token = 0;
+  float logprob = 0;
+  int rank = 0;  // 1 is the likeliest
+  bool operator==(const TokenLogprob&) const = default;
+};
+// The chosen (or given) token first, then the likeliest in order. Empty: not asked for.
+using Logprobs = std::vector<TokenLogprob>;
+
+struct SamplingContext {
+  const SamplerParams* params = nullptr;
+  std::span<const TokenId> tokens;      // prompt and output so far
+  int prompt_length = 0;
+  const TokenCounts* counts = nullptr;  // of `tokens`; may be null when params->UsesCounts() is false
+  int choice = 0;
+  int output_index = 0;
+};
+
+struct Sampled {
+  TokenId token = 0;
+  Logprobs logprobs;
+};
+
+class Sampler {
+ public:
+  explicit Sampler(int vocabulary);
+
+  // Requires logits.size() == vocabulary. Ids outside the vocabulary in the parameters are ignored.
+  Sampled Sample(std::span<const float> logits, const SamplingContext& context);
+  // log-softmax of `token` and of the `top` likeliest.
+  Logprobs LogprobsOf(std::span<const float> logits, TokenId token, int top);
+
+ private:
+  struct Candidate {
+    TokenId token = 0;
+    float value = 0;   // logit
+    float weight = 0;  // exp((value - largest) / temperature)
+  };
+
+  bool NeedsEditing(const SamplingContext& context) const;
+  void Mask(const SamplingContext& context);
+  void MaskRepeatedNgrams(const SamplingContext& context);
+  void Penalise(const SamplingContext& context);
+  TokenId ChooseAtRandom(std::span<const float> logits, const SamplingContext& context);
+  TokenId PickFromAll(double target) const;
+  // The `count` largest of `logits` above -inf, largest first (ties: lowest id), into candidates_.
+  void CollectTop(std::span<const float> logits, int count);
+  void KeepTopP(std::span<const float> logits, double top_p, double total, bool all_collected);
+  void KeepTypical(double typical_p);
+
+  const int vocabulary_;
+  std::vector<float> edited_;
+  std::vector<float> weights_;
+  std::vector<float> group_max_;
+  std::vector<float> group_order_;
+  std::vector<Candidate> candidates_;
+};
+
+}  // namespace pagoda::worker
