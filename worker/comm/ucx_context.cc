@@ -1,0 +1,129 @@
+#include "worker/comm/ucx_context.h"
+
+#include <poll.h>
+#include <signal.h>
+#include <ucs/config/global_opts.h>
+#include <ucs/debug/debug.h>
+
+#include <mutex>
+#include <utility>
+#include <vector>
+
+namespace pagoda::worker {
+namespace {
+
+// UCX's process-wide settings: our handlers of signals stay ours, and whoever first decides what an
+// error is logs it (that is us: UCX would print a line for every peer that dies).
+void SettleProcess() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    ucs_global_opts_set_value("LOG_LEVEL", "fatal");
+    ucs_global_opts_set_value("HANDLE_ERRORS", "none");
+    for (const int number : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT})
+      ucs_debug_disable_signal(number);
+  });
+}
+
+using Settings = std::vector<std::pair<const char*, std::string>>;
+
+Settings SettingsOf(const UcxOptions& options) {
+  Settings settings = {
+      {"TLS", options.transports == "auto" ? "all" : options.transports},
+      // Never a rendezvous, never a send that pins the caller's buffer for longer than the call
+      // needs.
+      {"RNDV_THRESH", "inf"},
+      {"ZCOPY_THRESH", "inf"},
+      {"MAX_EAGER_RAILS", "1"},
+      {"KEEPALIVE_INTERVAL", absl::StrCat(absl::ToInt64Milliseconds(options.keepalive), "ms")},
+      // Without it UCX 1.13 refuses shared memory to endpoints that report dead peers.
+      {"MM_ERROR_HANDLING", "y"},
+      {"POSIX_ERROR_HANDLING", "y"},
+      {"SYSV_ERROR_HANDLING", "y"},
+  };
+  if (!options.net_devices.empty()) settings.emplace_back("NET_DEVICES", options.net_devices);
+  if (!options.tcp_port_range.empty())
+    settings.emplace_back("TCP_PORT_RANGE", options.tcp_port_range);
+  for (const auto& [key, value] : options.settings) settings.emplace_back(key.c_str(), value);
+  return settings;
+}
+
+}  // namespace
+
+absl::Status UcxError(ucs_status_t status, std::string_view doing) {
+  const std::string text = absl::StrCat(AsAbsl(doing), ": ", ucs_status_string(status), " (UCX)");
+  switch (status) {
+    case UCS_ERR_INVALID_PARAM:
+    case UCS_ERR_INVALID_ADDR:
+      return absl::InvalidArgumentError(text);
+    case UCS_ERR_NO_MEMORY:
+    case UCS_ERR_EXCEEDS_LIMIT:
+      return absl::ResourceExhaustedError(text);
+    case UCS_ERR_CANCELED:
+      return absl::AbortedError(text);
+    default:
+      return absl::UnavailableError(text);
+  }
+}
+
+absl::StatusOr<std::unique_ptr<UcxContext>> UcxContext::Create(const UcxOptions& options) {
+  SettleProcess();
+  std::unique_ptr<UcxContext> context(new UcxContext());
+  PAGODA_RETURN_IF_ERROR(context->Start(options));
+  return context;
+}
+
+absl::Status UcxContext::Start(const UcxOptions& options) {
+  ucp_config_t* config = nullptr;
+  ucs_status_t status = ucp_config_read(nullptr, nullptr, &config);
+  if (status != UCS_OK) return UcxError(status, "reading UCX's configuration");
+  for (const auto& [key, value] : SettingsOf(options)) {
+    status = ucp_config_modify(config, key, value.c_str());
+    if (status != UCS_OK) {
+      ucp_config_release(config);
+      return absl::InvalidArgumentError(
+          absl::StrCat("UCX does not take ", key, "=", value, ": ", ucs_status_string(status)));
+    }
+  }
+  ucp_params_t params = {};
+  params.field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_MT_WORKERS_SHARED;
+  params.features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP;
+  params.mt_workers_shared = 0;
+  status = ucp_init(&params, config, &context_);
+  ucp_config_release(config);
+  if (status != UCS_OK) {
+    return UcxError(status,
+                    absl::StrCat("starting UCX with transports \"", options.transports, "\""));
+  }
+  ucp_worker_params_t worker_params = {};
+  worker_params.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE;
+  worker_params.thread_mode = UCS_THREAD_MODE_SINGLE;
+  status = ucp_worker_create(context_, &worker_params, &worker_);
+  if (status != UCS_OK) {
+    return UcxError(
+        status, absl::StrCat("starting a UCX worker with transports \"", options.transports, "\""));
+  }
+  status = ucp_worker_get_efd(worker_, &descriptor_);
+  if (status != UCS_OK) return UcxError(status, "getting UCX's event descriptor");
+  ucp_address_t* address = nullptr;
+  size_t length = 0;
+  status = ucp_worker_get_address(worker_, &address, &length);
+  if (status != UCS_OK) return UcxError(status, "getting UCX's address");
+  address_.assign(reinterpret_cast<const char*>(address), length);
+  ucp_worker_release_address(worker_, address);
+  return absl::OkStatus();
+}
+
+UcxContext::~UcxContext() {
+  if (worker_ != nullptr) ucp_worker_destroy(worker_);
+  if (context_ != nullptr) ucp_cleanup(context_);
+}
+
+void UcxContext::Sleep(int wake_descriptor, absl::Duration timeout) {
+  if (timeout <= absl::ZeroDuration() || ucp_worker_arm(worker_) != UCS_OK) return;
+  pollfd descriptors[] = {{.fd = descriptor_, .events = POLLIN, .revents = 0},
+                          {.fd = wake_descriptor, .events = POLLIN, .revents = 0}};
+  const timespec limit = absl::ToTimespec(std::min(timeout, absl::Hours(24)));
+  ppoll(descriptors, 2, &limit, nullptr);
+}
+
+}  // namespace pagoda::worker

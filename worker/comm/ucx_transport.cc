@@ -1,0 +1,305 @@
+#include "worker/comm/ucx_transport.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <map>
+
+#include "worker/comm/packet.h"
+#include "worker/comm/transport_text.h"
+#include "worker/comm/ucx_context.h"
+#include "worker/comm/ucx_link.h"
+
+namespace pagoda::worker {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr unsigned kActiveMessage = 1;
+// Between two tries to reach a peer that refuses.
+constexpr auto kReconnectEvery = std::chrono::milliseconds(50);
+
+Clock::time_point After(absl::Duration timeout) {
+  constexpr absl::Duration kLongest = absl::Hours(24 * 365);
+  return Clock::now() +
+         absl::ToChronoNanoseconds(std::clamp(timeout, absl::ZeroDuration(), kLongest));
+}
+
+absl::Duration Until(Clock::time_point deadline) {
+  return absl::FromChrono(deadline - Clock::now());
+}
+
+class UcxTransport final : public Transport {
+ public:
+  UcxTransport(const UcxOptions& options, std::unique_ptr<UcxContext> context, int wake_descriptor)
+      : spin_(absl::ToChronoNanoseconds(options.spin)),
+        context_(std::move(context)),
+        wake_descriptor_(wake_descriptor) {
+    shared_.worker = context_->worker();
+    shared_.packet_bytes = options.packet_bytes;
+    shared_.max_unexpected_bytes = options.max_unexpected_bytes;
+  }
+  ~UcxTransport() override {
+    Abort();
+    close(wake_descriptor_);
+  }
+  absl::Status Listen();
+
+  std::string address() const override { return context_->address(); }
+  absl::Status Connect(Epoch epoch, PeerId self, const std::vector<PeerAddress>& peers,
+                       absl::Duration timeout) override;
+  void Abort() override;
+  std::unique_ptr<Transfer> Send(PeerId to, MessageTag tag,
+                                 std::span<const std::byte> data) override;
+  std::unique_ptr<Transfer> Receive(PeerId from, MessageTag tag,
+                                    std::span<std::byte> into) override;
+  absl::Status Wait(std::span<Transfer* const> transfers, absl::Duration timeout,
+                    const std::atomic<bool>* stop) override;
+  void Idle(absl::Duration timeout) override;
+  void Wake() override {
+    const uint64_t one = 1;
+    [[maybe_unused]] const ssize_t written = write(wake_descriptor_, &one, sizeof(one));
+  }
+  Counters counters() const override { return shared_.counters; }
+
+ private:
+  static ucs_status_t OnPacket(void* self, const void* header, size_t header_length, void* data,
+                               size_t length, const ucp_am_recv_param_t* param);
+  void Take(const PacketHeader& header, std::span<const std::byte> data);
+  absl::Status ShakeHands(absl::Duration timeout);
+  absl::Status NameSilent(absl::Duration timeout) const;
+  // Moves what can be moved. True if something did.
+  bool Progress();
+  // Until something may have moved, a Wake() or the deadline. True when woken.
+  bool Sleep(Clock::time_point deadline);
+
+  const Clock::duration spin_;
+  UcxShared shared_;
+  std::unique_ptr<UcxContext> context_;
+  const int wake_descriptor_;
+  bool connected_ = false;
+  Epoch epoch_;
+  PeerId self_;
+  std::map<PeerId, std::unique_ptr<UcxLink>> links_;
+  std::map<PeerId, uint64_t>
+      heard_epochs_;  // the epoch of the last hello from each, also of peers not yet linked
+};
+
+absl::Status UcxTransport::Listen() {
+  ucp_am_handler_param_t param = {};
+  param.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_CB |
+                     UCP_AM_HANDLER_PARAM_FIELD_ARG;
+  param.id = kActiveMessage;
+  param.cb = &UcxTransport::OnPacket;
+  param.arg = this;
+  const ucs_status_t status = ucp_worker_set_am_recv_handler(shared_.worker, &param);
+  return status == UCS_OK ? absl::OkStatus() : UcxError(status, "setting the handler of packets");
+}
+
+ucs_status_t UcxTransport::OnPacket(void* self, const void* header, size_t header_length,
+                                    void* data, size_t length, const ucp_am_recv_param_t* param) {
+  // Whatever is not one of our packets is dropped; UCX frees it.
+  if (header_length != sizeof(PacketHeader) || (param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) != 0)
+    return UCS_OK;
+  PacketHeader packet;
+  std::memcpy(&packet, header, sizeof(packet));
+  if (packet.magic == kPacketMagic) {
+    static_cast<UcxTransport*>(self)->Take(packet, {static_cast<const std::byte*>(data), length});
+  }
+  return UCS_OK;
+}
+
+void UcxTransport::Take(const PacketHeader& header, std::span<const std::byte> data) {
+  ++shared_.packets_received;
+  const PeerId sender = SenderOf(header);
+  if (sender.stage >= limits::kMaxStages || sender.rank >= limits::kMaxTensorParallel) return;
+  if (header.kind == PacketKind::kHello) heard_epochs_[sender] = header.epoch;
+  if (!connected_ || header.epoch != epoch_.value()) return;
+  const auto link = links_.find(sender);
+  if (link == links_.end()) return;
+  switch (header.kind) {
+    case PacketKind::kHello:
+      link->second->SendHello(PacketKind::kHelloAnswer);
+      break;
+    case PacketKind::kHelloAnswer:
+      link->second->set_answered();
+      break;
+    case PacketKind::kData:
+      link->second->Arrived(header, data);
+      break;
+  }
+}
+
+absl::Status UcxTransport::Connect(Epoch epoch, PeerId self, const std::vector<PeerAddress>& peers,
+                                   absl::Duration timeout) {
+  Abort();
+  epoch_ = epoch;
+  self_ = self;
+  for (const PeerAddress& peer : peers) {
+    if (peer.peer == self) continue;
+    links_[peer.peer] = std::make_unique<UcxLink>(shared_, epoch, self, peer.peer, peer.address);
+  }
+  connected_ = true;
+  const absl::Status status = ShakeHands(timeout);
+  if (!status.ok()) Abort();
+  return status;
+}
+
+absl::Status UcxTransport::ShakeHands(absl::Duration timeout) {
+  const Clock::time_point deadline = After(timeout);
+  for (const auto& [peer, link] : links_) {
+    PAGODA_RETURN_IF_ERROR(link->Open());
+    link->SendHello(PacketKind::kHello);
+    // Its hello came before we were in this epoch.
+    const auto heard = heard_epochs_.find(peer);
+    if (heard != heard_epochs_.end() && heard->second == epoch_.value())
+      link->SendHello(PacketKind::kHelloAnswer);
+  }
+  Clock::time_point next_try = Clock::now() + kReconnectEvery;
+  while (true) {
+    Progress();
+    const bool all = std::all_of(links_.begin(), links_.end(),
+                                 [](const auto& entry) { return entry.second->answered(); });
+    if (all) return absl::OkStatus();
+    const Clock::time_point now = Clock::now();
+    if (now >= deadline) return NameSilent(timeout);
+    if (now >= next_try) {
+      for (const auto& [peer, link] : links_) {
+        if (link->failure().ok()) continue;
+        PAGODA_RETURN_IF_ERROR(link->Open());
+        link->SendHello(PacketKind::kHello);
+      }
+      next_try = now + kReconnectEvery;
+      continue;
+    }
+    Sleep(std::min(deadline, next_try));
+  }
+}
+
+absl::Status UcxTransport::NameSilent(absl::Duration timeout) const {
+  std::vector<SilentPeer> silent;
+  for (const auto& [peer, link] : links_) {
+    if (link->answered()) continue;
+    std::string detail(AsStd(link->failure().message()));
+    const auto heard = heard_epochs_.find(peer);
+    if (detail.empty() && heard != heard_epochs_.end() && heard->second != epoch_.value()) {
+      detail = absl::StrCat("its last hello was of epoch ", heard->second);
+    }
+    silent.push_back({.peer = peer, .detail = std::move(detail)});
+  }
+  return PeersSilent(epoch_, silent, timeout);
+}
+
+void UcxTransport::Abort() {
+  connected_ = false;
+  for (const auto& [peer, link] : links_) {
+    link->Close(absl::AbortedError(absl::StrCat("epoch ", epoch_.value(), " was aborted")));
+  }
+  links_.clear();
+}
+
+std::unique_ptr<Transfer> UcxTransport::Send(PeerId to, MessageTag tag,
+                                             std::span<const std::byte> data) {
+  const auto link = links_.find(to);
+  if (link != links_.end()) return link->second->Send(tag, data);
+  return UcxTransfer::Failed(
+      to, tag, absl::UnavailableError(absl::StrCat("not connected to ", PeerName(to))));
+}
+
+std::unique_ptr<Transfer> UcxTransport::Receive(PeerId from, MessageTag tag,
+                                                std::span<std::byte> into) {
+  const auto link = links_.find(from);
+  if (link != links_.end()) return link->second->Receive(tag, into);
+  return UcxTransfer::Failed(
+      from, tag, absl::UnavailableError(absl::StrCat("not connected to ", PeerName(from))));
+}
+
+bool UcxTransport::Progress() {
+  const uint64_t before = shared_.packets_received;
+  bool moved = ucp_worker_progress(shared_.worker) != 0;
+  while (!shared_.ready.empty()) {
+    std::vector<UcxLink*> ready;
+    ready.swap(shared_.ready);
+    for (UcxLink* link : ready) link->Proceed();
+    moved = true;
+  }
+  return moved || shared_.packets_received != before;
+}
+
+bool UcxTransport::Sleep(Clock::time_point deadline) {
+  context_->Sleep(wake_descriptor_, Until(deadline));
+  uint64_t wakes = 0;
+  return read(wake_descriptor_, &wakes, sizeof(wakes)) == sizeof(wakes);
+}
+
+absl::Status UcxTransport::Wait(std::span<Transfer* const> transfers, absl::Duration timeout,
+                                const std::atomic<bool>* stop) {
+  const Clock::time_point deadline = After(timeout);
+  Clock::time_point spin_until = Clock::now() + spin_;
+  size_t done = 0;  // the first that is not
+  while (true) {
+    const bool moved = Progress();
+    bool failed = false;
+    for (const Transfer* transfer : transfers.subspan(done)) {
+      failed |= transfer->done() && !static_cast<const UcxTransfer*>(transfer)->ok();
+    }
+    while (!failed && done < transfers.size() && transfers[done]->done()) ++done;
+    if (failed) {
+      for (const Transfer* transfer : transfers) {
+        if (transfer->done()) PAGODA_RETURN_IF_ERROR(transfer->status());
+      }
+    }
+    if (done == transfers.size()) return absl::OkStatus();
+    if (stop != nullptr && stop->load(std::memory_order_acquire)) {
+      return absl::CancelledError("stopped while waiting for peers");
+    }
+    const Clock::time_point now = Clock::now();
+    if (moved) spin_until = now + spin_;
+    if (now >= deadline) break;
+    if (now >= spin_until) {
+      Sleep(deadline);
+    } else if (!moved) {
+      sched_yield();
+    }
+  }
+  std::vector<PendingTransfer> pending;
+  for (const Transfer* transfer : transfers) {
+    const auto* late = static_cast<const UcxTransfer*>(transfer);
+    if (!late->done())
+      pending.push_back({.peer = late->peer(), .tag = late->tag(), .sending = late->sending()});
+  }
+  return DeadlineOver(pending, timeout);
+}
+
+void UcxTransport::Idle(absl::Duration timeout) {
+  const Clock::time_point deadline = After(timeout);
+  const uint64_t before = shared_.packets_received;
+  while (true) {
+    Progress();
+    if (shared_.packets_received != before || Clock::now() >= deadline) return;
+    if (Sleep(deadline)) return;
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Transport>> MakeUcxTransport(const UcxOptions& options) {
+  if (options.packet_bytes == 0)
+    return absl::InvalidArgumentError("a packet of 0 bytes carries nothing");
+  PAGODA_ASSIGN_OR_RETURN(std::unique_ptr<UcxContext> context, UcxContext::Create(options));
+  const int wake_descriptor = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+  if (wake_descriptor < 0) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("no event descriptor for the data plane: ", strerror(errno)));
+  }
+  auto transport = std::make_unique<UcxTransport>(options, std::move(context), wake_descriptor);
+  PAGODA_RETURN_IF_ERROR(transport->Listen());
+  return transport;
+}
+
+}  // namespace pagoda::worker
