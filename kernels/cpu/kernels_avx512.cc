@@ -1,0 +1,454 @@
+// AVX-512 with VNNI. This file alone is built with those machine flags: everything in it is in an anonymous namespace, and
+// it uses no library templates, so that the linker can never pick its code for another machine.
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "kernels/cpu/exp.h"
+#include "kernels/cpu/kernel_table.h"
+
+namespace pagoda::kernels::cpu {
+namespace {
+
+using V16 = __m512;
+using I16 = __m512i;
+using M16 = __mmask16;
+
+inline V16 Load(const float* p) { return _mm512_loadu_ps(p); }
+inline void Store(float* p, V16 v) { _mm512_storeu_ps(p, v); }
+inline V16 Set1(float x) { return _mm512_set1_ps(x); }
+inline V16 Zero() { return _mm512_setzero_ps(); }
+inline V16 Add(V16 a, V16 b) { return _mm512_add_ps(a, b); }
+inline V16 Sub(V16 a, V16 b) { return _mm512_sub_ps(a, b); }
+inline V16 Mul(V16 a, V16 b) { return _mm512_mul_ps(a, b); }
+inline V16 Div(V16 a, V16 b) { return _mm512_div_ps(a, b); }
+inline V16 Fma(V16 a, V16 b, V16 c) { return _mm512_fmadd_ps(a, b, c); }
+inline V16 Fnma(V16 a, V16 b, V16 c) { return _mm512_fnmadd_ps(a, b, c); }
+inline V16 Xor(V16 a, V16 b) { return _mm512_xor_ps(a, b); }
+inline M16 Less(V16 a, V16 b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+inline V16 Select(M16 mask, V16 yes, V16 no) { return _mm512_mask_blend_ps(mask, no, yes); }
+inline M16 LaneRange(int begin, int end) {
+  return static_cast<M16>((1u << end) - 1u) & static_cast<M16>(~((1u << begin) - 1u));
+}
+inline float MaxLanes(V16 v) { return _mm512_reduce_max_ps(v); }
+inline V16 ExpPower(V16 t) {
+  const I16 shifted = _mm512_slli_epi32(_mm512_castps_si512(t), 23);
+  return _mm512_castsi512_ps(_mm512_add_epi32(shifted, _mm512_set1_epi32(0x3f000000)));
+}
+inline V16 LoadHalf(const void* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p))); }
+inline void StoreHalf(void* p, V16 v) {
+  _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+inline V16 LoadBFloat(const void* p) {
+  const I16 wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+inline void StoreBFloat(void* p, V16 v) {
+  const I16 bits = _mm512_castps_si512(v);
+  const I16 odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const I16 rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+  const I16 quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
+  const M16 is_nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+  const I16 result = _mm512_srli_epi32(_mm512_mask_blend_epi32(is_nan, rounded, quiet), 16);
+  _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtepi32_epi16(result));
+}
+inline V16 LoadInt8(const int8_t* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+inline I16 ZeroInt() { return _mm512_setzero_si512(); }
+inline I16 RoundToInt(V16 v) { return _mm512_cvtps_epi32(v); }
+inline void StoreInt8(int8_t* p, I16 v) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(v));
+}
+// The parts of 12-bit values: high here, low 32 bytes on.
+inline void StoreInt12(int8_t* p, I16 v) {
+  I16 high = _mm512_srai_epi32(_mm512_add_epi32(v, _mm512_set1_epi32(8)), 4);
+  high = _mm512_max_epi32(_mm512_min_epi32(high, _mm512_set1_epi32(127)), _mm512_set1_epi32(-127));
+  StoreInt8(p, high);
+  StoreInt8(p + 32, _mm512_sub_epi32(v, _mm512_slli_epi32(high, 4)));
+}
+inline int32_t SumInt(I16 v) { return _mm512_reduce_add_epi32(v); }
+// The larger |x| of each lane as bits, so that infinities and NaNs win.
+inline V16 MaxMagnitude(V16 a, V16 b) {
+  const I16 mask = _mm512_set1_epi32(0x7fffffff);
+  return _mm512_castsi512_ps(_mm512_max_epi32(_mm512_and_si512(_mm512_castps_si512(a), mask),
+                                              _mm512_and_si512(_mm512_castps_si512(b), mask)));
+}
+inline float TopMagnitude(V16 a, V16 b) {
+  const int32_t top = _mm512_reduce_max_epi32(_mm512_castps_si512(MaxMagnitude(a, b)));
+  float value;
+  __builtin_memcpy(&value, &top, 4);
+  return value;
+}
+constexpr int kQkVectors = 12;
+constexpr int kPvVectors = 6;
+constexpr int kPvDims = 4;
+
+#include "kernels/cpu/row_kernels.h"
+
+// ---- Matrix products ----
+
+// How one format's packed block is read. LoadPair gives columns 8g..8g+3 and 8g+4..8g+7 as unsigned bytes.
+template <int kExtraBits>
+struct NibbleQuants {
+  static constexpr int kQuantBytes = 256 + 64 * kExtraBits;
+  static inline void LoadPair(const uint8_t* q, int g, __m512i& w0, __m512i& w1) {
+    const __m512i low = _mm512_set1_epi8(15);
+    const __m512i pairs = _mm512_loadu_si512(q + 64 * g);
+    w0 = _mm512_and_si512(pairs, low);
+    w1 = _mm512_and_si512(_mm512_srli_epi16(pairs, 4), low);
+    if constexpr (kExtraBits == 1) {
+      uint64_t bits[2];
+      __builtin_memcpy(bits, q + 256 + 16 * g, 16);
+      const __m512i fifth = _mm512_set1_epi8(16);
+      w0 = _mm512_mask_add_epi8(w0, bits[0], w0, fifth);
+      w1 = _mm512_mask_add_epi8(w1, bits[1], w1, fifth);
+    } else if constexpr (kExtraBits == 2) {
+      const __m512i mask = _mm512_set1_epi8(0x30);
+      const __m512i high = _mm512_loadu_si512(q + 256 + 64 * (g / 2));
+      if (g % 2 == 0) {
+        w0 = _mm512_or_si512(w0, _mm512_and_si512(_mm512_slli_epi16(high, 4), mask));
+        w1 = _mm512_or_si512(w1, _mm512_and_si512(_mm512_slli_epi16(high, 2), mask));
+      } else {
+        w0 = _mm512_or_si512(w0, _mm512_and_si512(high, mask));
+        w1 = _mm512_or_si512(w1, _mm512_and_si512(_mm512_srli_epi16(high, 2), mask));
+      }
+    }
+  }
+};
+struct ByteQuants {
+  static constexpr int kQuantBytes = 512;
+  static inline void LoadPair(const uint8_t* q, int g, __m512i& w0, __m512i& w1) {
+    w0 = _mm512_loadu_si512(q + 128 * g);
+    w1 = _mm512_loadu_si512(q + 128 * g + 64);
+  }
+};
+
+// Scales of block b of the tile. `sub` counts sub-blocks of 16 where there are two.
+template <int kMinFactor>
+struct PlainScales {
+  static constexpr int kSubs = 1;
+  static constexpr bool kHasMin = kMinFactor != 0;
+  static inline void Get(const GemmTask& task, const uint8_t* tile, int64_t b, int, __m512& d, __m512& m) {
+    d = LoadHalf(tile + task.scales_at + b * 32);
+    if constexpr (kHasMin) m = Mul(Set1(static_cast<float>(kMinFactor)), d);
+  }
+};
+struct MinScales {
+  static constexpr int kSubs = 1;
+  static constexpr bool kHasMin = true;
+  static inline void Get(const GemmTask& task, const uint8_t* tile, int64_t b, int, __m512& d, __m512& m) {
+    d = LoadHalf(tile + task.scales_at + b * 64);
+    m = LoadHalf(tile + task.scales_at + b * 64 + 32);
+  }
+};
+inline __m512 UnsignedBytes(const uint8_t* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+template <int kSubBlocks>
+struct SuperMinScales {
+  static constexpr int kSubs = kSubBlocks;
+  static constexpr bool kHasMin = true;
+  static inline void Get(const GemmTask& task, const uint8_t* tile, int64_t b, int sub, __m512& d, __m512& m) {
+    const uint8_t* scales = tile + task.scales_at + b * 32 * kSubBlocks;
+    const uint8_t* super = tile + task.supers_at + (b + task.super_phase) / 8 * 64;
+    d = Mul(LoadHalf(super), UnsignedBytes(scales + 16 * sub));
+    m = Xor(Mul(LoadHalf(super + 32), UnsignedBytes(scales + 16 * (kSubBlocks + sub))), Set1(-0.0f));
+  }
+};
+struct SuperSignedScales {
+  static constexpr int kSubs = 2;
+  static constexpr bool kHasMin = false;
+  static inline void Get(const GemmTask& task, const uint8_t* tile, int64_t b, int sub, __m512& d, __m512&) {
+    const uint8_t* scales = tile + task.scales_at + b * 32;
+    const uint8_t* super = tile + task.supers_at + (b + task.super_phase) / 8 * 32;
+    d = Mul(LoadHalf(super), LoadInt8(reinterpret_cast<const int8_t*>(scales + 16 * sub)));
+  }
+};
+
+template <class QuantsT, class ScalesT, int kOffsetValue>
+struct Format {
+  using Quants = QuantsT;
+  using Scales = ScalesT;
+  static constexpr int kOffset = kOffsetValue;
+};
+
+// A register block: kTokens tokens by kTiles tiles.
+struct BlockPlace {
+  const uint8_t* tile = nullptr;  // the first of the block
+  int64_t token = 0;              // of the input
+  float* out = nullptr;
+  const float* bias = nullptr;
+  __mmask16 last_mask = 0xffff;  // rows of the block's last tile
+};
+
+inline __m512i Broadcast4(const int8_t* p) {
+  int32_t four;
+  __builtin_memcpy(&four, p, 4);
+  return _mm512_set1_epi32(four);
+}
+
+// Adds block b to f.
+template <class F, int kTokens, int kTiles, int kBits>
+inline __attribute__((always_inline)) void AddBlock(const GemmTask& task, const BlockPlace& place, int64_t b,
+                                                    __m512 (&f)[kTokens][kTiles]) {
+  using Quants = typename F::Quants;
+  using Scales = typename F::Scales;
+  constexpr int kPairs = 4 / Scales::kSubs;
+  constexpr int kQuantBlockBytes = kBits == 8 ? 32 : 64;
+  const QuantRows& quant = *task.quant;
+  const int64_t blocks = task.blocks;
+  const int8_t* input = quant.q + (place.token * blocks + b) * kQuantBlockBytes;
+  const int64_t input_stride = blocks * kQuantBlockBytes;
+  const int64_t at = place.token * blocks + b;
+#pragma GCC unroll 2
+  for (int sub = 0; sub < Scales::kSubs; ++sub) {
+    __m512i sum[kTokens][kTiles], low_sum[kTokens][kTiles];
+#pragma GCC unroll 8
+    for (int t = 0; t < kTokens; ++t) {
+      __m512i start = _mm512_setzero_si512();
+      if constexpr (F::kOffset != 0) {
+        const int64_t index = at + t * blocks;
+        const int32_t total = Scales::kSubs == 1 ? quant.total[index] : quant.half_total[2 * index + sub];
+        start = _mm512_set1_epi32(-F::kOffset * total);
+      }
+#pragma GCC unroll 8
+      for (int r = 0; r < kTiles; ++r) {
+        sum[t][r] = kBits == 8 ? start : _mm512_setzero_si512();
+        low_sum[t][r] = start;
+      }
+    }
+#pragma GCC unroll 4
+    for (int g = sub * kPairs; g < (sub + 1) * kPairs; ++g) {
+      __m512i w0[kTiles], w1[kTiles];
+#pragma GCC unroll 8
+      for (int r = 0; r < kTiles; ++r) {
+        Quants::LoadPair(place.tile + r * task.tile_bytes + b * Quants::kQuantBytes, g, w0[r], w1[r]);
+      }
+#pragma GCC unroll 8
+      for (int t = 0; t < kTokens; ++t) {
+        const int8_t* q = input + t * input_stride + 8 * g;
+        const __m512i a0 = Broadcast4(q), a1 = Broadcast4(q + 4);
+#pragma GCC unroll 8
+        for (int r = 0; r < kTiles; ++r) {
+          sum[t][r] = _mm512_dpbusd_epi32(sum[t][r], w0[r], a0);
+          sum[t][r] = _mm512_dpbusd_epi32(sum[t][r], w1[r], a1);
+        }
+        if constexpr (kBits == 12) {
+          const __m512i low0 = Broadcast4(q + 32), low1 = Broadcast4(q + 36);
+#pragma GCC unroll 8
+          for (int r = 0; r < kTiles; ++r) {
+            low_sum[t][r] = _mm512_dpbusd_epi32(low_sum[t][r], w0[r], low0);
+            low_sum[t][r] = _mm512_dpbusd_epi32(low_sum[t][r], w1[r], low1);
+          }
+        }
+      }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < kTiles; ++r) {
+      __m512 d, m = _mm512_setzero_ps();
+      Scales::Get(task, place.tile + r * task.tile_bytes, b, sub, d, m);
+#pragma GCC unroll 8
+      for (int t = 0; t < kTokens; ++t) {
+        const int64_t index = at + t * blocks;
+        __m512i total = sum[t][r];
+        if constexpr (kBits == 12) total = _mm512_add_epi32(_mm512_slli_epi32(total, 4), low_sum[t][r]);
+        const __m512 scale = Set1(quant.scale[index]);
+        f[t][r] = Fma(Mul(d, scale), _mm512_cvtepi32_ps(total), f[t][r]);
+        if constexpr (Scales::kHasMin) {
+          const float x = Scales::kSubs == 1 ? quant.sum[index] : quant.half_sum[2 * index + sub];
+          f[t][r] = Fma(m, Set1(x), f[t][r]);
+        }
+      }
+    }
+  }
+}
+
+template <int kTokens, int kTiles>
+inline void WriteOut(const GemmTask& task, const BlockPlace& place, int plane, const __m512 (&f)[kTokens][kTiles]) {
+#pragma GCC unroll 8
+  for (int t = 0; t < kTokens; ++t) {
+    float* out = place.out + plane * task.plane_stride + t * task.row_stride;
+#pragma GCC unroll 8
+    for (int r = 0; r < kTiles; ++r) {
+      __m512 value = f[t][r];
+      if (place.bias != nullptr) value = Add(value, Load(place.bias + 16 * r));
+      _mm512_mask_storeu_ps(out + 16 * r, r + 1 == kTiles ? place.last_mask : 0xffff, value);
+    }
+  }
+}
+
+// Runs `add(block, f)` over all shards and adds them up as the steps say.
+template <int kTokens, int kTiles, class AddFunction>
+inline __attribute__((always_inline)) void SumShards(const GemmTask& task, const BlockPlace& place, AddFunction add) {
+  alignas(64) float stack[kMaxTreeDepth][kTokens][kTiles][16];
+  int depth = 0;
+  int64_t b = 0;
+  for (int i = 0; i < task.step_count; ++i) {
+    const ShardStep step = task.steps[i];
+    __m512 f[kTokens][kTiles];
+#pragma GCC unroll 8
+    for (int t = 0; t < kTokens; ++t) {
+#pragma GCC unroll 8
+      for (int r = 0; r < kTiles; ++r) f[t][r] = _mm512_setzero_ps();
+    }
+    for (; b < step.end_block; ++b) add(b, f);
+    for (int a = 0; a < step.adds; ++a) {
+      --depth;
+#pragma GCC unroll 8
+      for (int t = 0; t < kTokens; ++t) {
+#pragma GCC unroll 8
+        for (int r = 0; r < kTiles; ++r) f[t][r] = Add(Load(stack[depth][t][r]), f[t][r]);
+      }
+    }
+    if (step.plane >= 0) {
+      WriteOut<kTokens, kTiles>(task, place, step.plane, f);
+      continue;
+    }
+#pragma GCC unroll 8
+    for (int t = 0; t < kTokens; ++t) {
+#pragma GCC unroll 8
+      for (int r = 0; r < kTiles; ++r) Store(stack[depth][t][r], f[t][r]);
+    }
+    ++depth;
+  }
+}
+
+template <class F, int kBits>
+struct QuantKernel {
+  // The largest register block that does not spill: measured by bench/kernels.
+  static constexpr int kMostTokens = kBits == 8 ? 6 : 4;
+  template <int kTokens, int kTiles>
+  static void Run(const GemmTask& task, const BlockPlace& place) {
+    SumShards<kTokens, kTiles>(task, place, [&](int64_t b, __m512 (&f)[kTokens][kTiles]) __attribute__((always_inline)) {
+      AddBlock<F, kTokens, kTiles, kBits>(task, place, b, f);
+    });
+  }
+};
+
+enum FloatKind { kFloat32, kFloat16, kBFloat16 };
+template <int kKind>
+struct FloatKernel {
+  static constexpr int kMostTokens = 6;
+  static constexpr int kBytes = kKind == kFloat32 ? 4 : 2;
+  static inline __m512 LoadWeights(const uint8_t* p) {
+    if constexpr (kKind == kFloat32) return Load(reinterpret_cast<const float*>(p));
+    if constexpr (kKind == kFloat16) return LoadHalf(p);
+    if constexpr (kKind == kBFloat16) return LoadBFloat(p);
+  }
+  template <int kTokens, int kTiles>
+  static void Run(const GemmTask& task, const BlockPlace& place) {
+    const int64_t columns = task.blocks * 32;
+    const float* input = task.input + place.token * columns;
+    SumShards<kTokens, kTiles>(task, place, [&](int64_t b, __m512 (&f)[kTokens][kTiles]) __attribute__((always_inline)) {
+      for (int64_t k = 32 * b; k < 32 * b + 32; ++k) {
+        __m512 w[kTiles];
+#pragma GCC unroll 8
+        for (int r = 0; r < kTiles; ++r) w[r] = LoadWeights(place.tile + r * task.tile_bytes + k * 16 * kBytes);
+#pragma GCC unroll 8
+        for (int t = 0; t < kTokens; ++t) {
+          const __m512 x = Set1(input[t * columns + k]);
+#pragma GCC unroll 8
+          for (int r = 0; r < kTiles; ++r) f[t][r] = Fma(w[r], x, f[t][r]);
+        }
+      }
+    });
+  }
+};
+
+// kTiles tiles, all tokens of the task.
+template <class Kernel, int kTiles, int kMost>
+void AllTokens(const GemmTask& task, int first_tile) {
+  BlockPlace place;
+  place.tile = task.tiles + first_tile * task.tile_bytes;
+  if (task.bias != nullptr) place.bias = task.bias + first_tile * 16;
+  if (first_tile + kTiles == task.tile_count) place.last_mask = static_cast<__mmask16>((1u << task.last_rows) - 1);
+  for (int64_t t = 0; t < task.tokens;) {
+    place.token = task.first_token + t;
+    place.out = task.out + first_tile * 16 + t * task.row_stride;
+    // Equal parts: 7 tokens go as 4 + 3, not as 6 + 1.
+    const int64_t left = task.tokens - t;
+    const int64_t parts = (left + kMost - 1) / kMost;
+    const int64_t tokens = (left + parts - 1) / parts;
+    switch (tokens) {
+      case 1:
+        Kernel::template Run<1, kTiles>(task, place);
+        break;
+      case 2:
+        Kernel::template Run<2, kTiles>(task, place);
+        break;
+      case 3:
+        if constexpr (kMost >= 3) Kernel::template Run<3, kTiles>(task, place);
+        break;
+      case 4:
+        if constexpr (kMost >= 4) Kernel::template Run<4, kTiles>(task, place);
+        break;
+      case 5:
+        if constexpr (kMost >= 5) Kernel::template Run<5, kTiles>(task, place);
+        break;
+      default:
+        if constexpr (kMost >= 6) Kernel::template Run<6, kTiles>(task, place);
+    }
+    t += tokens;
+  }
+}
+
+constexpr int kFewTokens = 2;
+
+template <class Kernel>
+void Gemm(const GemmTask& task) {
+  int tile = 0;
+  while (tile < task.tile_count) {
+    const int left = task.tile_count - tile;
+    const int most = task.tokens <= kFewTokens ? 4 : 2;
+    const int parts = (left + most - 1) / most;
+    const int tiles = (left + parts - 1) / parts;
+    if (tiles == 4) {
+      AllTokens<Kernel, 4, kFewTokens>(task, tile);
+    } else if (tiles == 3) {
+      AllTokens<Kernel, 3, kFewTokens>(task, tile);
+    } else if (tiles == 2) {
+      AllTokens<Kernel, 2, Kernel::kMostTokens>(task, tile);
+    } else {
+      AllTokens<Kernel, 1, Kernel::kMostTokens>(task, tile);
+    }
+    tile += tiles;
+  }
+}
+
+int TilesAtOnce(int64_t tokens) { return tokens <= kFewTokens ? 1 : 2; }
+
+template <class F>
+void SetGemm(KernelTable& table, int format) {
+  table.gemm[format][0] = Gemm<QuantKernel<F, 8>>;
+  table.gemm[format][1] = Gemm<QuantKernel<F, 12>>;
+}
+
+KernelTable MakeTable() {
+  KernelTable table;
+  table.gemm[0][0] = Gemm<FloatKernel<kFloat32>>;
+  table.gemm[1][0] = Gemm<FloatKernel<kFloat16>>;
+  table.gemm[2][0] = Gemm<FloatKernel<kBFloat16>>;
+  SetGemm<Format<NibbleQuants<0>, PlainScales<-8>, 0>>(table, 3);     // Q4_0
+  SetGemm<Format<NibbleQuants<0>, MinScales, 0>>(table, 4);           // Q4_1
+  SetGemm<Format<NibbleQuants<1>, PlainScales<-16>, 0>>(table, 5);    // Q5_0
+  SetGemm<Format<NibbleQuants<1>, MinScales, 0>>(table, 6);           // Q5_1
+  SetGemm<Format<ByteQuants, PlainScales<0>, 128>>(table, 7);         // Q8_0
+  SetGemm<Format<NibbleQuants<0>, SuperMinScales<2>, 0>>(table, 8);   // Q2_K
+  SetGemm<Format<NibbleQuants<0>, SuperSignedScales, 4>>(table, 9);   // Q3_K
+  SetGemm<Format<NibbleQuants<0>, SuperMinScales<1>, 0>>(table, 10);  // Q4_K
+  SetGemm<Format<NibbleQuants<1>, SuperMinScales<1>, 0>>(table, 11);  // Q5_K
+  SetGemm<Format<NibbleQuants<2>, SuperSignedScales, 32>>(table, 12); // Q6_K
+  table.tiles_at_once = TilesAtOnce;
+  SetRowKernels(table);
+  return table;
+}
+
+}  // namespace
+
+const KernelTable& Avx512Kernels() {
+  static const KernelTable table = MakeTable();
+  return table;
+}
+
+}  // namespace pagoda::kernels::cpu

@@ -1,0 +1,457 @@
+// Row and attention kernels over vectors of 16 floats, in the arithmetic of numerics.h. Included by each instruction set's
+// file inside its own anonymous namespace, after it has defined:
+//   V16 (16 floats), M16 (16 lanes of yes or no), I16 (16 int32)
+//   Load Store Set1 Zero Add Sub Mul Div Fma(a, b, c) Fnma(a, b, c) = c - a * b in one rounding, Max
+//   LoadHalf StoreHalf LoadBFloat StoreBFloat LoadInt8 (16 stored values <-> V16)
+//   LaneRange(begin, end), Select(mask, yes, no), Less(a, b)
+//   ExpPower(t): 2^(n-1) from t of exp.h; TopBits/MaxBits: see below; RoundToInt, StoreInt8, SumInt
+//   kQkVectors, kPvVectors, kPvDims: register tiles of attention
+// No includes here: the including file has them, and nothing may leak out of its namespace.
+
+V16 Exp(V16 x) {
+  const V16 magic = Set1(kExpMagic);
+  const V16 t = Fma(x, Set1(kExpLog2E), magic);
+  const V16 n = Sub(t, magic);
+  V16 r = Fnma(n, Set1(kExpLn2High), x);
+  r = Fnma(n, Set1(kExpLn2Low), r);
+  V16 p = Set1(kExpPoly[6]);
+  for (int i = 5; i >= 0; --i) p = Fma(p, r, Set1(kExpPoly[i]));
+  p = Mul(Mul(p, ExpPower(t)), Set1(2.0f));
+  p = Select(Less(x, Set1(kExpLow)), Zero(), p);
+  return Select(Less(Set1(kExpHigh), x), Set1(__builtin_inff()), p);
+}
+
+float AddLanes(V16 value) {
+  alignas(64) float lanes[16];
+  Store(lanes, value);
+  for (int apart = 8; apart > 0; apart /= 2) {
+    for (int i = 0; i < apart; ++i) lanes[i] = lanes[i] + lanes[i + apart];
+  }
+  return lanes[0];
+}
+
+struct Scaling {
+  float scale = 0;
+  float inverse = 0;
+};
+Scaling ScalingOf(float top, float limit) {
+  if (!(top < __builtin_inff())) return {__builtin_nanf(""), 0};
+  if (top < kSmallestTop) return {0, 0};
+  return {top / limit, limit / top};
+}
+
+void QuantizeRow(const float* in, int64_t row, const QuantRows& out) {
+  const float limit = out.bits == 8 ? 127.0f : 2047.0f;
+  for (int64_t b = 0; b < out.blocks; ++b) {
+    const int64_t at = row * out.blocks + b;
+    const V16 x0 = Load(in + b * 32), x1 = Load(in + b * 32 + 16);
+    const Scaling scaling = ScalingOf(TopMagnitude(x0, x1), limit);
+    I16 q0 = ZeroInt(), q1 = ZeroInt();
+    if (scaling.inverse != 0) {
+      q0 = RoundToInt(Mul(x0, Set1(scaling.inverse)));
+      q1 = RoundToInt(Mul(x1, Set1(scaling.inverse)));
+    }
+    if (out.bits == 8) {
+      StoreInt8(out.q + at * 32, q0);
+      StoreInt8(out.q + at * 32 + 16, q1);
+    } else {
+      StoreInt12(out.q + at * 64, q0);
+      StoreInt12(out.q + at * 64 + 16, q1);
+    }
+    const int32_t first = SumInt(q0), second = SumInt(q1);
+    out.scale[at] = scaling.scale;
+    out.total[at] = first + second;
+    out.sum[at] = scaling.scale * static_cast<float>(first + second);
+    out.half_total[2 * at] = first;
+    out.half_total[2 * at + 1] = second;
+    out.half_sum[2 * at] = scaling.scale * static_cast<float>(first);
+    out.half_sum[2 * at + 1] = scaling.scale * static_cast<float>(second);
+  }
+}
+
+// The tree over planes at element i, added to the residual; plain loops that the compiler turns into vectors.
+void AddPlanes(const AddNormRow& row) {
+  constexpr int kStrip = 64;
+  alignas(64) float stack[kMaxTreeDepth][kStrip];
+  for (int64_t begin = 0; begin < row.columns; begin += kStrip) {
+    const int count = row.columns - begin < kStrip ? static_cast<int>(row.columns - begin) : kStrip;
+    int depth = 0;
+    for (int p = 0; p < row.plane_count; ++p) {
+      for (int i = 0; i < count; ++i) stack[depth][i] = row.planes[p][begin + i];
+      for (int a = 0; a < row.adds[p]; ++a, --depth) {
+        for (int i = 0; i < count; ++i) stack[depth - 1][i] = stack[depth - 1][i] + stack[depth][i];
+      }
+      ++depth;
+    }
+    for (int i = 0; i < count; ++i) row.residual[begin + i] = row.residual[begin + i] + stack[0][i];
+  }
+}
+
+void AddNorm(const AddNormRow& row) {
+  if (row.plane_count > 0) AddPlanes(row);
+  if (row.norm_weight == nullptr) return;
+  const int64_t whole = row.columns / 16 * 16;
+  V16 sum = Zero();
+  for (int64_t i = 0; i < whole; i += 16) {
+    const V16 x = Load(row.residual + i);
+    sum = Fma(x, x, sum);
+  }
+  alignas(64) float lanes[16];
+  Store(lanes, sum);
+  for (int64_t i = whole; i < row.columns; ++i) {
+    lanes[i - whole] = __builtin_fmaf(row.residual[i], row.residual[i], lanes[i - whole]);
+  }
+  const float mean = AddLanes(Load(lanes)) / static_cast<float>(row.columns);
+  const float r = 1.0f / __builtin_sqrtf(mean + row.epsilon);
+  for (int64_t i = 0; i < whole; i += 16) {
+    Store(row.normed + i, Mul(Mul(Load(row.residual + i), Set1(r)), Load(row.norm_weight + i)));
+  }
+  for (int64_t i = whole; i < row.columns; ++i) row.normed[i] = (row.residual[i] * r) * row.norm_weight[i];
+}
+
+V16 GateOf(bool gelu, V16 g, V16 u) {
+  const V16 z = gelu ? Mul(g, Fma(Set1(kGeluCubic), Mul(g, g), Set1(kGeluLinear))) : g;
+  const V16 minus_z = Xor(z, Set1(-0.0f));
+  return Mul(Div(g, Add(Set1(1.0f), Exp(minus_z))), u);
+}
+
+void Gate(const GateRow& row) {
+  const int64_t whole = row.columns / 16 * 16;
+  for (int64_t i = 0; i < whole; i += 16) {
+    Store(row.out + i, GateOf(row.gelu, Load(row.gate + i), Load(row.up + i)));
+  }
+  if (whole == row.columns) return;
+  alignas(64) float g[16] = {}, u[16] = {}, y[16];
+  for (int64_t i = whole; i < row.columns; ++i) {
+    g[i - whole] = row.gate[i];
+    u[i - whole] = row.up[i];
+  }
+  Store(y, GateOf(row.gelu, Load(g), Load(u)));
+  for (int64_t i = whole; i < row.columns; ++i) row.out[i] = y[i - whole];
+}
+
+void Rope(const RopeRow& row) {
+  int i = 0;
+  if (!row.interleaved) {
+    for (; i + 16 <= row.pairs; i += 16) {
+      const V16 a = Load(row.head + i), b = Load(row.head + row.pairs + i);
+      const V16 c = Load(row.cosine + i), s = Load(row.sine + i);
+      Store(row.head + i, Fma(a, c, Xor(Mul(b, s), Set1(-0.0f))));
+      Store(row.head + row.pairs + i, Fma(a, s, Mul(b, c)));
+    }
+  }
+  for (; i < row.pairs; ++i) {
+    float& a = row.head[row.interleaved ? 2 * i : i];
+    float& b = row.head[row.interleaved ? 2 * i + 1 : i + row.pairs];
+    const float c = row.cosine[i], s = row.sine[i], old_a = a, old_b = b;
+    a = __builtin_fmaf(old_a, c, -(old_b * s));
+    b = __builtin_fmaf(old_a, s, old_b * c);
+  }
+}
+
+enum KvKind { kKvF32 = 0, kKvF16 = 1, kKvBF16 = 2, kKvI8 = 3 };
+
+// Bytes of one stored value.
+constexpr int KvBytes(int kind) { return kind == kKvF32 ? 4 : kind == kKvI8 ? 1 : 2; }
+
+// Sixteen values to storage; `inverse` is for 8 bits.
+template <int kKind>
+void StoreKv(uint8_t* at, V16 value, float inverse) {
+  if constexpr (kKind == kKvF32) Store(reinterpret_cast<float*>(at), value);
+  if constexpr (kKind == kKvF16) StoreHalf(at, value);
+  if constexpr (kKind == kKvBF16) StoreBFloat(at, value);
+  if constexpr (kKind == kKvI8) {
+    StoreInt8(reinterpret_cast<int8_t*>(at), inverse == 0 ? ZeroInt() : RoundToInt(Mul(value, Set1(inverse))));
+  }
+}
+
+template <int kKind>
+V16 LoadKv(const uint8_t* at) {
+  if constexpr (kKind == kKvF32) return Load(reinterpret_cast<const float*>(at));
+  if constexpr (kKind == kKvF16) return LoadHalf(at);
+  if constexpr (kKind == kKvBF16) return LoadBFloat(at);
+  if constexpr (kKind == kKvI8) return LoadInt8(reinterpret_cast<const int8_t*>(at));
+}
+
+float TopOfHead(const float* x, int count) {
+  V16 top = Zero();
+  int i = 0;
+  for (; i + 16 <= count; i += 16) top = MaxMagnitude(top, Load(x + i));
+  alignas(64) float rest[16] = {};
+  for (int j = 0; i < count; ++i, ++j) rest[j] = x[i];
+  return TopMagnitude(top, Load(rest));
+}
+
+template <int kKind>
+void StoreOf(const StoreRow& row) {
+  constexpr int kBytes = KvBytes(kKind);
+  const KvLayout& layout = *row.layout;
+  const int dim = layout.head_dim;
+  Scaling key, value;
+  if constexpr (kKind == kKvI8) {
+    key = ScalingOf(TopOfHead(row.key, dim), 127.0f);
+    value = ScalingOf(TopOfHead(row.value, dim), 127.0f);
+    reinterpret_cast<float*>(row.head + layout.key_scale_at)[row.token] = key.scale;
+    reinterpret_cast<float*>(row.head + layout.value_scale_at)[row.token] = value.scale;
+  }
+  uint8_t* keys = row.head + (static_cast<int64_t>(row.token / 16) * dim * 16 + row.token % 16) * kBytes;
+  uint8_t* values = row.head + layout.value_at + static_cast<int64_t>(row.token) * layout.padded_dim * kBytes;
+  alignas(64) uint8_t packed[16 * kBytes];
+  for (int d = 0; d < dim; d += 16) {
+    const int count = dim - d < 16 ? dim - d : 16;
+    alignas(64) float k[16] = {}, v[16] = {};
+    __builtin_memcpy(k, row.key + d, count * sizeof(float));
+    __builtin_memcpy(v, row.value + d, count * sizeof(float));
+    StoreKv<kKind>(packed, Load(k), key.inverse);
+    for (int j = 0; j < count; ++j) __builtin_memcpy(keys + (d + j) * 16 * kBytes, packed + j * kBytes, kBytes);
+    StoreKv<kKind>(packed, Load(v), value.inverse);
+    __builtin_memcpy(values + d * kBytes, packed, count * kBytes);
+  }
+}
+
+void StoreKvRow(const StoreRow& row) {
+  switch (row.layout->type) {
+    case kKvF32:
+      return StoreOf<kKvF32>(row);
+    case kKvF16:
+      return StoreOf<kKvF16>(row);
+    case kKvBF16:
+      return StoreOf<kKvBF16>(row);
+    default:
+      return StoreOf<kKvI8>(row);
+  }
+}
+
+// One task's view of its scratch memory. Query vector v is row v / heads, head v % heads.
+struct AttendState {
+  const AttendTask* task;
+  float* output;   // [vectors][padded]
+  float* keys;     // [head_dim][16], this tile in f32
+  float* values;   // [16][padded]
+  float* scores;   // [vectors][16]; later the weights p
+  float* maximum;  // [vectors]
+  float* total;    // [vectors]
+  float* change;   // [vectors]: c of this tile
+  const float* query[kAttendVectors];
+};
+
+template <int kKind>
+void LoadTile(const AttendState& state, int64_t base) {
+  constexpr int kBytes = KvBytes(kKind);
+  const AttendTask& task = *state.task;
+  const KvLayout& layout = *task.layout;
+  const uint8_t* head = task.layer + task.blocks[base / layout.block_tokens] * layout.block_bytes +
+                        task.kv_head * layout.head_bytes;
+  const int64_t token = base % layout.block_tokens;
+  const uint8_t* keys = head + token * layout.head_dim * kBytes;
+  const uint8_t* values = head + layout.value_at + token * layout.padded_dim * kBytes;
+  V16 key_scale = Zero();
+  const float* value_scale = nullptr;
+  if constexpr (kKind == kKvI8) {
+    key_scale = Load(reinterpret_cast<const float*>(head + layout.key_scale_at) + token);
+    value_scale = reinterpret_cast<const float*>(head + layout.value_scale_at) + token;
+  }
+  for (int d = 0; d < layout.head_dim; ++d) {
+    V16 k = LoadKv<kKind>(keys + d * 16 * kBytes);
+    if constexpr (kKind == kKvI8) k = Mul(k, key_scale);
+    Store(state.keys + d * 16, k);
+  }
+  for (int j = 0; j < 16; ++j) {
+    for (int d = 0; d < layout.padded_dim; d += 16) {
+      V16 v = LoadKv<kKind>(values + (j * layout.padded_dim + d) * kBytes);
+      if constexpr (kKind == kKvI8) v = Mul(v, Set1(value_scale[j]));
+      Store(state.values + j * layout.padded_dim + d, v);
+    }
+  }
+}
+
+template <int kCount>
+inline void ScoresOf(const AttendState& state, int first) {
+  const int dim = state.task->layout->head_dim;
+  V16 sum[kCount];
+  const float* q[kCount];
+#pragma GCC unroll 16
+  for (int i = 0; i < kCount; ++i) {
+    sum[i] = Zero();
+    q[i] = state.query[first + i];
+  }
+  for (int d = 0; d < dim; ++d) {
+    const V16 k = Load(state.keys + d * 16);
+#pragma GCC unroll 16
+    for (int i = 0; i < kCount; ++i) sum[i] = Fma(Set1(q[i][d]), k, sum[i]);
+  }
+  const V16 scale = Set1(state.task->scale);
+#pragma GCC unroll 16
+  for (int i = 0; i < kCount; ++i) Store(state.scores + (first + i) * 16, Mul(sum[i], scale));
+}
+
+// The visible positions of a row within the tile at `base`.
+struct Visible {
+  int begin = 0;
+  int end = 0;
+};
+Visible VisibleOf(const AttendTask& task, int row, int64_t base) {
+  const int64_t position = task.first_position + row;
+  const int64_t end = position - base + 1;
+  const int64_t begin = task.sliding_window > 0 ? position - task.sliding_window + 1 - base : 0;
+  return {begin < 0 ? 0 : static_cast<int>(begin), end > 16 ? 16 : static_cast<int>(end)};
+}
+
+void WeighVector(AttendState& state, int v, Visible visible) {
+  const M16 mask = LaneRange(visible.begin, visible.end);
+  const V16 s = Select(mask, Load(state.scores + v * 16), Set1(-__builtin_inff()));
+  const float top = MaxLanes(s);
+  const float old = state.maximum[v];
+  const float next = top > old ? top : old;
+  const V16 p = Select(mask, Exp(Sub(s, Set1(next))), Zero());
+  // e(0) is 1, and the first tile's e(-inf) is 0.
+  float c = 1.0f;
+  if (old != next) {
+    alignas(64) float lanes[16];
+    Store(lanes, Exp(Set1(old - next)));
+    c = lanes[0];
+  }
+  state.total[v] = __builtin_fmaf(state.total[v], c, AddLanes(p));
+  state.maximum[v] = next;
+  state.change[v] = c;
+  Store(state.scores + v * 16, p);
+}
+
+template <int kCount, int kDims>
+inline void MixOf(const AttendState& state, int v, int d, Visible visible) {
+  const int64_t padded = state.task->layout->padded_dim;
+  V16 o[kCount][kDims];
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) {
+    const V16 c = Set1(state.change[v + i]);
+#pragma GCC unroll 8
+    for (int k = 0; k < kDims; ++k) o[i][k] = Mul(Load(state.output + (v + i) * padded + d + 16 * k), c);
+  }
+  for (int j = visible.begin; j < visible.end; ++j) {
+    const float* values = state.values + j * padded + d;
+    V16 value[kDims];
+#pragma GCC unroll 8
+    for (int k = 0; k < kDims; ++k) value[k] = Load(values + 16 * k);
+#pragma GCC unroll 8
+    for (int i = 0; i < kCount; ++i) {
+      const V16 p = Set1(state.scores[(v + i) * 16 + j]);
+#pragma GCC unroll 8
+      for (int k = 0; k < kDims; ++k) o[i][k] = Fma(p, value[k], o[i][k]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) {
+#pragma GCC unroll 8
+    for (int k = 0; k < kDims; ++k) Store(state.output + (v + i) * padded + d + 16 * k, o[i][k]);
+  }
+}
+
+template <int kCount>
+void MixVectors(const AttendState& state, int v, Visible visible) {
+  const int padded = state.task->layout->padded_dim;
+  int d = 0;
+  for (; d + 16 * kPvDims <= padded; d += 16 * kPvDims) MixOf<kCount, kPvDims>(state, v, d, visible);
+  for (; d < padded; d += 16) MixOf<kCount, 1>(state, v, d, visible);
+}
+
+void AttendTile(AttendState& state, int64_t base) {
+  const AttendTask& task = *state.task;
+  // The rows that see something of this tile follow each other.
+  int first = 0, last = task.rows;
+  if (base > task.first_position) first = static_cast<int>(base - task.first_position);
+  if (task.sliding_window > 0) {
+    const int64_t end = base + 15 + task.sliding_window - task.first_position;
+    if (end < last) last = static_cast<int>(end);
+  }
+  if (first >= last) return;
+  switch (task.layout->type) {
+    case kKvF32:
+      LoadTile<kKvF32>(state, base);
+      break;
+    case kKvF16:
+      LoadTile<kKvF16>(state, base);
+      break;
+    case kKvBF16:
+      LoadTile<kKvBF16>(state, base);
+      break;
+    default:
+      LoadTile<kKvI8>(state, base);
+  }
+  const int begin = first * task.heads, end = last * task.heads;
+  int v = begin;
+  for (; v + kQkVectors <= end; v += kQkVectors) ScoresOf<kQkVectors>(state, v);
+  for (; v + 3 <= end; v += 3) ScoresOf<3>(state, v);
+  for (; v < end; ++v) ScoresOf<1>(state, v);
+  for (int row = first; row < last; ++row) {
+    const Visible visible = VisibleOf(task, row, base);
+    for (int h = 0; h < task.heads; ++h) WeighVector(state, row * task.heads + h, visible);
+  }
+  for (v = begin; v < end;) {
+    const Visible visible = VisibleOf(task, v / task.heads, base);
+    int same = 1;  // vectors of the same visible positions
+    while (same < kPvVectors && v + same < end) {
+      const Visible other = VisibleOf(task, (v + same) / task.heads, base);
+      if (other.begin != visible.begin || other.end != visible.end) break;
+      ++same;
+    }
+    if (same == kPvVectors) {
+      MixVectors<kPvVectors>(state, v, visible);
+    } else if (same >= 3) {
+      MixVectors<3>(state, v, visible);
+      same = 3;
+    } else {
+      MixVectors<1>(state, v, visible);
+      same = 1;
+    }
+    v += same;
+  }
+}
+
+void Attend(const AttendTask& task) {
+  const KvLayout& layout = *task.layout;
+  const int vectors = task.rows * task.heads;
+  const int64_t padded = layout.padded_dim;
+  AttendState state;
+  state.task = &task;
+  state.output = task.scratch;
+  state.keys = state.output + kAttendVectors * padded;
+  state.values = state.keys + 16 * padded;
+  state.scores = state.values + 16 * padded;
+  state.maximum = state.scores + kAttendVectors * 16;
+  state.total = state.maximum + kAttendVectors;
+  state.change = state.total + kAttendVectors;
+  for (int v = 0; v < vectors; ++v) {
+    state.query[v] = task.query + v / task.heads * task.query_stride +
+                     static_cast<int64_t>(task.head_ids[v % task.heads]) * layout.head_dim;
+    state.maximum[v] = -__builtin_inff();
+    state.total[v] = 0;
+  }
+  for (int64_t i = 0; i < vectors * padded; i += 16) Store(state.output + i, Zero());
+  const int64_t window_start = task.first_position - task.sliding_window + 1;
+  int64_t base = task.sliding_window > 0 && window_start > 0 ? window_start / 16 * 16 : 0;
+  for (; base < task.first_position + task.rows; base += 16) AttendTile(state, base);
+  for (int v = 0; v < vectors; ++v) {
+    float* out = task.out + v / task.heads * task.out_stride +
+                 static_cast<int64_t>(task.head_ids[v % task.heads]) * layout.head_dim;
+    const V16 total = Set1(state.total[v]);
+    for (int d = 0; d < layout.head_dim; d += 16) {
+      const V16 value = Div(Load(state.output + v * padded + d), total);
+      if (d + 16 <= layout.head_dim) {
+        Store(out + d, value);
+        continue;
+      }
+      alignas(64) float rest[16];
+      Store(rest, value);
+      __builtin_memcpy(out + d, rest, (layout.head_dim - d) * sizeof(float));
+    }
+  }
+}
+
+void SetRowKernels(KernelTable& table) {
+  table.quantize_row = QuantizeRow;
+  table.add_norm_row = AddNorm;
+  table.gate_row = Gate;
+  table.rope_row = Rope;
+  table.store_row = StoreKvRow;
+  table.attend = Attend;
+}
