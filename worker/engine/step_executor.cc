@@ -42,7 +42,7 @@ StepExecutor::StepExecutor(const ExecutorOptions& options, Decoder& decoder, Tra
       vocabulary_(decoder.shard().spec.vocabulary),
       link_(transport, options.self, options.stages, decoder.shard().spec.hidden, options.max_rows),
       collective_(transport, options.self, options.stages[static_cast<size_t>(options.self.stage)].tensor_parallel),
-      group_(&collective_, options.deadline, options.stop),
+      group_(&collective_, &transport, options.deadline, options.stop),
       slots_({.slots = options.max_slots, .blocks = options.kv_blocks, .block_tokens = options.block_tokens,
               .vocabulary = decoder.shard().spec.vocabulary}),
       sampler_(decoder.shard().spec.vocabulary) {}

@@ -141,6 +141,7 @@ absl::Status Decoder::Run(const Input& input, GroupExchange& group) {
     PAGODA_RETURN_IF_ERROR(AddPlanes(rows, true, weights.ffn_norm, ffn_input_.get()));
     PAGODA_RETURN_IF_ERROR(FeedForward(weights, rows, group));
     planes = true;
+    group.Poll();
   }
   PAGODA_RETURN_IF_ERROR(AddPlanes(rows, planes, nullptr, nullptr));
   return backend_.Synchronize();

@@ -15,12 +15,16 @@ namespace pagoda::worker {
 
 class GroupExchange {
  public:
-  // `collective` null: a group of one.
-  GroupExchange(Collective* collective, absl::Duration timeout, const std::atomic<bool>* stop)
-      : collective_(collective), timeout_(timeout), stop_(stop) {}
+  // `collective` null: a group of one. `transport` null: no sends to keep moving.
+  GroupExchange(Collective* collective, Transport* transport, absl::Duration timeout, const std::atomic<bool>* stop)
+      : collective_(collective), transport_(transport), timeout_(timeout), stop_(stop) {}
 
   void BeginStep(StepNumber step) {
     if (collective_ != nullptr) collective_->BeginStep(step);
+  }
+  // Lets earlier sends to the next stage move on; called between layers. Never sleeps.
+  void Poll() {
+    if (transport_ != nullptr) transport_->Idle(absl::ZeroDuration());
   }
   bool alone() const { return collective_ == nullptr || collective_->size() == 1; }
 
@@ -48,6 +52,7 @@ class GroupExchange {
   }
 
   Collective* collective_;
+  Transport* transport_;
   absl::Duration timeout_;
   const std::atomic<bool>* stop_;
   int64_t wait_ns_ = 0;

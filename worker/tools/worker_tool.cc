@@ -101,7 +101,7 @@ class Session {
   absl::StatusOr<kernels::F32View> Logits(std::span<const int> rows) { return decoder_->Logits(rows, group_); }
 
  private:
-  Session() : group_(nullptr, absl::InfiniteDuration(), nullptr) {}
+  Session() : group_(nullptr, nullptr, absl::InfiniteDuration(), nullptr) {}
   std::unique_ptr<kernels::Backend> backend_;
   std::unique_ptr<Decoder> decoder_;
   GroupExchange group_;

@@ -1,0 +1,241 @@
+#include "worker/engine/engine.h"
+
+#include "common/log.h"
+
+namespace pagoda::worker {
+namespace {
+
+constexpr absl::Duration kIdle = absl::Seconds(10);
+constexpr absl::Duration kConnectTimeout = absl::Seconds(10);
+constexpr int64_t kProgressEveryNs = 200 * kNsPerMs;
+
+}  // namespace
+
+absl::StatusOr<kernels::KvType> ParseKvType(const std::string& text) {
+  if (text == "f16" || text == "auto" || text.empty()) return kernels::KvType::kF16;
+  if (text == "f32") return kernels::KvType::kF32;
+  if (text == "bf16") return kernels::KvType::kBF16;
+  if (text == "i8") return kernels::KvType::kI8;
+  return absl::InvalidArgumentError(absl::StrCat("KV cache type ", text, ": auto, f32, f16, bf16 or i8"));
+}
+
+Engine::Engine(EngineOptions options)
+    : backend_(std::move(options.backend)),
+      transport_(std::move(options.transport)),
+      open_model_(std::move(options.open_model)),
+      kv_cache_bytes_(options.kv_cache_bytes),
+      sink_(*options.sink),
+      data_address_(transport_->address()),
+      inbox_([transport = transport_.get()] { transport->Wake(); }),
+      thread_([this] { Main(); }) {}
+
+Engine::~Engine() {
+  inbox_.Push(Shutdown{});
+  thread_.join();
+}
+
+void Engine::PostPlan(StepPlan plan) {
+  const Epoch epoch = plan.epoch;
+  const StepNumber step = plan.step;
+  if (inbox_.PushPlan(std::move(plan), static_cast<size_t>(plan_limit_.load()))) return;
+  // The plan is lost, so the next one the engine sees leaves a gap, which is the fault.
+  LogWarning("plan_queue_overflow", {{"epoch", epoch.value()}, {"step", step.value()}});
+}
+
+std::optional<HeldReport> Engine::Held() const {
+  absl::MutexLock lock(&mutex_);
+  return held_;
+}
+
+void Engine::Main() {
+  while (true) {
+    std::optional<EngineEvent> event = inbox_.Take();
+    if (!event.has_value()) {
+      transport_->Idle(kIdle);
+      continue;
+    }
+    if (std::holds_alternative<Shutdown>(*event)) break;
+    std::visit([this](auto&& what) { Handle(std::move(what)); }, std::move(*event));
+  }
+  EndEpoch();
+}
+
+void Engine::Handle(Assignment assignment) {
+  EndEpoch();
+  plan_limit_.store(static_cast<int>(assignment.stages.size()) + 2);
+  monitor_.BeginEpoch(assignment.epoch.value());
+  assignment_ = std::move(assignment);
+  last_step_ = StepNumber(0);
+  const absl::Status status = Load(*assignment_);
+  SetHeld();
+  if (!status.ok()) {
+    Fail(StepNumber(0), operation_, status);
+    return;
+  }
+  sink_.OnLoad({.epoch = assignment_->epoch,
+                .phase = LoadPhase::kLoaded,
+                .progress = 1,
+                .weights_bytes = shard_->bytes,
+                .kv_bytes = decoder_->kv_bytes(),
+                .workspace_bytes = decoder_->workspace_bytes(),
+                .shard_digest = shard_->digest});
+}
+
+absl::Status Engine::Load(const Assignment& assignment) {
+  MonotonicNs reported = 0;
+  const LoadProgress progress = [&](double part) {
+    if (NowNs() - reported >= kProgressEveryNs) {
+      reported = NowNs();
+      sink_.OnLoad({.epoch = assignment.epoch, .phase = LoadPhase::kLoading, .progress = part});
+    }
+    return !inbox_.stop()->load();
+  };
+  progress(0);
+  operation_ = absl::StrCat("open model ", assignment.model);
+  PAGODA_ASSIGN_OR_RETURN(const std::shared_ptr<const checkpoint::Checkpoint> model,
+                          open_model_(assignment, progress));
+  const StageAssignment& stage = assignment.stages[static_cast<size_t>(assignment.self.stage)];
+  const ShardRequest request{.model = model,
+                             .layer_begin = stage.layer_begin,
+                             .layer_end = stage.layer_end,
+                             .tensor_parallel = stage.tensor_parallel,
+                             .rank = assignment.self.rank,
+                             .activation_bits = assignment.activation_bits};
+  if (shard_ == nullptr || shard_->digest != ShardDigest(request, backend_->numerics_profile())) {
+    operation_ = "load the shard";
+    shard_ = nullptr;  // makes room
+    PAGODA_ASSIGN_OR_RETURN(shard_, LoadShard(request, *backend_, progress));
+  }
+  operation_ = "allocate the KV cache and workspace";
+  PAGODA_ASSIGN_OR_RETURN(const kernels::KvType kv_type, ParseKvType(assignment.kv_cache_type));
+  PAGODA_ASSIGN_OR_RETURN(decoder_, Decoder::Make(shard_, *backend_,
+                                                  {.max_rows = assignment.max_step_rows,
+                                                   .max_head_rows = 32,
+                                                   .kv_blocks = assignment.blocks,
+                                                   .block_tokens = assignment.block_tokens,
+                                                   .kv_type = kv_type}));
+  if (kv_cache_bytes_ > 0 && decoder_->kv_bytes() > kv_cache_bytes_) {
+    return absl::ResourceExhaustedError(absl::StrCat("the KV cache takes ", decoder_->kv_bytes(),
+                                                     " bytes, --kv-cache-bytes allows ", kv_cache_bytes_));
+  }
+  return absl::OkStatus();
+}
+
+void Engine::Handle(const LinkUp& link_up) {
+  if (!assignment_.has_value() || link_up.epoch != assignment_->epoch || decoder_ == nullptr) return;
+  const absl::Status status = transport_->Connect(link_up.epoch, assignment_->self, link_up.peers, kConnectTimeout);
+  if (!status.ok()) {
+    Fail(StepNumber(0), "connect to the peers", status);
+    return;
+  }
+  std::vector<StageShape> stages;
+  for (const StageAssignment& stage : assignment_->stages) stages.push_back({.tensor_parallel = stage.tensor_parallel});
+  executor_ = std::make_unique<StepExecutor>(
+      ExecutorOptions{.self = assignment_->self,
+                      .stages = std::move(stages),
+                      .max_slots = assignment_->max_slots,
+                      .max_sample_rows = assignment_->max_sample_rows,
+                      .kv_blocks = assignment_->blocks,
+                      .block_tokens = assignment_->block_tokens,
+                      .max_rows = assignment_->max_step_rows,
+                      .deadline = assignment_->step_deadline,
+                      .stop = inbox_.stop(),
+                      .monitor = &monitor_},
+      *decoder_, *transport_);
+  sink_.OnLoad({.epoch = assignment_->epoch,
+                .phase = LoadPhase::kLinked,
+                .progress = 1,
+                .weights_bytes = shard_->bytes,
+                .kv_bytes = decoder_->kv_bytes(),
+                .workspace_bytes = decoder_->workspace_bytes(),
+                .shard_digest = shard_->digest});
+}
+
+void Engine::Handle(const StepPlan& plan) {
+  if (!assignment_.has_value() || plan.epoch != assignment_->epoch) return;
+  if (executor_ == nullptr || plan.step.value() != last_step_.value() + 1) {
+    Fail(plan.step, "receive the plan",
+         absl::InternalError(executor_ == nullptr ? std::string("a plan came before the peers were linked")
+                                                  : absl::StrCat("step ", plan.step.value(), " came after step ",
+                                                                 last_step_.value())));
+    return;
+  }
+  last_step_ = plan.step;
+  monitor_.BeginStep(plan.step.value());
+  const absl::Status status = RunPlan(plan);
+  if (!status.ok()) {
+    Fail(plan.step, executor_->operation(), status);
+    return;
+  }
+  const Transport::Counters counters = transport_->counters();
+  monitor_.EndStep(executor_->times(), static_cast<int64_t>(counters.bytes_sent));
+  sink_.OnStep(*assignment_, executor_->times(), counters);
+}
+
+absl::Status Engine::RunPlan(const StepPlan& plan) {
+  PAGODA_RETURN_IF_ERROR(PostReceives(plan));
+  PAGODA_RETURN_IF_ERROR(executor_->Apply(plan));
+  PAGODA_RETURN_IF_ERROR(executor_->TakeInput(plan));
+  PAGODA_RETURN_IF_ERROR(PostReceives(plan));
+  PAGODA_RETURN_IF_ERROR(executor_->Run(plan));
+  PAGODA_RETURN_IF_ERROR(executor_->SendOn(plan));
+  PAGODA_ASSIGN_OR_RETURN(StepResult result, executor_->Finish(plan));
+  if (executor_->reports()) sink_.OnResult(std::move(result));
+  return absl::OkStatus();
+}
+
+// Of this plan and of the next one, when it is known already: then its rows land while this one computes.
+absl::Status Engine::PostReceives(const StepPlan& plan) {
+  if (!executor_->IsPosted(plan.step)) PAGODA_RETURN_IF_ERROR(executor_->Expect(plan));
+  for (const StepPlan* next : inbox_.Upcoming(1)) {
+    if (next->epoch != plan.epoch || next->step.value() != plan.step.value() + 1) break;
+    if (!executor_->IsPosted(next->step)) PAGODA_RETURN_IF_ERROR(executor_->Expect(*next));
+  }
+  return absl::OkStatus();
+}
+
+void Engine::Handle(const Release& release) {
+  if (assignment_.has_value() && assignment_->epoch > release.epoch) return;  // of an older epoch: long over
+  EndEpoch();
+  if (!release.keep_weights) shard_ = nullptr;
+  SetHeld();
+  sink_.OnLeft(release.epoch);
+}
+
+void Engine::EndEpoch() {
+  executor_ = nullptr;
+  transport_->Abort();
+  decoder_ = nullptr;
+  assignment_.reset();
+}
+
+void Engine::Fail(StepNumber step, const std::string& operation, const absl::Status& status) {
+  // Stopped by us because something else ends the epoch: that is no fault.
+  const bool stopped = absl::IsCancelled(status) && inbox_.stop()->load();
+  const FaultReport fault{.epoch = assignment_->epoch,
+                          .step = step,
+                          .self = assignment_->self,
+                          .operation = operation,
+                          .message = std::string(status.message())};
+  EndEpoch();
+  if (stopped) return;
+  LogError("epoch_failed", {{"epoch", fault.epoch.value()},
+                            {"step", step.value()},
+                            {"stage", fault.self.stage},
+                            {"rank", fault.self.rank},
+                            {"operation", operation},
+                            {"error", status.ToString()}});
+  sink_.OnFault(fault);
+}
+
+void Engine::SetHeld() {
+  absl::MutexLock lock(&mutex_);
+  held_.reset();
+  if (shard_ == nullptr || !assignment_.has_value()) return;
+  held_ = HeldReport{.shard_digest = shard_->digest,
+                     .pipeline = assignment_->pipeline,
+                     .epoch = assignment_->epoch,
+                     .self = assignment_->self};
+}
+
+}  // namespace pagoda::worker
