@@ -37,12 +37,12 @@ struct MatrixRows {
 struct PackOptions {
   // The part of the input columns that this rank multiplies, cut at virtual shards: shard i of `shard_columns` covers
   // columns [shard_columns[i], shard_columns[i+1]). All multiples of 32. Empty: one shard, all columns.
-  std::vector<int64_t> shard_columns;
+  std::vector<int64_t> shard_columns = {};
   // The subtrees of the reduction tree to add up (indices count the shards above from `first_shard`): one output plane
   // each. Empty: one plane, the tree over all shards.
-  std::vector<ShardRange> planes;
+  std::vector<ShardRange> planes = {};
   int first_shard = 0;
-  std::span<const float> bias;  // [rows] or empty; only with one plane that is the whole tree
+  std::span<const float> bias = {};  // [rows] or empty; only with one plane that is the whole tree
   int activation_bits = 8;      // 8 or 12: what the input is quantised to; ignored by float formats
 };
 
@@ -99,10 +99,10 @@ struct SequenceRows {
   int first_row = 0;         // in the step's row order
   int rows = 0;
   int64_t first_position = 0;
-  std::span<const int32_t> blocks;  // block ids of the sequence, by position / block_tokens; covers the last row
+  std::span<const int32_t> blocks = {};  // block ids of the sequence, by position / block_tokens; covers the last row
 };
 struct StepRows {
-  std::span<const SequenceRows> sequences;
+  std::span<const SequenceRows> sequences = {};
   int rows = 0;  // of all sequences together
 };
 
@@ -111,14 +111,14 @@ struct AttentionParams {
   int query_heads = 0;
   int kv_heads = 0;
   // Query head h of this rank reads kv head kv_head_of[h] (of this rank): uneven splits and replicated KV heads.
-  std::span<const int32_t> kv_head_of;
+  std::span<const int32_t> kv_head_of = {};
   int head_dim = 0;
   float softmax_scale = 0;
   int sliding_window = 0;  // 0: none; else a row sees only the last `sliding_window` positions
 };
 
 struct RopeParams {
-  std::span<const float> frequencies;  // [rotated dimensions / 2]
+  std::span<const float> frequencies = {};  // [rotated dimensions / 2]
   bool interleaved = false;            // pairs (2i, 2i+1), else (i, i + half)
   float magnitude = 1.0f;              // factor on cos and sin
 };
@@ -154,9 +154,9 @@ class Backend {
   // residual += the tree over `planes` (each [rows, columns], in `order` of adds_after_plane; none: nothing is added), then
   // out = RMSNorm(residual) * weight, in the forms that `out` has. out may be null: only add.
   struct AddNormParams {
-    F32View residual;                       // [rows, hidden], changed in place
-    std::span<const float* const> planes;   // each [rows, hidden], contiguous
-    std::span<const int> adds_after_plane;  // see reduction_tree.h
+    F32View residual = {};                       // [rows, hidden], changed in place
+    std::span<const float* const> planes = {};   // each [rows, hidden], contiguous
+    std::span<const int> adds_after_plane = {};  // see reduction_tree.h
     const float* norm_weight = nullptr;     // [hidden]; null: no norm, out ignored
     float epsilon = 0;
     Activation* out = nullptr;
