@@ -9,6 +9,9 @@
 #include <utility>
 #include <vector>
 
+#include "common/hex.h"
+#include "worker/comm/packet.h"
+
 namespace pagoda::worker {
 namespace {
 
@@ -24,9 +27,26 @@ void SettleProcess() {
   });
 }
 
+// UCX's own headers and ours.
+constexpr size_t kHeaderRoom = 256;
+static_assert(sizeof(PacketHeader) < kHeaderRoom / 2);
+
+// UCX reads an address without knowing how long it is, so what is handed to it must be whole.
+constexpr std::string_view kAddressPrefix = "pagoda-ucx-1.13:";
+constexpr size_t kChecksumDigits = 16;
+
+uint64_t Checksum(std::string_view bytes) {  // FNV-1a
+  uint64_t sum = 0xcbf29ce484222325ULL;
+  for (const char byte : bytes) sum = (sum ^ static_cast<uint8_t>(byte)) * 0x100000001b3ULL;
+  return sum;
+}
+
 using Settings = std::vector<std::pair<const char*, std::string>>;
 
 Settings SettingsOf(const UcxOptions& options) {
+  // A packet with its headers is one segment of any of these; where a transport has smaller ones
+  // (RDMA), UCX cuts and joins.
+  const std::string segment = absl::StrCat(options.packet_bytes + kHeaderRoom);
   Settings settings = {
       {"TLS", options.transports == "auto" ? "all" : options.transports},
       // Never a rendezvous, never a send that pins the caller's buffer for longer than the call
@@ -34,6 +54,10 @@ Settings SettingsOf(const UcxOptions& options) {
       {"RNDV_THRESH", "inf"},
       {"ZCOPY_THRESH", "inf"},
       {"MAX_EAGER_RAILS", "1"},
+      {"POSIX_SEG_SIZE", segment},
+      {"SYSV_SEG_SIZE", segment},
+      {"TCP_TX_SEG_SIZE", segment},
+      {"TCP_RX_SEG_SIZE", segment},
       {"KEEPALIVE_INTERVAL", absl::StrCat(absl::ToInt64Milliseconds(options.keepalive), "ms")},
       // Without it UCX 1.13 refuses shared memory to endpoints that report dead peers.
       {"MM_ERROR_HANDLING", "y"},
@@ -63,6 +87,15 @@ absl::Status UcxError(ucs_status_t status, std::string_view doing) {
     default:
       return absl::UnavailableError(text);
   }
+}
+
+absl::StatusOr<std::string> RawUcxAddress(std::string_view address) {
+  const size_t start = kAddressPrefix.size() + kChecksumDigits;
+  if (address.size() > start && address.starts_with(kAddressPrefix)) {
+    const std::string_view raw = address.substr(start);
+    if (address.substr(kAddressPrefix.size(), kChecksumDigits) == HexEncode64(Checksum(raw))) return std::string(raw);
+  }
+  return absl::InvalidArgumentError("not a data-plane address of this build (cut, or of another transport)");
 }
 
 absl::StatusOr<std::unique_ptr<UcxContext>> UcxContext::Create(const UcxOptions& options) {
@@ -108,7 +141,8 @@ absl::Status UcxContext::Start(const UcxOptions& options) {
   size_t length = 0;
   status = ucp_worker_get_address(worker_, &address, &length);
   if (status != UCS_OK) return UcxError(status, "getting UCX's address");
-  address_.assign(reinterpret_cast<const char*>(address), length);
+  const std::string raw(reinterpret_cast<const char*>(address), length);
+  address_ = absl::StrCat(AsAbsl(kAddressPrefix), HexEncode64(Checksum(raw)), raw);
   ucp_worker_release_address(worker_, address);
   return absl::OkStatus();
 }

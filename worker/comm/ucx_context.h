@@ -13,6 +13,9 @@ namespace pagoda::worker {
 
 absl::Status UcxError(ucs_status_t status, std::string_view doing);
 
+// What UCX takes, out of a peer's UcxContext::address().
+absl::StatusOr<std::string> RawUcxAddress(std::string_view address);
+
 class UcxContext {
  public:
   static absl::StatusOr<std::unique_ptr<UcxContext>> Create(const UcxOptions& options);

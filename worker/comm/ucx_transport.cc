@@ -21,6 +21,9 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr unsigned kActiveMessage = 1;
+// Spinning gives the core away that often: with more ranks than cores, the one waited for may need
+// it (measured on one core: 2 us for a small message against 30 without).
+constexpr unsigned kRoundsPerYield = 16;
 // Between two tries to reach a peer that refuses.
 constexpr auto kReconnectEvery = std::chrono::milliseconds(50);
 
@@ -142,7 +145,12 @@ absl::Status UcxTransport::Connect(Epoch epoch, PeerId self, const std::vector<P
   self_ = self;
   for (const PeerAddress& peer : peers) {
     if (peer.peer == self) continue;
-    links_[peer.peer] = std::make_unique<UcxLink>(shared_, epoch, self, peer.peer, peer.address);
+    absl::StatusOr<std::string> address = RawUcxAddress(peer.address);
+    if (!address.ok()) {
+      Abort();
+      return Annotate(address.status(), PeerName(peer.peer));
+    }
+    links_[peer.peer] = std::make_unique<UcxLink>(shared_, epoch, self, peer.peer, *std::move(address));
   }
   connected_ = true;
   const absl::Status status = ShakeHands(timeout);
@@ -242,6 +250,7 @@ absl::Status UcxTransport::Wait(std::span<Transfer* const> transfers, absl::Dura
   const Clock::time_point deadline = After(timeout);
   Clock::time_point spin_until = Clock::now() + spin_;
   size_t done = 0;  // the first that is not
+  unsigned rounds = 0;
   while (true) {
     const bool moved = Progress();
     bool failed = false;
@@ -263,7 +272,7 @@ absl::Status UcxTransport::Wait(std::span<Transfer* const> transfers, absl::Dura
     if (now >= deadline) break;
     if (now >= spin_until) {
       Sleep(deadline);
-    } else if (!moved) {
+    } else if (!moved && ++rounds % kRoundsPerYield == 0) {
       sched_yield();
     }
   }
