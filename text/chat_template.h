@@ -13,6 +13,8 @@
 
 namespace pagoda::text {
 
+inline constexpr size_t kMaxTemplateBytes = 1u << 20;
+
 struct TemplateLimits {
   int64_t steps = 2'000'000;
   int depth = 100;

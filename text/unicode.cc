@@ -192,6 +192,8 @@ bool IsNumeric(char32_t code_point) {
   return Category(code_point)[0] == 'N';
 }
 
+bool IsMark(char32_t code_point) { return Category(code_point)[0] == 'M'; }
+
 bool IsPunctuation(char32_t c) {
   if (c < 0x80) {
     return (c >= 33 && c <= 47) || (c >= 58 && c <= 64) || (c >= 91 && c <= 96) ||
@@ -206,6 +208,12 @@ bool IsWordCharacter(char32_t c) {
   if (category[0] == 'L' || category[0] == 'M') return true;
   if (category[0] == 'N') return category[1] == 'd' || category[1] == 'l';
   return category[0] == 'P' && category[1] == 'c';
+}
+
+bool IsPrintable(char32_t c) {
+  if (c < 0x7F) return c >= 0x20;
+  const char* category = utf8proc_category_string(static_cast<utf8proc_int32_t>(c));
+  return category[0] != 'C' && category[0] != 'Z';
 }
 
 std::string ToUpper(std::string_view utf8) {

@@ -36,10 +36,15 @@ bool IsWhiteSpace(char32_t code_point);
 bool IsPythonSpace(char32_t code_point);
 // General category N*.
 bool IsNumeric(char32_t code_point);
+// General category M*.
+bool IsMark(char32_t code_point);
 // General category P*, or ASCII punctuation.
 bool IsPunctuation(char32_t code_point);
 // \w of Unicode: letters, marks, decimal digits, connectors, joiners.
 bool IsWordCharacter(char32_t code_point);
+
+// str.isprintable() of one character.
+bool IsPrintable(char32_t code_point);
 
 std::string ToUpper(std::string_view utf8);
 std::string ToLower(std::string_view utf8);
