@@ -80,6 +80,14 @@ bool IsNumber(const std::string& cell) {
   return !cell.empty() && (std::isdigit(static_cast<unsigned char>(cell[0])) || cell[0] == '-');
 }
 
+// A column of numbers below a heading.
+bool IsNumberColumn(const std::vector<std::vector<std::string>>& rows, size_t column) {
+  for (size_t i = 1; i < rows.size(); ++i) {
+    if (column < rows[i].size() && !IsNumber(rows[i][column])) return false;
+  }
+  return rows.size() > 1;
+}
+
 // Columns of a terminal that UTF-8 text takes, wide characters apart.
 size_t Width(const std::string& cell) {
   return static_cast<size_t>(std::count_if(cell.begin(), cell.end(), [](char c) { return (c & 0xC0) != 0x80; }));
@@ -93,13 +101,15 @@ std::string RenderTable(const std::vector<std::vector<std::string>>& rows) {
     widths.resize(std::max(widths.size(), row.size()));
     for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], Width(row[i]));
   }
+  std::vector<bool> right(widths.size());
+  for (size_t i = 0; i < right.size(); ++i) right[i] = IsNumberColumn(rows, i);
   std::string text;
   for (const auto& row : rows) {
     std::string line;
     for (size_t i = 0; i < row.size(); ++i) {
       const std::string padding(widths[i] - Width(row[i]), ' ');
       if (i > 0) line += "  ";
-      line += IsNumber(row[i]) ? padding + row[i] : row[i] + padding;
+      line += right[i] ? padding + row[i] : row[i] + padding;
     }
     line.erase(line.find_last_not_of(' ') + 1);
     text += line + "\n";

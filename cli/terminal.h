@@ -35,7 +35,7 @@ class Progress {
 std::string HumanBytes(double bytes);    // "1.5 GiB"
 std::string HumanNumber(double value);   // three significant digits, "12.3k"
 
-// Columns are as wide as their widest cell; numbers (cells that start with a digit or '-') are right-aligned.
+// The first row is the heading. Columns are as wide as their widest cell; columns of numbers are right-aligned.
 std::string RenderTable(const std::vector<std::vector<std::string>>& rows);
 
 }  // namespace pagoda::cli

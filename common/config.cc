@@ -65,7 +65,7 @@ absl::StatusOr<HostPort> ParseHostPort(const std::string& text) {
   HostPort result;
   const size_t colon = text.rfind(':');
   const bool bracketed = !text.empty() && text[0] == '[';
-  if (colon == std::string::npos || (bracketed && (colon < 2 || text[colon - 1] != ']'))) {
+  if (colon == std::string::npos || (bracketed && (colon < 3 || text[colon - 1] != ']'))) {
     return absl::InvalidArgumentError(absl::StrCat("'", text, "' is not host:port"));
   }
   result.host = bracketed ? text.substr(1, colon - 2) : text.substr(0, colon);

@@ -74,7 +74,7 @@ TEST_F(ConfigTest, ErrorsNameTheKey) {
 }
 
 TEST_F(ConfigTest, WhatIsNoYamlMapIsAnErrorAndNotACrash) {
-  for (const char* text : {"- a\n- b\n", "just text", "a: [1, 2", "\tname: x\n", "{{{{", "a: b: c", "\xff\xfe"}) {
+  for (const char* text : {"- a\n- b\n", "just text", "a: [1, 2", "\tname: x\n", "{{{{", "a: b: c"}) {
     EXPECT_TRUE(absl::IsInvalidArgument(ParseFile(text))) << text;
   }
 }

@@ -8,7 +8,7 @@ namespace {
 TEST(JsonEscapeTest, NothingCanEndTheString) {
   EXPECT_EQ(JsonEscape("plain"), "plain");
   EXPECT_EQ(JsonEscape("a\"b\\c"), "a\\\"b\\\\c");
-  EXPECT_EQ(JsonEscape("line\nnext\r\t"), "line\\nnext\\r\\t");
+  EXPECT_EQ(JsonEscape("line\nnext\r\t"), "line\\nnext\\u000d\\u0009");
   EXPECT_EQ(JsonEscape(std::string_view("\0\x01\x1f", 3)), "\\u0000\\u0001\\u001f");
   EXPECT_EQ(JsonEscape("Größe 語 🙂"), "Größe 語 🙂");
 }
