@@ -1,0 +1,187 @@
+#include "worker/control/coordinator_client.h"
+
+#include <algorithm>
+
+#include "common/limits.h"
+#include "common/log.h"
+
+namespace pagoda::worker {
+namespace {
+
+constexpr absl::Duration kFirstPause = absl::Milliseconds(100);
+constexpr absl::Duration kLongestPause = absl::Seconds(5);
+
+std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(static_cast<int>(limits::kMaxGrpcMessageBytes));
+  arguments.SetMaxSendMessageSize(static_cast<int>(limits::kMaxGrpcMessageBytes));
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 10'000);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 5'000);
+  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // a new attempt is a new connection
+  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+}
+
+}  // namespace
+
+CoordinatorClient::CoordinatorClient(CoordinatorClientOptions options) : options_(std::move(options)) {}
+
+CoordinatorClient::~CoordinatorClient() { Stop(); }
+
+void CoordinatorClient::Start(Engine& engine) {
+  engine_ = &engine;
+  reader_ = std::thread([this] { ReadLoop(); });
+  heart_ = std::thread([this] { HeartbeatLoop(); });
+}
+
+void CoordinatorClient::Stop() {
+  {
+    absl::MutexLock lock(&mutex_);
+    stop_ = true;
+    if (context_ != nullptr) context_->TryCancel();
+  }
+  if (reader_.joinable()) reader_.join();
+  if (heart_.joinable()) heart_.join();
+}
+
+bool CoordinatorClient::stopped() const {
+  absl::MutexLock lock(&mutex_);
+  return stop_;
+}
+
+void CoordinatorClient::SleepUnlessStopped(absl::Duration duration) {
+  absl::MutexLock lock(&mutex_);
+  mutex_.AwaitWithTimeout(absl::Condition(&stop_), duration);
+}
+
+void CoordinatorClient::ReadLoop() {
+  absl::Duration pause = kFirstPause;
+  for (size_t turn = 0; !stopped(); ++turn) {
+    const bool welcomed = Attach(options_.coordinators[turn % options_.coordinators.size()]);
+    pause = welcomed ? kFirstPause : std::min(pause * 2, kLongestPause);
+    SleepUnlessStopped(pause);
+  }
+}
+
+bool CoordinatorClient::Attach(const std::string& address) {
+  const auto stub = wire::WorkerControl::NewStub(MakeChannel(address));
+  grpc::ClientContext context;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (stop_) return false;
+    context_ = &context;
+    welcomed_ = false;
+  }
+  const std::unique_ptr<Stream> stream = stub->Attach(&context);
+  {
+    absl::MutexLock lock(&write_mutex_);
+    if (stream->Write(RegisterMessage())) stream_ = stream.get();
+  }
+  wire::WorkerCommand command;
+  while (stream->Read(&command)) HandleCommand(command);
+  {
+    absl::MutexLock lock(&write_mutex_);
+    stream_ = nullptr;
+  }
+  const grpc::Status status = stream->Finish();
+  options_.metrics->SetConnected(false);
+  absl::MutexLock lock(&mutex_);
+  context_ = nullptr;
+  if (!stop_) {
+    LogWarning("coordinator_lost", {{"coordinator", address},
+                                    {"registered", welcomed_},
+                                    {"code", static_cast<int>(status.error_code())},
+                                    {"error", status.error_message()}});
+  }
+  return welcomed_;
+}
+
+wire::WorkerMessage CoordinatorClient::RegisterMessage() const {
+  wire::WorkerMessage message;
+  *message.mutable_register_() = options_.identity;
+  if (const std::optional<HeldReport> held = engine_->Held(); held.has_value()) {
+    wire::HeldShard& shard = *message.mutable_register_()->mutable_held();
+    shard.set_shard_digest(held->shard_digest);
+    shard.set_pipeline(held->pipeline.value());
+    shard.set_epoch(held->epoch.value());
+    shard.set_stage(held->self.stage);
+    shard.set_rank(held->self.rank);
+  }
+  return message;
+}
+
+void CoordinatorClient::HandleCommand(wire::WorkerCommand& command) {
+  switch (command.kind_case()) {
+    case wire::WorkerCommand::kWelcome: {
+      {
+        absl::MutexLock lock(&mutex_);
+        welcomed_ = true;
+        heartbeat_ms_ = std::clamp(command.welcome().heartbeat_ms(), 10, 60'000);
+      }
+      options_.metrics->SetConnected(true);
+      LogInfo("registered", {{"worker", command.welcome().worker()}, {"lease_ms", command.welcome().lease_ms()}});
+      if (options_.on_registered) options_.on_registered();
+      return;
+    }
+    case wire::WorkerCommand::kAssignment: return HandleAssignment(command.assignment());
+    case wire::WorkerCommand::kPlan: return engine_->PostPlan(FromWire(command.plan()));
+    case wire::WorkerCommand::kRelease:
+      return engine_->Post(Release{.epoch = Epoch(command.release().epoch()),
+                                   .keep_weights = command.release().keep_weights()});
+    case wire::WorkerCommand::kLinkUp: {
+      absl::StatusOr<LinkUp> link_up = FromWire(command.link_up());
+      if (link_up.ok()) return engine_->Post(*std::move(link_up));
+      return OnFault({.epoch = Epoch(command.link_up().epoch()), .step = StepNumber(0), .self = {},
+                      .operation = "read the link-up", .message = std::string(link_up.status().message())});
+    }
+    case wire::WorkerCommand::KIND_NOT_SET: return;  // of a newer protocol
+  }
+}
+
+void CoordinatorClient::HandleAssignment(const wire::Assignment& message) {
+  absl::StatusOr<Assignment> assignment = FromWire(message);
+  if (assignment.ok()) {
+    LogInfo("assigned", {{"model", message.model()}, {"epoch", message.epoch()}, {"stage", message.stage()},
+                         {"rank", message.rank()}, {"blocks", message.blocks()}});
+    return engine_->Post(*std::move(assignment));
+  }
+  OnFault({.epoch = Epoch(message.epoch()), .step = StepNumber(0),
+           .self = {.stage = message.stage(), .rank = message.rank()}, .operation = "read the assignment",
+           .message = std::string(assignment.status().message())});
+}
+
+void CoordinatorClient::HeartbeatLoop() {
+  while (!stopped()) {
+    int heartbeat_ms = 0;
+    bool welcomed = false;
+    {
+      absl::MutexLock lock(&mutex_);
+      heartbeat_ms = heartbeat_ms_;
+      welcomed = welcomed_;
+    }
+    if (welcomed) Write(ToWire(engine_->monitor().Read()));
+    SleepUnlessStopped(absl::Milliseconds(heartbeat_ms));
+  }
+}
+
+void CoordinatorClient::Write(const wire::WorkerMessage& message) {
+  absl::MutexLock lock(&write_mutex_);
+  if (stream_ != nullptr) stream_->Write(message);
+}
+
+void CoordinatorClient::OnLoad(const LoadReport& report) {
+  options_.metrics->OnLoad(report);
+  Write(ToWire(report));
+}
+void CoordinatorClient::OnResult(StepResult result) { Write(ToWire(result)); }
+void CoordinatorClient::OnFault(const FaultReport& fault) {
+  options_.metrics->OnFault();
+  Write(ToWire(fault));
+}
+void CoordinatorClient::OnLeft(Epoch epoch) { Write(LeftMessage(epoch)); }
+void CoordinatorClient::OnStep(const Assignment& assignment, const StepTimes& times,
+                               const Transport::Counters& counters) {
+  options_.metrics->OnStep(assignment, times, counters);
+}
+
+}  // namespace pagoda::worker

@@ -1,0 +1,76 @@
+// The worker's line to its coordinator: one WorkerControl.Attach stream. Registers, beats, passes commands to the engine and what
+// the engine says back. When the stream ends it tries the coordinators of its list in turn, with a growing pause, for ever;
+// weights stay loaded meanwhile, and the next registration says which.
+//
+// Thread rule: two threads of its own (reader, heartbeats). The EngineSink side is called on the engine's thread; a message that
+// finds no stream is dropped: the coordinator that was to read it has given the epoch up.
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "pagoda/internal/v1/worker.grpc.pb.h"
+#include "worker/control/wire.h"
+#include "worker/control/worker_metrics.h"
+
+namespace pagoda::worker {
+
+struct CoordinatorClientOptions {
+  std::vector<std::string> coordinators;   // host:port, tried in turn
+  wire::Register identity;                 // all but `held`
+  WorkerMetrics* metrics = nullptr;        // outlives the client
+  std::function<void()> on_registered;     // each time; on the reader's thread
+};
+
+class CoordinatorClient : public EngineSink {
+ public:
+  explicit CoordinatorClient(CoordinatorClientOptions options);
+  ~CoordinatorClient() override;
+
+  // `engine` outlives Stop().
+  void Start(Engine& engine);
+  // Ends the stream and the threads. Nothing is sent after it.
+  void Stop();
+
+  void OnLoad(const LoadReport& report) override;
+  void OnResult(StepResult result) override;
+  void OnFault(const FaultReport& fault) override;
+  void OnLeft(Epoch epoch) override;
+  void OnStep(const Assignment& assignment, const StepTimes& times, const Transport::Counters& counters) override;
+
+ private:
+  using Stream = grpc::ClientReaderWriter<wire::WorkerMessage, wire::WorkerCommand>;
+
+  void ReadLoop();
+  // One stream from beginning to end; true when the coordinator welcomed us.
+  bool Attach(const std::string& address);
+  void HandleCommand(wire::WorkerCommand& command);
+  void HandleAssignment(const wire::Assignment& message);
+  wire::WorkerMessage RegisterMessage() const;
+  void HeartbeatLoop();
+  void Write(const wire::WorkerMessage& message);
+  bool stopped() const;
+  void SleepUnlessStopped(absl::Duration duration);
+
+  const CoordinatorClientOptions options_;
+  Engine* engine_ = nullptr;
+
+  mutable absl::Mutex mutex_;
+  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
+  bool welcomed_ ABSL_GUARDED_BY(mutex_) = false;
+  int heartbeat_ms_ ABSL_GUARDED_BY(mutex_) = 500;
+  grpc::ClientContext* context_ ABSL_GUARDED_BY(mutex_) = nullptr;  // of the stream under way, for cancelling
+
+  absl::Mutex write_mutex_;  // one writer at a time; not held while waiting for mutex_
+  Stream* stream_ ABSL_GUARDED_BY(write_mutex_) = nullptr;
+
+  std::thread reader_;
+  std::thread heart_;
+};
+
+}  // namespace pagoda::worker

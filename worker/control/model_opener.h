@@ -1,0 +1,18 @@
+// Finds the model that an assignment names: this machine's copy when it has one with the right digest, else the bytes of peers, of
+// which only the shard's ranges are read. Thread-safe.
+#pragma once
+
+#include <string>
+
+#include "worker/engine/engine.h"
+
+namespace pagoda::worker {
+
+struct ModelOpenerOptions {
+  std::string cache_root;  // empty: the default of checkpoint/model_cache.h
+};
+
+// Opens what an assignment names; errors say what was tried. A copy here whose digest is another is passed over.
+ModelOpener MakeModelOpener(const ModelOpenerOptions& options);
+
+}  // namespace pagoda::worker

@@ -1,0 +1,31 @@
+// The worker's Prometheus metrics, by model, stage and rank. Thread-safe.
+#pragma once
+
+#include <prometheus/registry.h>
+
+#include <memory>
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "worker/engine/engine.h"
+
+namespace pagoda::worker {
+
+class WorkerMetrics {
+ public:
+  WorkerMetrics();
+  ~WorkerMetrics();
+  std::shared_ptr<prometheus::Registry> registry() const;
+
+  void OnStep(const Assignment& assignment, const StepTimes& times, const Transport::Counters& counters);
+  void OnLoad(const LoadReport& report);
+  void OnFault();
+  void SetConnected(bool connected);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace pagoda::worker

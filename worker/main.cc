@@ -1,0 +1,223 @@
+// pagoda-worker: holds a shard of a model, runs its rank's part of every step. Speaks to coordinators (gRPC) and to other ranks
+// (worker/comm).
+#include <CLI/CLI.hpp>
+
+#include <csignal>
+#include <cstdio>
+#include <fstream>
+#include <iostream>
+#include <random>
+#include <semaphore>
+#include <sstream>
+#include <thread>
+
+#include "common/config.h"
+#include "common/log.h"
+#include "common/metrics.h"
+#include "kernels/cpu/cpu_backend.h"
+#include "worker/comm/ucx_transport.h"
+#include "worker/control/coordinator_client.h"
+#include "worker/control/machine.h"
+#include "worker/control/model_opener.h"
+
+namespace pagoda::worker {
+namespace {
+
+constexpr uint32_t kProtocol = 1;
+
+struct WorkerOptions {
+  std::string coordinators = "127.0.0.1:7070";
+  std::string name;
+  std::string advertise = "127.0.0.1";
+  int threads = 0;
+  int64_t memory_bytes = 0;
+  int64_t kv_cache_bytes = 0;
+  std::string cache_dir;
+  std::string isa = "auto";
+  bool pin_threads = false;
+  std::string transports = "auto";
+  std::string net_devices;
+  std::string tcp_port_range;
+  std::string blob_listen = "127.0.0.1:0";
+  std::string metrics_listen = "127.0.0.1:0";
+  std::string ready_file;
+  std::string log_level = "info";
+  std::string log_format = "json";
+  int shutdown_timeout_ms = 30000;
+  bool check_config = false;
+};
+
+void AddOptions(CLI::App& app, WorkerOptions& options) {
+  app.set_version_flag("--version", PAGODA_VERSION);
+  app.add_option("--coordinators", options.coordinators, "HOST:PORT[,HOST:PORT]")->capture_default_str();
+  app.add_option("--name", options.name, "stable over restarts; default: worker-<pid>");
+  app.add_option("--advertise", options.advertise, "host at which peers reach this worker")->capture_default_str();
+  app.add_option("--threads", options.threads, "0: the cores of the CPU quota")->check(CLI::Range(0, 1024));
+  app.add_option("--memory-bytes", options.memory_bytes, "for weights, KV and workspace; 0: 80% of what is available")
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--kv-cache-bytes", options.kv_cache_bytes, "refuse a larger KV cache; 0: no bound")
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--cache-dir", options.cache_dir, "where models are; default: the user's cache folder");
+  app.add_option("--isa", options.isa, "auto|scalar|avx2|avx512|amx")->capture_default_str();
+  app.add_flag("--pin-threads", options.pin_threads, "bind each compute thread to a core");
+  app.add_option("--transports", options.transports, "UCX_TLS")->capture_default_str();
+  app.add_option("--net-devices", options.net_devices, "UCX_NET_DEVICES, such as eth0; empty: all");
+  app.add_option("--tcp-port-range", options.tcp_port_range, "ports of the data plane, such as 13500-13600; empty: any");
+  app.add_option("--blob-listen", options.blob_listen, "HOST:PORT of the Blob service")->capture_default_str();
+  app.add_option("--metrics-listen", options.metrics_listen, "HOST:PORT of /metrics")->capture_default_str();
+  app.add_option("--ready-file", options.ready_file, "written when registered");
+  app.add_option("--shutdown-timeout-ms", options.shutdown_timeout_ms, "grace after SIGTERM")->capture_default_str();
+  app.add_option("--log-level", options.log_level, "debug|info|warning|error")->capture_default_str();
+  app.add_option("--log-format", options.log_format, "json|plain")->capture_default_str();
+  app.add_flag("--check-config", options.check_config, "parse and validate, then exit");
+}
+
+absl::StatusOr<std::vector<std::string>> SplitAddresses(const std::string& text) {
+  std::vector<std::string> addresses;
+  std::stringstream stream(text);
+  for (std::string item; std::getline(stream, item, ',');) {
+    PAGODA_ASSIGN_OR_RETURN(const HostPort address, ParseHostPort(item));
+    addresses.push_back(address.ToString());
+  }
+  if (addresses.empty()) return absl::InvalidArgumentError("--coordinators is empty: give HOST:PORT[,HOST:PORT]");
+  return addresses;
+}
+
+absl::Status Validate(const WorkerOptions& options) {
+  PAGODA_RETURN_IF_ERROR(SplitAddresses(options.coordinators).status());
+  PAGODA_RETURN_IF_ERROR(ParseHostPort(options.blob_listen).status());
+  PAGODA_RETURN_IF_ERROR(ParseHostPort(options.metrics_listen).status());
+  PAGODA_RETURN_IF_ERROR(ParseLogLevel(options.log_level).status());
+  PAGODA_ASSIGN_OR_RETURN(const kernels::Isa isa, kernels::ParseIsa(options.isa));
+  if (!kernels::IsaSupported(isa)) {
+    return absl::InvalidArgumentError(absl::StrCat("--isa ", options.isa, ": this machine does not have it; use auto"));
+  }
+  if (options.log_format != "json" && options.log_format != "plain") {
+    return absl::InvalidArgumentError(absl::StrCat("--log-format ", options.log_format, ": json or plain"));
+  }
+  return absl::OkStatus();
+}
+
+// Signals are taken by a thread of their own; the second one ends the process at once.
+class ShutdownSignal {
+ public:
+  ShutdownSignal() {
+    sigemptyset(&set_);
+    sigaddset(&set_, SIGTERM);
+    sigaddset(&set_, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &set_, nullptr);  // inherited by every thread made later
+    signal(SIGPIPE, SIG_IGN);
+  }
+  void Wait() {
+    int number = 0;
+    sigwait(&set_, &number);
+    LogInfo("stopping", {{"signal", number}});
+  }
+  // From now on: another signal, or `grace_ms` gone by, ends the process.
+  void ExitOnNext(int grace_ms) {
+    std::thread([set = set_, grace_ms] {
+      const timespec grace{.tv_sec = grace_ms / 1000, .tv_nsec = (grace_ms % 1000) * 1'000'000L};
+      const int number = sigtimedwait(&set, nullptr, &grace);
+      _exit(number > 0 ? 130 : 1);
+    }).detach();
+  }
+
+ private:
+  sigset_t set_;
+};
+
+void WriteReadyFile(const std::string& path, const std::string& text) {
+  if (path.empty()) return;
+  const std::string beside = path + ".new";
+  std::ofstream(beside) << text;
+  std::rename(beside.c_str(), path.c_str());
+}
+
+wire::Register Identity(const WorkerOptions& options, kernels::Backend& backend, int threads) {
+  wire::Register identity;
+  identity.set_name(options.name.empty() ? absl::StrCat("worker-", getpid()) : options.name);
+  std::random_device device;
+  identity.set_incarnation((static_cast<uint64_t>(device()) << 32) | device());
+  identity.set_protocol(kProtocol);
+  identity.set_version(PAGODA_VERSION);
+  identity.set_host(options.advertise);
+  const std::string_view profile = backend.numerics_profile();
+  identity.set_numerics_profile(profile.data(), profile.size());
+  const std::string_view implementation = backend.implementation();
+  identity.set_implementation(implementation.data(), implementation.size());
+  identity.set_threads(threads);
+  identity.set_memory_bytes(options.memory_bytes > 0 ? options.memory_bytes : AvailableMemoryBytes() / 10 * 8);
+  const MachineRates rates = MeasureRates(backend, threads);
+  identity.set_memory_bandwidth(rates.memory_bandwidth);
+  identity.set_compute_rate(rates.compute_rate);
+  return identity;
+}
+
+absl::Status Serve(const WorkerOptions& options) {
+  ShutdownSignal shutdown;
+  PAGODA_ASSIGN_OR_RETURN(const std::vector<std::string> coordinators, SplitAddresses(options.coordinators));
+  PAGODA_ASSIGN_OR_RETURN(const kernels::Isa isa, kernels::ParseIsa(options.isa));
+  const int threads = options.threads > 0 ? options.threads : AvailableThreads();
+  PAGODA_ASSIGN_OR_RETURN(std::unique_ptr<kernels::Backend> backend,
+                          kernels::MakeCpuBackend({.threads = threads, .isa = isa, .pin = options.pin_threads}));
+  PAGODA_ASSIGN_OR_RETURN(std::unique_ptr<Transport> transport,
+                          MakeUcxTransport({.transports = options.transports,
+                                            .net_devices = options.net_devices,
+                                            .tcp_port_range = options.tcp_port_range}));
+  wire::Register identity = Identity(options, *backend, threads);
+  identity.set_data_address(transport->address());
+
+  WorkerMetrics metrics;
+  PAGODA_ASSIGN_OR_RETURN(const std::unique_ptr<MetricsServer> metrics_server,
+                          MetricsServer::Start(options.metrics_listen, metrics.registry()));
+  LogInfo("started", {{"name", identity.name()},
+                      {"implementation", identity.implementation()},
+                      {"threads", threads},
+                      {"memory_bytes", identity.memory_bytes()},
+                      {"memory_bandwidth", identity.memory_bandwidth()},
+                      {"compute_rate", identity.compute_rate()},
+                      {"metrics_port", metrics_server->port()}});
+  const std::string ready = absl::StrCat(identity.name(), "\nmetrics ", metrics_server->port(), "\n");
+  CoordinatorClient client({.coordinators = coordinators,
+                            .identity = std::move(identity),
+                            .metrics = &metrics,
+                            .on_registered = [&] { WriteReadyFile(options.ready_file, ready); }});
+  Engine engine({.backend = std::move(backend),
+                 .transport = std::move(transport),
+                 .open_model = MakeModelOpener({.cache_root = options.cache_dir}),
+                 .kv_cache_bytes = options.kv_cache_bytes,
+                 .sink = &client});
+  client.Start(engine);
+  shutdown.Wait();
+  shutdown.ExitOnNext(options.shutdown_timeout_ms);
+  client.Stop();  // the coordinator sees the stream end and gives what ran here to others
+  return absl::OkStatus();
+}
+
+int Main(int argc, char** argv) {
+  WorkerOptions options;
+  CLI::App app("Pagoda worker: one rank of one pipeline stage");
+  AddConfigFile(app);
+  AddOptions(app, options);
+  absl::Status status = ParseCommandLine(app, argc, argv);
+  if (absl::IsCancelled(status) && status.message().empty()) return 0;
+  if (status.ok()) status = Validate(options);
+  if (!status.ok()) {
+    std::cerr << "pagoda-worker: " << status.message() << "\n";
+    return 2;
+  }
+  if (options.check_config) return 0;
+  InitLog("worker", *ParseLogLevel(options.log_level), options.log_format == "plain");
+  status = Serve(options);
+  if (status.ok()) {
+    LogInfo("stopped");
+    return 0;
+  }
+  LogError("failed", {{"error", status.ToString()}});
+  return 1;
+}
+
+}  // namespace
+}  // namespace pagoda::worker
+
+int main(int argc, char** argv) { return pagoda::worker::Main(argc, argv); }
