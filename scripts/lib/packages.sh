@@ -1,7 +1,7 @@
 # Debian packages that Pagoda is built from, and what is missing of them on this machine. Names are Debian bookworm's; what
 # each is for stands in cmake/PagodaDependencies.cmake. Sourced, never run.
 
-# To build and run.
+# To build and run; pip gets models that come as Python packages.
 PAGODA_BUILD_PACKAGES=(
   ca-certificates
   g++ cmake ninja-build pkg-config lld ccache
@@ -11,10 +11,11 @@ PAGODA_BUILD_PACKAGES=(
   libpcre2-dev libre2-dev libssl-dev libsqlite3-dev zlib1g-dev
   libucx-dev ucx-utils prometheus-cpp-dev
   libgtest-dev libgmock-dev libbenchmark-dev
+  python3 python3-pip
 )
 
-# To test: Python for the oracles and real clients, iproute2 and util-linux for clusters of two hosts, procps for clean-up.
-PAGODA_TEST_PACKAGES=(python3 python3-venv python3-pip iproute2 util-linux procps curl)
+# To test: virtual environments for the oracles and real clients, iproute2 and util-linux for clusters of two hosts, procps for clean-up.
+PAGODA_TEST_PACKAGES=(python3-venv iproute2 util-linux procps curl)
 
 # Prints those of the arguments that are not installed, one a line. One call of dpkg-query: tens of milliseconds.
 missing_packages() {

@@ -207,14 +207,19 @@ _generated = None
 
 
 def protos():
-    """The Python modules of proto/pagoda/v1, made by protoc in a temporary folder."""
+    """The Python modules of proto/pagoda/v1 (admin, inference), made by protoc in a temporary folder."""
     global _generated
     if _generated is None:
         _generated = tempfile.TemporaryDirectory(prefix="pagoda-protos-")
-        files = [str(p.relative_to(ROOT / "proto")) for p in (ROOT / "proto/pagoda/v1").glob("*.proto")]
+        files = [str(p.relative_to(ROOT / "proto")) for p in (ROOT / "proto").rglob("*.proto")]
         subprocess.run(["protoc", "-I", "proto", f"--python_out={_generated.name}", *files], cwd=ROOT, check=True)
         sys.path.insert(0, _generated.name)
     return importlib.import_module("pagoda.v1.admin_pb2"), importlib.import_module("pagoda.v1.inference_pb2")
+
+
+def internal_pipeline_proto():
+    protos()
+    return importlib.import_module("pagoda.internal.v1.pipeline_pb2")
 
 
 def admin_call(address, method, **fields):
