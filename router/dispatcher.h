@@ -1,0 +1,119 @@
+// Brings requests to pipelines and tokens back: owns the sessions in flight, the cluster view, the load counts. Every
+// method is called on the event loop's thread (Upstream's events are posted to it).
+// A request is accepted (Start returned OK) exactly once and then ends exactly once: OnDone, OnError, or Cancel.
+// When a pipeline or a coordinator is lost the session is submitted again, with its tokens, until its deadline.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "router/cluster_view.h"
+#include "router/metrics.h"
+#include "router/model_registry.h"
+#include "router/policy/policy.h"
+#include "router/session.h"
+
+namespace pagoda::internal::v1 {
+class ChoiceTokens;
+class CoordinatorMessage;
+class Refused;
+class RouterMessage;
+class Snapshot;
+class StepTokens;
+}  // namespace pagoda::internal::v1
+
+namespace pagoda::router {
+
+// Who is told about a generation. Called on the event loop's thread; may call Cancel, not Start.
+class GenerationSink {
+ public:
+  virtual ~GenerationSink() = default;
+  virtual void OnDelta(const Session& session, ChoiceDelta delta) = 0;
+  // After all news of one step: write now what was gathered.
+  virtual void OnStepEnd() = 0;
+  virtual void OnDone(const Session& session) = 0;
+  virtual void OnError(const absl::Status& status) = 0;
+};
+
+class Dispatcher {
+ public:
+  struct Options {
+    int max_requests_in_flight = 4096;
+    size_t prefix_index_bytes = 64u << 20;
+    PolicyOptions policy;
+  };
+  struct Edges {
+    std::function<bool(int link, std::unique_ptr<internal::v1::RouterMessage>)> send;
+    std::function<void(const std::string& address)> add_coordinator;
+    std::function<MonotonicNs()> now;
+  };
+  Dispatcher(Options options, Edges edges, ModelRegistry* registry, Metrics* metrics);
+  ~Dispatcher();
+
+  // kUnavailable, kResourceExhausted: nothing was started and `sink` hears nothing.
+  absl::Status Start(GenerationRequest request, std::shared_ptr<GenerationSink> sink);
+  // No word about the request follows. Unknown ids are ignored.
+  void Cancel(RequestId id);
+
+  void OnMessage(int link, const internal::v1::CoordinatorMessage& message);
+  void OnLinkLost(int link);
+  // Deadlines, sessions that wait for a pipeline. Call about every 100 ms.
+  void Tick();
+  // Ends everything in flight with an error (the grace of a shutdown is over).
+  void FailAll(const absl::Status& status);
+
+  int64_t in_flight() const { return static_cast<int64_t>(sessions_.size()); }
+  const ClusterView& view() const { return view_; }
+  int attached() const { return static_cast<int>(links_.size()); }
+
+ private:
+  struct Running {
+    std::unique_ptr<Session> session;
+    std::shared_ptr<GenerationSink> sink;
+    std::vector<BlockHash> chain;
+    PipelineKey pipeline;             // link < 0: waits for one
+    Epoch epoch;                      // of the pipeline when submitted
+    std::string profile;              // of the first pipeline that gave tokens
+    std::vector<PipelineKey> avoid;   // of the current attempt
+    int64_t counted_tokens = 0;       // in loads_
+    int refusals = 0;
+    int losses = 0;                   // given up by a coordinator that is alive
+    MonotonicNs retry_at_ns = 0;
+    MonotonicNs last_news_ns = 0;
+    bool touched = false;             // in this step
+  };
+  struct Link {
+    std::string coordinator;
+    std::vector<PipelineView> pipelines;
+    bool heard_snapshot = false;
+  };
+
+  bool Place(Running& running);       // chooses and submits; false: no pipeline now
+  void Unplace(Running& running);     // takes it out of the load counts
+  void Replace(Running& running, const char* reason);
+  void OnSnapshot(int link, const internal::v1::Snapshot& snapshot);
+  void OnStep(int link, const internal::v1::StepTokens& step);
+  void OnChoice(int link, const internal::v1::StepTokens& step, const internal::v1::ChoiceTokens& tokens,
+                std::vector<RequestId>& touched);
+  void OnRefused(int link, const internal::v1::Refused& refused);
+  void MergeView();
+  void End(RequestId id);
+  void Fail(RequestId id, const absl::Status& status);
+  void SendCancel(const Running& running);
+
+  const Options options_;
+  const Edges edges_;
+  ModelRegistry* const registry_;
+  Metrics* const metrics_;
+  std::map<int, Link> links_;
+  ClusterView view_;
+  PipelineLoads loads_;
+  PrefixIndex prefixes_;
+  uint64_t choices_made_ = 0;
+  absl::flat_hash_map<RequestId, Running> sessions_;
+};
+
+}  // namespace pagoda::router

@@ -1,0 +1,137 @@
+#include "router/grpc/generate_call.h"
+
+#include "common/limits.h"
+#include "common/log.h"
+#include "router/grpc/fields.h"
+#include "router/request_status.h"
+
+namespace pagoda::router {
+
+grpc::Status ToGrpc(const absl::Status& status) {
+  if (status.ok()) return grpc::Status::OK;
+  return grpc::Status(static_cast<grpc::StatusCode>(status.code()), std::string(status.message()));
+}
+
+GenerateCall::GenerateCall(grpc::CallbackServerContext* context, EventLoop* loop, Dispatcher* dispatcher,
+                           Metrics* metrics, MonotonicNs received_ns)
+    : context_(context), loop_(loop), dispatcher_(dispatcher), metrics_(metrics), received_ns_(received_ns) {}
+
+void GenerateCall::Submit(GenerationRequest request) {
+  loop_->Post([self = shared_from_this(), held = std::make_shared<GenerationRequest>(std::move(request))] {
+    if (self->over_) return;  // cancelled meanwhile
+    self->id_ = held->id;
+    self->client_request_id_ = held->client_request_id;
+    self->output_tokens_.resize(static_cast<size_t>(held->choices));
+    self->submitted_ = true;
+    const absl::Status status = self->dispatcher_->Start(std::move(*held), self);
+    if (!status.ok()) self->OnError(status);
+  });
+}
+
+void GenerateCall::OnDelta(const Session& session, ChoiceDelta delta) {
+  if (over_) return;
+  v1::GenerateResponse response;
+  response.set_request_id(client_request_id_);
+  response.set_index(delta.choice);
+  response.set_text(std::move(delta.text));
+  response.mutable_token_ids()->Add(delta.tokens.begin(), delta.tokens.end());
+  output_tokens_[static_cast<size_t>(delta.choice)] += static_cast<int>(delta.tokens.size());
+  for (const PositionLogprobs& position : delta.logprobs) FillLogprobs(position, response.add_logprobs());
+  if (!first_sent_) {
+    first_sent_ = true;
+    v1::PromptInfo* info = response.mutable_prompt_info();
+    const GenerationRequest& request = session.request();
+    info->set_prompt_tokens(static_cast<int>(request.prompt.size()));
+    info->set_cached_tokens(session.cached_tokens());
+    info->mutable_token_ids()->Add(request.prompt.begin(), request.prompt.end());
+    for (const PositionLogprobs& position : session.prompt_logprobs()) {
+      FillLogprobs(position, info->add_prompt_logprobs());
+    }
+    info->set_seed(static_cast<int64_t>(request.sampling.seed));
+  }
+  if (delta.finish != FinishReason::kNone) {
+    v1::Finish* finish = response.mutable_finish();
+    finish->set_reason(ToProto(delta.finish));
+    finish->set_output_tokens(output_tokens_[static_cast<size_t>(delta.choice)]);
+    if (delta.stop_string) finish->set_stop_string(*delta.stop_string);
+    if (delta.stop_token) finish->set_stop_token_id(*delta.stop_token);
+  }
+  Write(std::move(response));
+}
+
+void GenerateCall::OnDone(const Session&) {
+  over_ = true;
+  End(absl::OkStatus());
+}
+
+void GenerateCall::OnError(const absl::Status& status) {
+  over_ = true;
+  End(status);
+}
+
+void GenerateCall::CancelGeneration() {
+  loop_->Post([self = shared_from_this()] {
+    if (self->over_) return;
+    self->over_ = true;
+    self->metrics_->StreamCut("client_gone");
+    if (self->submitted_) self->dispatcher_->Cancel(self->id_);
+    self->End(absl::CancelledError("the client cancelled the call"));
+  });
+}
+
+void GenerateCall::Write(v1::GenerateResponse response) {
+  bool too_slow = false;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (ended_) return;
+    unsent_bytes_ += response.ByteSizeLong();
+    too_slow = unsent_bytes_ > limits::kMaxUnreadStreamBytes;
+    if (!too_slow) {
+      unsent_.push_back(std::move(response));
+      if (unsent_.size() == 1) StartWrite(&unsent_.front());
+    }
+  }
+  if (!too_slow) return;
+  over_ = true;
+  metrics_->StreamCut("slow_reader");
+  dispatcher_->Cancel(id_);
+  context_->TryCancel();  // the write under way may never end
+  End(absl::ResourceExhaustedError("the client reads too slowly"));
+}
+
+void GenerateCall::End(const absl::Status& status) {
+  absl::MutexLock lock(&mutex_);
+  if (ended_) return;
+  ended_ = true;
+  status_ = status;
+  if (unsent_.empty()) FinishWhenWritten();
+}
+
+void GenerateCall::FinishWhenWritten() {
+  if (finished_) return;
+  finished_ = true;
+  if (const auto retry_ms = RetryAfterMsOf(status_)) {
+    context_->AddTrailingMetadata("retry-after-ms", std::to_string(*retry_ms));
+  }
+  const double seconds = static_cast<double>(NowNs() - received_ns_) / static_cast<double>(kNsPerSecond);
+  metrics_->RequestEnded("grpc.Generate", HttpStatusOf(status_), seconds);
+  Finish(ToGrpc(status_));
+}
+
+void GenerateCall::OnWriteDone(bool ok) {
+  absl::MutexLock lock(&mutex_);
+  unsent_bytes_ -= std::min(unsent_bytes_, unsent_.front().ByteSizeLong());
+  unsent_.pop_front();
+  if (!ok) unsent_.clear();
+  if (!unsent_.empty()) {
+    StartWrite(&unsent_.front());
+  } else if (ended_) {
+    FinishWhenWritten();
+  }
+}
+
+void GenerateCall::OnCancel() { CancelGeneration(); }
+
+void GenerateCall::OnDone() { self_.reset(); }
+
+}  // namespace pagoda::router

@@ -1,0 +1,75 @@
+// One Generate call. Internal to grpc/; brings gRPC with it.
+// Threads: gRPC's threads run the reactions, the event loop runs the sink's methods; what both touch is under the mutex.
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <algorithm>
+#include <deque>
+#include <memory>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "pagoda/v1/inference.grpc.pb.h"
+#include "router/dispatcher.h"
+#include "router/event_loop.h"
+
+namespace pagoda::router {
+
+grpc::Status ToGrpc(const absl::Status& status);
+
+class GenerateCall : public grpc::ServerWriteReactor<v1::GenerateResponse>,
+                     public GenerationSink,
+                     public std::enable_shared_from_this<GenerateCall> {
+ public:
+  GenerateCall(grpc::CallbackServerContext* context, EventLoop* loop, Dispatcher* dispatcher, Metrics* metrics,
+               MonotonicNs received_ns);
+
+  // Fails at once; the request was never submitted. Also the way to end with success.
+  void End(const absl::Status& status);
+  // Hands the request to the event loop.
+  void Submit(GenerationRequest request);
+  // Keeps the call alive until gRPC is done with it.
+  void Hold() { self_ = shared_from_this(); }
+
+  // grpc::ServerWriteReactor
+  void OnWriteDone(bool ok) override;
+  void OnCancel() override;
+  void OnDone() override;
+
+  // GenerationSink, on the loop.
+  void OnDelta(const Session& session, ChoiceDelta delta) override;
+  void OnStepEnd() override {}
+  void OnDone(const Session& session) override;
+  void OnError(const absl::Status& status) override;
+
+ private:
+  void Write(v1::GenerateResponse response);
+  void CancelGeneration();
+  void FinishWhenWritten() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  grpc::CallbackServerContext* const context_;
+  EventLoop* const loop_;
+  Dispatcher* const dispatcher_;
+  Metrics* const metrics_;
+  const MonotonicNs received_ns_;
+  std::shared_ptr<GenerateCall> self_;
+
+  // The loop's.
+  RequestId id_;
+  std::string client_request_id_;
+  bool first_sent_ = false;
+  bool submitted_ = false;
+  bool over_ = false;
+  std::vector<int> output_tokens_;  // by choice
+
+  absl::Mutex mutex_;
+  std::deque<v1::GenerateResponse> unsent_ ABSL_GUARDED_BY(mutex_);  // the first is being written
+  size_t unsent_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool ended_ ABSL_GUARDED_BY(mutex_) = false;     // no more will be written
+  bool finished_ ABSL_GUARDED_BY(mutex_) = false;  // Finish was called
+  absl::Status status_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace pagoda::router

@@ -1,0 +1,210 @@
+#include "router/grpc/inference_service.h"
+
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/grpcpp.h>
+#include <grpcpp/health_check_service_interface.h>
+
+#include <algorithm>
+#include <atomic>
+
+#include "common/limits.h"
+#include "common/log.h"
+#include "pagoda/v1/inference.grpc.pb.h"
+#include "router/grpc/fields.h"
+#include "router/grpc/generate_call.h"
+#include "router/openai/prepare.h"
+#include "router/request_status.h"
+#include "router/settle.h"
+
+namespace pagoda::router {
+namespace {
+
+int64_t NowUnix() {
+  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+// The call's own deadline, or ours when that is earlier or there is none.
+MonotonicNs DeadlineOf(const grpc::CallbackServerContext& context, MonotonicNs now, int64_t timeout_ms) {
+  const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(context.deadline() -
+                                                                          std::chrono::system_clock::now());
+  return now + std::clamp<int64_t>(left.count(), 0, timeout_ms) * kNsPerMs;
+}
+
+}  // namespace
+
+class InferenceService : public v1::Inference::CallbackService {
+ public:
+  InferenceService(InferenceServer::Options options, InferenceServer::Parts parts)
+      : options_(std::move(options)), parts_(parts), models_(std::make_shared<const ServedModels>()) {}
+
+  grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(grpc::CallbackServerContext* context,
+                                                           const v1::GenerateRequest* request) override {
+    const MonotonicNs now = NowNs();
+    auto call = std::make_shared<GenerateCall>(context, parts_.loop, parts_.dispatcher, parts_.metrics, now);
+    call->Hold();
+    absl::StatusOr<GenerationRequest> prepared = PrepareGenerate(*request);
+    if (!prepared.ok()) {
+      parts_.metrics->Rejected(absl::IsNotFound(prepared.status()) ? "not_found" : draining_ ? "draining" : "invalid");
+      call->End(prepared.status());
+      return call.get();
+    }
+    prepared->received_ns = now;
+    prepared->deadline_ns = DeadlineOf(*context, now, options_.request_timeout_ms);
+    call->Submit(*std::move(prepared));
+    return call.get();
+  }
+
+  grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context, const v1::TokenizeRequest* request,
+                                     v1::TokenizeResponse* response) override {
+    return Answer(context, "grpc.Tokenize", DoTokenize(*request, response));
+  }
+  grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context, const v1::DetokenizeRequest* request,
+                                       v1::DetokenizeResponse* response) override {
+    return Answer(context, "grpc.Detokenize", DoDetokenize(*request, response));
+  }
+  grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* context, const v1::ListModelsRequest*,
+                                       v1::ListModelsResponse* response) override {
+    for (const ServedModel& model : models()->models) FillModelInfo(model, response->add_models());
+    return Answer(context, "other", absl::OkStatus());
+  }
+  grpc::ServerUnaryReactor* GetModelInfo(grpc::CallbackServerContext* context, const v1::GetModelInfoRequest* request,
+                                         v1::ModelInfo* response) override {
+    const auto served = models();
+    const auto found = served->Find(request->model());
+    if (found.ok()) FillModelInfo(**found, response);
+    return Answer(context, "other", found.status());
+  }
+
+  void SetModels(std::shared_ptr<const ServedModels> models) {
+    absl::MutexLock lock(&mutex_);
+    models_ = std::move(models);
+  }
+  void Drain() { draining_ = true; }
+
+ private:
+  std::shared_ptr<const ServedModels> models() const {
+    absl::MutexLock lock(&mutex_);
+    return models_;
+  }
+
+  absl::StatusOr<GenerationRequest> PrepareGenerate(const v1::GenerateRequest& request) const {
+    if (draining_) return WithRetryAfter(absl::UnavailableError("this router is shutting down"), 1000);
+    if (request.request_id().size() > limits::kMaxRequestIdBytes) {
+      return InvalidField("request_id", absl::StrCat("is longer than ", limits::kMaxRequestIdBytes, " bytes"));
+    }
+    const GenerationFields fields = FieldsOf(request);
+    if (absl::Status status = CheckFields(fields); !status.ok()) return status;
+    const auto served = models();
+    PAGODA_ASSIGN_OR_RETURN(const ServedModel* model, served->Find(request.model()));
+    PAGODA_ASSIGN_OR_RETURN(std::vector<TokenId> prompt, PromptOf(request, *model, NowUnix()));
+    PAGODA_ASSIGN_OR_RETURN(GenerationRequest prepared,
+                            Settle({.fields = fields, .model = *model, .prompt = std::move(prompt)}));
+    prepared.id = RequestId::Random();
+    prepared.client_request_id = request.request_id().empty() ? prepared.id.ToString() : request.request_id();
+    // Stop strings are found in text, so it is made even when it is not sent.
+    prepared.detokenize = !request.skip_text() || !prepared.stop.empty();
+    return prepared;
+  }
+
+  absl::Status DoTokenize(const v1::TokenizeRequest& request, v1::TokenizeResponse* response) const {
+    const auto served = models();
+    PAGODA_ASSIGN_OR_RETURN(const ServedModel* model, served->Find(request.model()));
+    std::string text = request.text();
+    const bool chat = request.has_chat();
+    if (chat) {
+      PAGODA_ASSIGN_OR_RETURN(text, RenderChat(request.chat(), *model, NowUnix()));
+    }
+    const bool special = request.has_add_special_tokens() ? request.add_special_tokens() : !chat;
+    for (TokenId token : model->text->tokenizer->Encode(
+             text, {.add_special_tokens = special, .parse_special_tokens = true})) {
+      response->add_token_ids(token);
+    }
+    response->set_max_model_len(model->max_model_len);
+    return absl::OkStatus();
+  }
+
+  absl::Status DoDetokenize(const v1::DetokenizeRequest& request, v1::DetokenizeResponse* response) const {
+    const auto served = models();
+    PAGODA_ASSIGN_OR_RETURN(const ServedModel* model, served->Find(request.model()));
+    const std::vector<int64_t> ids(request.token_ids().begin(), request.token_ids().end());
+    PAGODA_ASSIGN_OR_RETURN(*response->mutable_text(), openai::DecodeTokens(*model->text->tokenizer, ids));
+    return absl::OkStatus();
+  }
+
+  grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context, const char* endpoint,
+                                   const absl::Status& status) {
+    if (const auto retry_ms = RetryAfterMsOf(status)) {
+      context->AddTrailingMetadata("retry-after-ms", std::to_string(*retry_ms));
+    }
+    parts_.metrics->RequestEnded(endpoint, HttpStatusOf(status), 0);
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    reactor->Finish(ToGrpc(status));
+    return reactor;
+  }
+
+  const InferenceServer::Options options_;
+  const InferenceServer::Parts parts_;
+  std::atomic<bool> draining_{false};
+  mutable absl::Mutex mutex_;
+  std::shared_ptr<const ServedModels> models_ ABSL_GUARDED_BY(mutex_);
+};
+
+struct InferenceServer::State {
+  State(Options options, Parts parts) : service(std::move(options), parts) {}
+  InferenceService service;
+  std::unique_ptr<grpc::Server> server;
+  int port = 0;
+  bool shut_down = false;
+};
+
+absl::StatusOr<std::unique_ptr<InferenceServer>> InferenceServer::Start(Options options, Parts parts) {
+  grpc::EnableDefaultHealthCheckService(true);
+  if (options.reflection) grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  const std::string address = options.listen.ToString();
+  auto state = std::make_unique<State>(std::move(options), parts);
+  grpc::ServerBuilder builder;
+  builder.SetMaxReceiveMessageSize(static_cast<int>(limits::kMaxGrpcMessageBytes));
+  builder.SetMaxSendMessageSize(static_cast<int>(limits::kMaxGrpcMessageBytes));
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 60'000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20'000);
+  builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, static_cast<int>(limits::kMaxHeaderBytes));
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, limits::kMaxRequestsInFlight);
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &state->port);
+  builder.RegisterService(&state->service);
+  state->server = builder.BuildAndStart();
+  if (!state->server || state->port == 0) {
+    return absl::UnavailableError(absl::StrCat("cannot serve gRPC on ", address, " (is the port taken?)"));
+  }
+  auto server = std::unique_ptr<InferenceServer>(new InferenceServer(std::move(state)));
+  server->SetServing(false);
+  return server;
+}
+
+InferenceServer::InferenceServer(std::unique_ptr<State> state) : state_(std::move(state)) {}
+InferenceServer::~InferenceServer() { Shutdown(0); }
+
+int InferenceServer::port() const { return state_->port; }
+void InferenceServer::SetModels(std::shared_ptr<const ServedModels> models) {
+  state_->service.SetModels(std::move(models));
+}
+
+void InferenceServer::SetServing(bool serving) {
+  grpc::HealthCheckServiceInterface* health = state_->server->GetHealthCheckService();
+  if (health == nullptr) return;
+  for (const char* name : {"", "pagoda.v1.Inference", "readiness"}) health->SetServingStatus(name, serving);
+  health->SetServingStatus("liveness", true);
+}
+
+void InferenceServer::Drain() { state_->service.Drain(); }
+
+void InferenceServer::Shutdown(int64_t grace_ms) {
+  if (state_->shut_down) return;
+  state_->shut_down = true;
+  state_->server->Shutdown(std::chrono::system_clock::now() + std::chrono::milliseconds(grace_ms));
+  state_->server->Wait();
+}
+
+}  // namespace pagoda::router

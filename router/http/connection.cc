@@ -1,0 +1,410 @@
+#include "router/http/connection.h"
+
+#include <boost/asio/buffer.hpp>
+#include <boost/asio/write.hpp>
+#include <charconv>
+
+#include "absl/strings/str_format.h"
+#include "router/event_loop_asio.h"
+#include "router/http/head.h"
+
+namespace pagoda::router::http {
+namespace {
+
+namespace asio = boost::asio;
+namespace beast = boost::beast;
+
+constexpr size_t kMaxReadAhead = 64u << 10;    // pipelined bytes kept while a request is answered
+constexpr size_t kMaxChunkHeader = 16u << 10;  // unparsed bytes of a chunked body: size line, extensions, trailers
+constexpr int64_t kLingerMs = 1000;            // after a refusal: reading on, so that the client sees the answer
+
+std::string_view ReasonPhrase(int status) {
+  switch (status) {
+    case 200: return "OK";
+    case 400: return "Bad Request";
+    case 401: return "Unauthorized";
+    case 404: return "Not Found";
+    case 405: return "Method Not Allowed";
+    case 408: return "Request Timeout";
+    case 413: return "Payload Too Large";
+    case 415: return "Unsupported Media Type";
+    case 429: return "Too Many Requests";
+    case 431: return "Request Header Fields Too Large";
+    case 500: return "Internal Server Error";
+    case 501: return "Not Implemented";
+    case 503: return "Service Unavailable";
+    case 504: return "Gateway Timeout";
+    default: return "Status";
+  }
+}
+
+}  // namespace
+
+class ConnectionResponse : public Response {
+ public:
+  ConnectionResponse(std::shared_ptr<Connection> connection, uint64_t serial)
+      : connection_(std::move(connection)), serial_(serial) {}
+  ~ConnectionResponse() override {
+    // A handler that lets go of an answer without one is our bug; the client is not left waiting for it.
+    if (connection_->serial_ == serial_ && !connection_->complete_ &&
+        connection_->phase_ == Connection::Phase::kAnswering) {
+      connection_->closed_ = nullptr;
+      connection_->Close();
+    }
+  }
+  void Send(int status, std::string_view content_type, std::string body, Headers headers) override {
+    connection_->Respond(serial_, status, content_type, std::move(body), std::move(headers));
+  }
+  void StartStream(int status, std::string_view content_type, Headers headers) override {
+    connection_->BeginStream(serial_, status, content_type, std::move(headers));
+  }
+  bool Write(std::string_view data) override { return connection_->WriteStream(serial_, data); }
+  void EndStream() override { connection_->FinishStream(serial_); }
+  void OnClosed(std::function<void(CloseReason)> closed) override {
+    if (connection_->serial_ == serial_ && connection_->phase_ == Connection::Phase::kAnswering) {
+      connection_->closed_ = std::move(closed);
+    } else if (closed && !connection_->complete_) {
+      closed(CloseReason::kClientGone);
+    }
+  }
+
+ private:
+  const std::shared_ptr<Connection> connection_;
+  const uint64_t serial_;
+};
+
+Connection::Connection(std::shared_ptr<Server::State> server, asio::ip::tcp::socket socket)
+    : server_(std::move(server)), socket_(std::move(socket)), timer_(socket_.get_executor()) {}
+
+void Connection::Start() {
+  SetDeadline(server_->limits.header_timeout_ms);
+  Read();
+}
+
+void Connection::SetDeadline(int64_t ms) {
+  const uint64_t serial = ++timer_serial_;
+  timer_.expires_after(std::chrono::milliseconds(ms));
+  timer_.async_wait([self = shared_from_this(), serial](const boost::system::error_code& error) {
+    if (!error && serial == self->timer_serial_) self->OnDeadline();
+  });
+}
+
+void Connection::OnDeadline() {
+  switch (phase_) {
+    case Phase::kHead:
+      if (in_.empty()) return Close();
+      server_->events.rejected("invalid");
+      return Refuse(408, "timeout", "the request header did not arrive in time");
+    case Phase::kBody:
+      server_->events.rejected("invalid");
+      return Refuse(408, "timeout", "the request body did not arrive in time");
+    case Phase::kAnswering:
+      if (writing_) CloseWith(Response::CloseReason::kSlowReader);
+      return;
+    case Phase::kLingering: return Close();
+    case Phase::kClosed: return;
+  }
+}
+
+void Connection::Read() {
+  if (reading_ || phase_ == Phase::kClosed) return;
+  if (phase_ == Phase::kAnswering && in_.size() >= kMaxReadAhead) return;
+  reading_ = true;
+  socket_.async_read_some(asio::buffer(chunk_), [self = shared_from_this()](const boost::system::error_code& error,
+                                                                            size_t bytes) {
+    self->reading_ = false;
+    self->OnRead(error, bytes);
+  });
+}
+
+void Connection::OnRead(const boost::system::error_code& error, size_t bytes) {
+  if (phase_ == Phase::kClosed) return;
+  if (error == asio::error::eof && phase_ == Phase::kAnswering && complete_) {
+    keep_alive_ = false;  // half-closed by a client that still reads: let the answer go out
+    return;
+  }
+  if (error) return Close();
+  if (phase_ == Phase::kLingering) return Read();  // thrown away
+  if (phase_ == Phase::kHead && in_.empty()) {
+    received_ns_ = NowNs();
+    if (!first_request_) SetDeadline(server_->limits.header_timeout_ms);
+  }
+  in_.append(chunk_.data(), bytes);
+  Advance();
+  Read();
+}
+
+void Connection::Advance() {
+  if (phase_ == Phase::kHead) ParseHead();
+  if (phase_ == Phase::kBody) ParseBody();
+}
+
+void Connection::ParseHead() {
+  // Blank lines before a request line are allowed.
+  while (in_.starts_with("\r\n")) in_.erase(0, 2);
+  if (in_.empty()) return;
+  const size_t end = in_.find("\r\n\r\n");
+  const HeadVerdict verdict = end == std::string::npos
+                                  ? CheckPartialHead(in_, server_->limits)
+                                  : CheckHead(std::string_view(in_).substr(0, end + 4), server_->limits);
+  if (verdict.status != 0) {
+    server_->events.rejected(verdict.status == 431 ? "too_large" : "invalid");
+    return Refuse(verdict.status, verdict.code, verdict.message);
+  }
+  if (end == std::string::npos) return;
+
+  parser_.emplace();
+  parser_->header_limit(static_cast<uint32_t>(server_->limits.header_bytes) + 4);
+  parser_->body_limit(server_->limits.body_bytes);
+  boost::system::error_code error;
+  const size_t used = parser_->put(asio::buffer(in_.data(), end + 4), error);
+  if (error == beast::http::error::body_limit) {
+    server_->events.rejected("too_large");
+    return Refuse(413, "body_too_large", "the request body is larger than the limit");
+  }
+  if ((error && error != beast::http::error::need_more) || !parser_->is_header_done()) {
+    server_->events.rejected("invalid");
+    return Refuse(400, "bad_request", "the request is not valid HTTP/1.1");
+  }
+  in_.erase(0, used);
+  first_request_ = false;
+  http11_ = parser_->get().version() >= 11;
+  keep_alive_ = parser_->get().keep_alive();
+  head_only_ = parser_->get().method() == beast::http::verb::head;
+  const auto length = parser_->content_length();
+  if (length && *length > server_->limits.body_bytes) {
+    server_->events.rejected("too_large");
+    return Refuse(413, "body_too_large",
+                  absl::StrCat("the request body has ", *length, " bytes; the limit is ", server_->limits.body_bytes));
+  }
+  const size_t may_hold = length ? *length : 0;
+  if (server_->body_bytes + may_hold > server_->limits.all_bodies_bytes) {
+    server_->events.rejected("overloaded");
+    return Refuse(503, "overloaded", "too many request bodies are being read at once");
+  }
+  body_held_ = may_hold;
+  server_->body_bytes += body_held_;
+  parser_->eager(true);
+  phase_ = Phase::kBody;
+  if (!parser_->is_done()) {
+    SetDeadline(server_->limits.body_timeout_ms);
+    if (EqualsIgnoringCase(std::string_view(parser_->get()[beast::http::field::expect].data(),
+                                            parser_->get()[beast::http::field::expect].size()),
+                           "100-continue")) {
+      boost::system::error_code ignored;
+      socket_.write_some(asio::buffer("HTTP/1.1 100 Continue\r\n\r\n", 25), ignored);
+    }
+  }
+}
+
+void Connection::ParseBody() {
+  while (!parser_->is_done() && !in_.empty()) {
+    boost::system::error_code error;
+    const size_t used = parser_->put(asio::buffer(in_), error);
+    in_.erase(0, used);
+    if (error == beast::http::error::body_limit || parser_->get().body().size() > server_->limits.body_bytes) {
+      server_->events.rejected("too_large");
+      return Refuse(413, "body_too_large",
+                    absl::StrCat("the request body is larger than the limit of ", server_->limits.body_bytes, " bytes"));
+    }
+    if (error && error != beast::http::error::need_more) {
+      server_->events.rejected("invalid");
+      return Refuse(400, "bad_request", "the request body is not framed as its header says");
+    }
+    const size_t body = parser_->get().body().size();
+    if (body > body_held_) {
+      server_->body_bytes += body - body_held_;
+      body_held_ = body;
+      if (server_->body_bytes > server_->limits.all_bodies_bytes) {
+        server_->events.rejected("overloaded");
+        return Refuse(503, "overloaded", "too many request bodies are being read at once");
+      }
+    }
+    if (error == beast::http::error::need_more || used == 0) {
+      if (in_.size() <= kMaxChunkHeader) break;
+      server_->events.rejected("too_large");
+      return Refuse(400, "bad_request", "a chunk's header is too long");
+    }
+  }
+  if (parser_->is_done()) Dispatch();
+}
+
+void Connection::Dispatch() {
+  auto request = std::make_shared<Request>();
+  auto message = parser_->release();
+  parser_.reset();
+  const auto method = message.method_string();
+  const auto target = message.target();
+  request->method.assign(method.data(), method.size());
+  const std::string_view whole(target.data(), target.size());
+  const size_t question = whole.find('?');
+  request->path = whole.substr(0, question);
+  if (question != std::string_view::npos) request->query = whole.substr(question + 1);
+  for (const auto& field : message) {
+    request->headers.emplace_back(std::string(field.name_string().data(), field.name_string().size()),
+                                  std::string(field.value().data(), field.value().size()));
+  }
+  request->body = std::move(message.body());
+  request->received_ns = received_ns_;
+  phase_ = Phase::kAnswering;
+  ++serial_;
+  started_ = streaming_ = complete_ = false;
+  ++timer_serial_;  // no deadline of ours while the handler works
+  timer_.cancel();
+  auto response = std::make_shared<ConnectionResponse>(shared_from_this(), serial_);
+  server_->events.request(std::move(request), std::move(response));
+}
+
+void Connection::Refuse(int status, std::string_view code, std::string_view message) {
+  ReleaseBody();
+  parser_.reset();
+  in_.clear();
+  keep_alive_ = false;
+  phase_ = Phase::kAnswering;
+  ++serial_;
+  started_ = streaming_ = complete_ = false;
+  Respond(serial_, status, "application/json", server_->events.error_body(status, code, message), {});
+}
+
+void Connection::AppendHead(int status, std::string_view content_type, const Headers& headers) {
+  if (server_->draining) keep_alive_ = false;
+  absl::StrAppend(&next_, "HTTP/1.1 ", status, " ", AsAbsl(ReasonPhrase(status)), "\r\n");
+  if (!content_type.empty()) absl::StrAppend(&next_, "Content-Type: ", AsAbsl(content_type), "\r\n");
+  for (const auto& [name, value] : headers) absl::StrAppend(&next_, name, ": ", value, "\r\n");
+  if (!keep_alive_) {
+    next_ += "Connection: close\r\n";
+  } else if (!http11_) {
+    next_ += "Connection: keep-alive\r\n";
+  }
+}
+
+void Connection::Respond(uint64_t serial, int status, std::string_view content_type, std::string body,
+                         Headers headers) {
+  if (serial != serial_ || phase_ != Phase::kAnswering || started_) return;
+  started_ = complete_ = true;
+  closed_ = nullptr;
+  AppendHead(status, content_type, headers);
+  absl::StrAppend(&next_, "Content-Length: ", body.size(), "\r\n\r\n");
+  if (!head_only_) next_ += body;
+  Flush();
+}
+
+void Connection::BeginStream(uint64_t serial, int status, std::string_view content_type, Headers headers) {
+  if (serial != serial_ || phase_ != Phase::kAnswering || started_) return;
+  started_ = streaming_ = true;
+  if (!http11_) keep_alive_ = false;  // the end of the connection ends the stream
+  AppendHead(status, content_type, headers);
+  next_ += http11_ ? "Transfer-Encoding: chunked\r\n\r\n" : "\r\n";
+}
+
+bool Connection::WriteStream(uint64_t serial, std::string_view data) {
+  if (serial != serial_ || phase_ != Phase::kAnswering || !streaming_ || complete_) return false;
+  if (data.empty()) return true;
+  if (out_.size() + next_.size() + data.size() > server_->limits.unread_bytes) {
+    CloseWith(Response::CloseReason::kSlowReader);
+    return false;
+  }
+  if (http11_) {
+    char size[16];
+    const auto [end, error] = std::to_chars(size, size + sizeof(size), data.size(), 16);
+    (void)error;
+    next_.append(size, end);
+    next_ += "\r\n";
+    next_ += data;
+    next_ += "\r\n";
+  } else {
+    next_ += data;
+  }
+  Flush();
+  return phase_ == Phase::kAnswering;
+}
+
+void Connection::FinishStream(uint64_t serial) {
+  if (serial != serial_ || phase_ != Phase::kAnswering || !streaming_ || complete_) return;
+  complete_ = true;
+  closed_ = nullptr;
+  if (http11_) next_ += "0\r\n\r\n";
+  Flush();
+}
+
+void Connection::Flush() {
+  if (writing_ || phase_ == Phase::kClosed) return;
+  if (next_.empty()) {
+    if (complete_ && phase_ == Phase::kAnswering) AnswerComplete();
+    return;
+  }
+  std::swap(out_, next_);
+  next_.clear();
+  // Most writes fit in the socket's buffer: try at once, without a turn of the loop.
+  boost::system::error_code error;
+  const size_t sent = socket_.write_some(asio::buffer(out_), error);
+  if (error && error != asio::error::would_block && error != asio::error::try_again) return Close();
+  if (!error && sent == out_.size()) {
+    out_.clear();
+    if (complete_ && phase_ == Phase::kAnswering) AnswerComplete();
+    return;
+  }
+  out_.erase(0, error ? 0 : sent);
+  writing_ = true;
+  if (phase_ == Phase::kAnswering) SetDeadline(server_->limits.write_timeout_ms);
+  asio::async_write(socket_, asio::buffer(out_),
+                    [self = shared_from_this()](const boost::system::error_code& failure, size_t) {
+                      self->OnWritten(failure);
+                    });
+}
+
+void Connection::OnWritten(const boost::system::error_code& error) {
+  writing_ = false;
+  if (phase_ == Phase::kClosed) return;
+  if (error) return Close();
+  out_.clear();
+  ++timer_serial_;
+  timer_.cancel();
+  Flush();
+}
+
+void Connection::AnswerComplete() {
+  ReleaseBody();
+  if (!keep_alive_) {
+    // The client may still be sending: closing now could reset the connection before it has read the answer.
+    phase_ = Phase::kLingering;
+    boost::system::error_code ignored;
+    socket_.shutdown(asio::ip::tcp::socket::shutdown_send, ignored);
+    SetDeadline(kLingerMs);
+    return Read();
+  }
+  phase_ = Phase::kHead;
+  received_ns_ = NowNs();
+  SetDeadline(in_.empty() ? server_->limits.idle_timeout_ms : server_->limits.header_timeout_ms);
+  if (in_.empty()) return Read();
+  // A pipelined request is there already; parse it from the loop, so that a long pipeline does not nest.
+  asio::post(socket_.get_executor(), [self = shared_from_this()] {
+    self->Advance();
+    self->Read();
+  });
+}
+
+void Connection::ReleaseBody() {
+  server_->body_bytes -= body_held_;
+  body_held_ = 0;
+}
+
+void Connection::CloseIfIdle() {
+  if (phase_ == Phase::kHead && in_.empty()) Close();
+}
+
+void Connection::CloseWith(Response::CloseReason reason) {
+  if (phase_ == Phase::kClosed) return;
+  const auto self = shared_from_this();
+  phase_ = Phase::kClosed;
+  ReleaseBody();
+  boost::system::error_code ignored;
+  socket_.close(ignored);
+  timer_.cancel();
+  server_->Forget(this);
+  if (auto closed = std::move(closed_)) closed(reason);
+}
+
+void Connection::Close() { CloseWith(Response::CloseReason::kClientGone); }
+
+}  // namespace pagoda::router::http

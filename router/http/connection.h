@@ -1,0 +1,95 @@
+// One HTTP connection. Internal to http/; brings Asio and Beast. All on the event loop's thread.
+// Life: kHead -> kBody -> kAnswering -> kHead ... -> closed. One read is always outstanding (unless as much as may be
+// buffered is there), so that a client that goes away is noticed while its request is being answered.
+#pragma once
+
+#include <array>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/beast/http/parser.hpp>
+#include <boost/beast/http/string_body.hpp>
+#include <optional>
+
+#include "router/http/server.h"
+
+namespace pagoda::router::http {
+
+class Connection;
+
+struct Server::State : std::enable_shared_from_this<Server::State> {
+  State(EventLoop* l, Limits given, Events e);
+  void Accept();
+  void Forget(Connection* connection);
+
+  EventLoop* const loop;
+  const Limits limits;
+  const Events events;
+  boost::asio::ip::tcp::acceptor acceptor;
+  boost::asio::steady_timer accept_pause;
+  std::vector<std::shared_ptr<Connection>> connections;  // a connection knows its index
+  size_t body_bytes = 0;                                 // held by all connections
+  bool draining = false;
+};
+
+class Connection : public std::enable_shared_from_this<Connection> {
+ public:
+  Connection(std::shared_ptr<Server::State> server, boost::asio::ip::tcp::socket socket);
+  void Start();
+  void Close();                     // at once; tells a handler that still answers
+  void CloseIfIdle();
+  size_t index = 0;                 // in State::connections
+
+ private:
+  friend class ConnectionResponse;
+  using Parser = boost::beast::http::request_parser<boost::beast::http::string_body>;
+  enum class Phase { kHead, kBody, kAnswering, kLingering, kClosed };
+
+  void Read();
+  void OnRead(const boost::system::error_code& error, size_t bytes);
+  void Advance();                   // parses what is there
+  void ParseHead();
+  void ParseBody();
+  void Dispatch();
+  void Refuse(int status, std::string_view code, std::string_view message);
+  void SetDeadline(int64_t ms);
+  void OnDeadline();
+
+  // Of the answer under way; `serial` tells a late call of an earlier response apart.
+  void Respond(uint64_t serial, int status, std::string_view content_type, std::string body, Headers headers);
+  void BeginStream(uint64_t serial, int status, std::string_view content_type, Headers headers);
+  bool WriteStream(uint64_t serial, std::string_view data);
+  void FinishStream(uint64_t serial);
+  void AppendHead(int status, std::string_view content_type, const Headers& headers);
+  void Flush();
+  void OnWritten(const boost::system::error_code& error);
+  void AnswerComplete();
+  void CloseWith(Response::CloseReason reason);
+  void ReleaseBody();
+
+  const std::shared_ptr<Server::State> server_;
+  boost::asio::ip::tcp::socket socket_;
+  boost::asio::steady_timer timer_;
+  uint64_t timer_serial_ = 0;
+  Phase phase_ = Phase::kHead;
+  bool reading_ = false;
+  bool first_request_ = true;
+  std::array<char, 8192> chunk_;
+  std::string in_;                  // received and not parsed
+  std::optional<Parser> parser_;
+  size_t body_held_ = 0;
+  MonotonicNs received_ns_ = 0;
+
+  uint64_t serial_ = 0;
+  bool keep_alive_ = true;
+  bool http11_ = true;
+  bool head_only_ = false;          // HEAD
+  bool started_ = false;            // the answer's head is written
+  bool streaming_ = false;
+  bool complete_ = false;           // nothing more will be added to the answer
+  std::string out_;                 // being written
+  std::string next_;                // to be written after it
+  bool writing_ = false;
+  std::function<void(Response::CloseReason)> closed_;
+};
+
+}  // namespace pagoda::router::http

@@ -1,0 +1,45 @@
+// What a router shows to Prometheus. Series exist with zero from the start, labels are bounded: endpoints and codes are
+// ours, model names are those served. Owner: main. Thread rule: the methods may be called from any thread.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "router/cluster_view.h"
+
+namespace prometheus {
+class Registry;
+}
+
+namespace pagoda::router {
+
+class Metrics {
+ public:
+  Metrics();
+  ~Metrics();
+
+  void RequestEnded(std::string_view endpoint, int code, double seconds);
+  void Rejected(std::string_view reason);
+  void FirstToken(double seconds);
+  void InterToken(double seconds);
+  void Tokens(int64_t prompt, int64_t cached, int64_t output);  // of a request that ended
+  void PromptTokens(int64_t tokens);
+  void OutputTokens(int64_t tokens);
+  void StreamCut(std::string_view reason);
+  void Retried(std::string_view reason);
+  void ProfileChanged();
+  void SetInFlight(int64_t requests);
+  void SetConnections(int64_t connections);
+  void SetCoordinators(int64_t attached);
+  // The gauges that come from snapshots, with the vllm: aliases of every served model.
+  void SetCluster(const ClusterView& view);
+
+  std::string Expose() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace pagoda::router

@@ -1,0 +1,121 @@
+#include "router/model_registry.h"
+
+#include <algorithm>
+#include <map>
+
+#include "common/log.h"
+#include "router/request_status.h"
+
+namespace pagoda::router {
+namespace {
+
+constexpr size_t kTextsKept = 4;  // of models that no pipeline serves now; a rollout may come back to them
+constexpr int64_t kRetryMs = 1000;
+
+}  // namespace
+
+absl::StatusOr<const ServedModel*> ServedModels::Find(std::string_view name) const {
+  const ServedModel* found = nullptr;
+  if (name.empty() && models.size() == 1) found = &models.front();
+  for (const ServedModel& model : models) {
+    if (model.name == name) found = &model;
+  }
+  if (found == nullptr && name.empty()) {
+    if (models.empty()) return WithRetryAfter(absl::UnavailableError("no model is served yet"), 1000);
+    return InvalidField("model", "is required: several models are served");
+  }
+  if (found == nullptr) return ModelNotFound(name);
+  if (found->text == nullptr) {
+    return WithRetryAfter(absl::UnavailableError(absl::StrCat("the tokenizer of '", found->name, "' is being loaded")),
+                          1000);
+  }
+  return found;
+}
+
+ModelRegistry::ModelRegistry(Edges edges)
+    : edges_(std::move(edges)), models_(std::make_shared<const ServedModels>()) {}
+
+void ModelRegistry::Update(const ClusterView& view, int64_t now_ms) {
+  view_ = view;
+  now_ms_ = now_ms;
+  for (auto& [digest, text] : texts_) text.in_view = false;
+  for (const PipelineView& pipeline : view.pipelines) {
+    if (pipeline.digest.empty()) continue;
+    Text& text = texts_[pipeline.digest];
+    text.in_view = true;
+    if (!text.model && !text.loading && now_ms >= text.retry_at_ms) {
+      text.loading = true;
+      Load(pipeline.digest, pipeline.key.link);
+    }
+  }
+  for (auto place = texts_.begin(); place != texts_.end() && texts_.size() > kTextsKept;) {
+    if (!place->second.in_view && !place->second.loading) {
+      texts_.erase(place++);
+    } else {
+      ++place;
+    }
+  }
+  Publish();
+}
+
+void ModelRegistry::Load(const std::string& digest, int link) {
+  using Opened = absl::StatusOr<std::unique_ptr<text::TextModel>>;
+  auto deliver = [this, digest](std::shared_ptr<Opened> opened) {
+    edges_.post([this, digest, opened] { OnLoaded(digest, std::move(*opened)); });
+  };
+  edges_.fetch(link, digest, [this, deliver](absl::StatusOr<Bundle> fetched) {
+    if (!fetched.ok()) return deliver(std::make_shared<Opened>(fetched.status()));
+    auto bundle = std::make_shared<Bundle>(*std::move(fetched));
+    const bool queued = edges_.pool->TrySubmit(
+        [bundle, deliver] { deliver(std::make_shared<Opened>(text::OpenTextBundle(*bundle))); });
+    if (!queued) deliver(std::make_shared<Opened>(absl::UnavailableError("the router's pool is full")));
+  });
+}
+
+void ModelRegistry::OnLoaded(const std::string& digest, absl::StatusOr<std::unique_ptr<text::TextModel>> model) {
+  Text& text = texts_[digest];
+  text.loading = false;
+  if (model.ok()) {
+    text.model = *std::move(model);
+    LogInfo("text model opened", {{"digest", digest}, {"vocabulary", text.model->tokenizer->vocabulary_size()}});
+  } else {
+    text.retry_at_ms = now_ms_ + kRetryMs;
+    LogWarning("text model not opened", {{"digest", digest}, {"error", std::string(model.status().message())}});
+  }
+  Publish();
+}
+
+void ModelRegistry::Publish() {
+  // By name; while a rollout has two digests under one name, the one with more pipelines ready.
+  std::map<std::string, std::map<std::string, ServedModel>> by_name;
+  for (const PipelineView& pipeline : view_.pipelines) {
+    if (pipeline.model.empty()) continue;
+    ServedModel& model = by_name[pipeline.model][pipeline.digest];
+    if (model.pipelines++ == 0) {
+      model.name = pipeline.model;
+      model.digest = pipeline.digest;
+      model.created_unix_s = pipeline.created_unix_s;
+    }
+    model.created_unix_s = std::min(model.created_unix_s, pipeline.created_unix_s);
+    if (model.pipelines_ready == 0 || pipeline.ready) {
+      model.architecture = pipeline.architecture;
+      model.numerics_profile = pipeline.numerics_profile;
+      model.vocabulary = pipeline.vocabulary;
+      if (pipeline.block_tokens > 0) model.block_tokens = pipeline.block_tokens;
+    }
+    model.max_model_len = std::max(model.max_model_len, pipeline.max_model_len);
+    model.pipelines_ready += pipeline.ready;
+    const auto text = texts_.find(pipeline.digest);
+    if (text != texts_.end()) model.text = text->second.model;
+  }
+  auto served = std::make_shared<ServedModels>();
+  for (auto& [name, digests] : by_name) {
+    const auto best = std::ranges::max_element(digests, {}, [](const auto& entry) {
+      return std::pair(entry.second.pipelines_ready, entry.second.text != nullptr);
+    });
+    served->models.push_back(best->second);
+  }
+  models_ = std::move(served);
+}
+
+}  // namespace pagoda::router

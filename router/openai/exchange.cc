@@ -1,0 +1,119 @@
+#include "router/openai/exchange.h"
+
+#include <algorithm>
+
+#include "common/clock.h"
+#include "common/ids.h"
+#include "common/log.h"
+#include "router/openai/json_output.h"
+#include "router/request_status.h"
+
+namespace pagoda::router::openai {
+namespace {
+
+std::string_view TypeOf(int http_status) {
+  switch (http_status) {
+    case 401: return "authentication_error";
+    case 403: return "permission_error";
+    case 429: return "rate_limit_error";
+    case 503: return "service_unavailable_error";
+    case 504: return "timeout_error";
+    default: return http_status < 500 ? "invalid_request_error" : "server_error";
+  }
+}
+
+// Of a status without a code of its own.
+std::string_view DefaultCode(int http_status) {
+  switch (http_status) {
+    case 429: return "rate_limit_exceeded";
+    case 501: return "not_implemented";
+    case 503: return "overloaded";
+    case 504: return "deadline_exceeded";
+    default: return http_status >= 500 ? "server_error" : "";
+  }
+}
+
+// What a client names its request ends up in logs and headers: visible ASCII of bounded length.
+std::string RequestIdOf(const http::Request& request) {
+  const std::string_view given = request.Header("x-request-id");
+  const bool usable = !given.empty() && given.size() <= limits::kMaxRequestIdBytes &&
+                      std::ranges::all_of(given, [](unsigned char c) { return c > 0x20 && c < 0x7F; });
+  return usable ? std::string(given) : RequestId::Random().ToString();
+}
+
+}  // namespace
+
+std::string ErrorBody(int http_status, std::string_view message, std::string_view param, std::string_view code) {
+  std::string body = "{\"error\":{\"message\":";
+  AppendString(body, message);
+  body += ",\"type\":";
+  AppendString(body, TypeOf(http_status));
+  body += ",\"param\":";
+  if (param.empty()) body += "null"; else AppendString(body, param);
+  body += ",\"code\":";
+  if (code.empty()) body += "null"; else AppendString(body, code);
+  body += "}}";
+  return body;
+}
+
+std::string ErrorBody(const absl::Status& status) {
+  const int http_status = HttpStatusOf(status);
+  const std::string code = CodeOf(status).value_or(std::string(DefaultCode(http_status)));
+  return ErrorBody(http_status, AsStd(status.message()), ParamOf(status).value_or(""), code);
+}
+
+Exchange::Exchange(std::shared_ptr<http::Request> request, std::shared_ptr<http::Response> response,
+                   const char* endpoint, Metrics* metrics, bool access_log)
+    : request_(std::move(request)), response_(std::move(response)), endpoint_(endpoint), metrics_(metrics),
+      access_log_(access_log), id_(RequestIdOf(*request_)) {}
+
+Exchange::~Exchange() {
+  if (!ended_) Ended(499);
+}
+
+void Exchange::Send(int status, std::string_view content_type, std::string body) {
+  response_->Send(status, content_type, std::move(body), {{"X-Request-Id", id_}});
+  Ended(status);
+}
+
+void Exchange::SendError(const absl::Status& status) {
+  const int http_status = HttpStatusOf(status);
+  http::Headers headers{{"X-Request-Id", id_}};
+  if (const auto retry_ms = RetryAfterMsOf(status)) {
+    headers.emplace_back("Retry-After", std::to_string(std::max<int64_t>(1, (*retry_ms + 999) / 1000)));
+    headers.emplace_back("retry-after-ms", std::to_string(*retry_ms));
+  }
+  response_->Send(http_status, "application/json", ErrorBody(status), std::move(headers));
+  Ended(http_status);
+}
+
+void Exchange::StartEventStream() {
+  response_->StartStream(200, "text/event-stream; charset=utf-8",
+                         {{"X-Request-Id", id_}, {"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}});
+}
+
+void Exchange::EndEventStream(int logged_status) {
+  response_->EndStream();
+  Ended(logged_status);
+}
+
+void Exchange::Abandon(int logged_status) { Ended(logged_status); }
+
+void Exchange::Ended(int status) {
+  if (ended_) return;
+  ended_ = true;
+  const double seconds = static_cast<double>(NowNs() - request_->received_ns) / static_cast<double>(kNsPerSecond);
+  metrics_->RequestEnded(endpoint_, status, seconds);
+  if (!access_log_) return;
+  LogInfo("request", {{"request_id", id_},
+                      {"method", request_->method.substr(0, 16)},
+                      {"path", request_->path.substr(0, 128)},
+                      {"status", status},
+                      {"duration_ms", seconds * 1000},
+                      {"first_token_ms", first_token_seconds < 0 ? -1.0 : first_token_seconds * 1000},
+                      {"model", model},
+                      {"prompt_tokens", prompt_tokens},
+                      {"output_tokens", output_tokens}});
+}
+
+}  // namespace pagoda::router::openai

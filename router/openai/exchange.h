@@ -1,0 +1,56 @@
+// One HTTP exchange of the OpenAI front end: the request, its answer, its id, and what is written about it when it ends
+// (metrics, one line of the access log). Event loop's thread.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "router/http/server.h"
+#include "router/metrics.h"
+
+namespace pagoda::router::openai {
+
+// {"error":{"message","type","param","code"}}, all four keys.
+std::string ErrorBody(int http_status, std::string_view message, std::string_view param, std::string_view code);
+std::string ErrorBody(const absl::Status& status);
+
+class Exchange {
+ public:
+  Exchange(std::shared_ptr<http::Request> request, std::shared_ptr<http::Response> response, const char* endpoint,
+           Metrics* metrics, bool access_log);
+  ~Exchange();
+  Exchange(const Exchange&) = delete;
+  Exchange& operator=(const Exchange&) = delete;
+
+  const http::Request& request() const { return *request_; }
+  http::Response& response() { return *response_; }
+  const std::string& id() const { return id_; }  // of X-Request-Id, given or made
+
+  void SendJson(std::string body) { Send(200, "application/json", std::move(body)); }
+  void Send(int status, std::string_view content_type, std::string body);
+  void SendError(const absl::Status& status);
+  void StartEventStream();
+  void EndEventStream(int logged_status);
+  // The client has gone: nothing is sent.
+  void Abandon(int logged_status);
+
+  // For the log line.
+  int64_t prompt_tokens = 0;
+  int64_t output_tokens = 0;
+  double first_token_seconds = -1;
+  std::string model;
+
+ private:
+  void Ended(int status);
+
+  const std::shared_ptr<http::Request> request_;
+  const std::shared_ptr<http::Response> response_;
+  const char* const endpoint_;
+  Metrics* const metrics_;
+  const bool access_log_;
+  std::string id_;
+  bool ended_ = false;
+};
+
+}  // namespace pagoda::router::openai

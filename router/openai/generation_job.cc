@@ -1,0 +1,391 @@
+#include "router/openai/generation_job.h"
+
+#include "router/openai/json_output.h"
+#include "text/unicode.h"
+
+namespace pagoda::router::openai {
+namespace {
+
+std::string_view NameOf(FinishReason reason) { return reason == FinishReason::kLength ? "length" : "stop"; }
+
+}  // namespace
+
+// Hears about one prompt's generation.
+class GenerationJob::Sink : public GenerationSink {
+ public:
+  Sink(std::shared_ptr<GenerationJob> job, int prompt) : job_(std::move(job)), prompt_(prompt) {}
+  void OnDelta(const Session& session, ChoiceDelta delta) override {
+    job_->OnDelta(prompt_, session, std::move(delta));
+  }
+  void OnStepEnd() override { job_->OnStepEnd(); }
+  void OnDone(const Session& session) override { job_->OnDone(prompt_, session); }
+  void OnError(const absl::Status& status) override { job_->OnError(status); }
+
+ private:
+  const std::shared_ptr<GenerationJob> job_;
+  const int prompt_;
+};
+
+GenerationJob::GenerationJob(std::shared_ptr<Exchange> exchange, PreparedGeneration prepared, Dispatcher* dispatcher,
+                             Metrics* metrics, int64_t created_unix_s)
+    : exchange_(std::move(exchange)), prepared_(std::move(prepared)), dispatcher_(dispatcher), metrics_(metrics),
+      created_unix_s_(created_unix_s) {
+  const std::string& given = prepared_.input.request_id;
+  answer_id_ = absl::StrCat(chat() ? "chatcmpl-" : "cmpl-", given.empty() ? RequestId::Random().ToString() : given);
+  model_ = prepared_.requests.front().model;
+  text_ = prepared_.requests.front().text;
+  per_prompt_ = prepared_.requests.front().choices;
+  parts_.resize(prepared_.requests.size());
+  choices_.resize(parts_.size() * static_cast<size_t>(per_prompt_));
+  unfinished_ = parts_.size();
+  chunk_head_ = "data: {\"id\":";
+  AppendString(chunk_head_, answer_id_);
+  absl::StrAppend(&chunk_head_, ",\"object\":\"", chat() ? "chat.completion.chunk" : "text_completion",
+                  "\",\"created\":", created_unix_s_, ",\"model\":");
+  AppendString(chunk_head_, model_);
+}
+
+LogprobStyle GenerationJob::style() const {
+  return {*text_->tokenizer, prepared_.input.return_tokens_as_token_ids,
+          static_cast<int>(prepared_.input.fields.logprobs.value_or(0))};
+}
+
+void GenerationJob::Start(MonotonicNs deadline_ns) {
+  exchange_->model = model_;
+  const auto self = shared_from_this();
+  for (size_t i = 0; i < parts_.size(); ++i) {
+    GenerationRequest& request = prepared_.requests[i];
+    request.id = RequestId::Random();
+    request.client_request_id = exchange_->id();
+    request.received_ns = exchange_->request().received_ns;
+    request.deadline_ns = deadline_ns;
+    parts_[i].id = request.id;
+    exchange_->prompt_tokens += static_cast<int64_t>(request.prompt.size());
+    parts_[i].prompt = request.prompt;
+    const absl::Status status =
+        dispatcher_->Start(std::move(request), std::make_shared<Sink>(self, static_cast<int>(i)));
+    if (!status.ok()) {
+      parts_.resize(i);
+      return OnError(status);
+    }
+  }
+  exchange_->response().OnClosed([self](http::Response::CloseReason reason) { self->OnClientGone(reason); });
+}
+
+void GenerationJob::OnClientGone(http::Response::CloseReason reason) {
+  if (over_) return;
+  over_ = true;
+  metrics_->StreamCut(reason == http::Response::CloseReason::kClientGone ? "client_gone" : "slow_reader");
+  CancelRest();
+  exchange_->Abandon(499);
+}
+
+void GenerationJob::CancelRest() {
+  for (const Part& part : parts_) {
+    if (!part.done) dispatcher_->Cancel(part.id);
+  }
+}
+
+void GenerationJob::OnError(const absl::Status& status) {
+  if (over_) return;
+  over_ = true;
+  CancelRest();
+  if (!streaming_) return exchange_->SendError(status);
+  absl::StrAppend(&pending_, "data: ", ErrorBody(status), "\n\ndata: [DONE]\n\n");
+  exchange_->response().Write(pending_);
+  exchange_->EndEventStream(500);
+}
+
+void GenerationJob::OnDelta(int prompt, const Session& session, ChoiceDelta delta) {
+  if (over_) return;
+  Part& part = parts_[prompt];
+  const size_t index = static_cast<size_t>(prompt * per_prompt_ + delta.choice);
+  if (exchange_->first_token_seconds < 0) {
+    exchange_->first_token_seconds =
+        static_cast<double>(NowNs() - exchange_->request().received_ns) / static_cast<double>(kNsPerSecond);
+  }
+  const auto count = static_cast<int64_t>(delta.tokens.size());
+  if (!prepared_.input.echo_only) {
+    part.output_tokens += count;
+    exchange_->output_tokens += count;
+  }
+  part.cached_tokens = session.cached_tokens();
+  if (prepared_.input.stream) return StreamDelta(prompt, session, std::move(delta));
+  Choice& choice = choices_[index];
+  choice.text += delta.text;
+  if (prepared_.input.return_token_ids || prepared_.input.fields.logprobs) {
+    choice.tokens.insert(choice.tokens.end(), delta.tokens.begin(), delta.tokens.end());
+  }
+  for (PositionLogprobs& position : delta.logprobs) choice.logprobs.push_back(std::move(position));
+  if (delta.finish == FinishReason::kNone) return;
+  choice.finish = delta.finish;
+  choice.stop_token = delta.stop_token;
+  choice.stop_string = std::move(delta.stop_string);
+}
+
+void GenerationJob::OnStepEnd() {
+  if (over_ || pending_.empty()) return;
+  if (!streaming_) {
+    streaming_ = true;
+    exchange_->StartEventStream();
+  }
+  const std::string events = std::move(pending_);
+  pending_.clear();
+  exchange_->response().Write(events);
+}
+
+void GenerationJob::OnDone(int prompt, const Session& session) {
+  if (over_) return;
+  Part& part = parts_[prompt];
+  part.done = true;
+  part.cached_tokens = session.cached_tokens();
+  part.prompt_logprobs = session.prompt_logprobs();
+  if (--unfinished_ > 0) return OnStepEnd();
+  if (!prepared_.input.stream) {
+    over_ = true;
+    return SendWhole();
+  }
+  if (prepared_.input.include_usage) {
+    absl::StrAppend(&pending_, chunk_head_, ",\"choices\":[],\"usage\":");
+    AppendUsage(pending_);
+    pending_ += "}\n\n";
+  }
+  pending_ += "data: [DONE]\n\n";
+  OnStepEnd();
+  if (over_) return;  // the reader was cut by that write
+  over_ = true;
+  exchange_->EndEventStream(200);
+}
+
+// ---- streamed ----
+
+void GenerationJob::OpenChunk(int choice) {
+  absl::StrAppend(&pending_, chunk_head_, ",\"choices\":[{\"index\":", choice);
+}
+
+void GenerationJob::CloseChunk(bool with_usage) {
+  pending_ += "}]";
+  if (with_usage && prepared_.input.continuous_usage) {
+    pending_ += ",\"usage\":";
+    AppendUsage(pending_);
+  } else if (prepared_.input.include_usage) {
+    pending_ += ",\"usage\":null";
+  }
+  pending_ += "}\n\n";
+}
+
+void GenerationJob::StreamRole(int choice) {
+  OpenChunk(choice);
+  pending_ += ",\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null";
+  const Part& part = parts_[static_cast<size_t>(choice / per_prompt_)];
+  if (prepared_.input.return_token_ids) {
+    pending_ += ",\"token_ids\":[],\"prompt_token_ids\":";
+    AppendIntegers(pending_, part.prompt);
+  }
+  CloseChunk(true);
+}
+
+void GenerationJob::StreamEcho(int prompt, int choice) {
+  Choice& state = choices_[choice];
+  OpenChunk(choice);
+  pending_ += ",\"text\":";
+  AppendString(pending_, prepared_.prompt_texts[prompt]);
+  pending_ += ",\"logprobs\":";
+  const auto& positions = parts_[prompt].prompt_logprobs;
+  if (prepared_.input.fields.logprobs && !positions.empty()) {
+    AppendCompletionLogprobs(pending_, style(), parts_[prompt].prompt, positions, state.text_offset);
+  } else {
+    pending_ += "null";
+  }
+  pending_ += ",\"finish_reason\":null,\"stop_reason\":null";
+  CloseChunk(true);
+}
+
+void GenerationJob::StreamDelta(int prompt, const Session& session, ChoiceDelta delta) {
+  const GenerationInput& input = prepared_.input;
+  const int index = prompt * per_prompt_ + delta.choice;
+  Choice& choice = choices_[index];
+  if (!choice.role_sent) {
+    choice.role_sent = true;
+    if (chat()) StreamRole(index);
+    parts_[prompt].prompt_logprobs = session.prompt_logprobs();
+    if (input.echo) StreamEcho(prompt, index);
+  }
+  if (input.echo_only) {
+    delta.text.clear();
+    delta.tokens.clear();
+    delta.logprobs.clear();
+    if (delta.finish != FinishReason::kNone) delta.finish = FinishReason::kLength;
+    delta.stop_token.reset();
+    delta.stop_string.reset();
+  }
+  const bool finished = delta.finish != FinishReason::kNone;
+  const bool lists = !delta.tokens.empty() && (input.fields.logprobs || input.return_token_ids);
+  const bool text_chunk = !delta.text.empty() || lists || (!chat() && finished);
+  if (text_chunk) {
+    OpenChunk(index);
+    pending_ += chat() ? ",\"delta\":{\"content\":" : ",\"text\":";
+    AppendString(pending_, delta.text);
+    if (chat()) pending_ += '}';
+    pending_ += ",\"logprobs\":";
+    if (input.fields.logprobs && !delta.logprobs.empty()) {
+      if (chat()) {
+        AppendChatLogprobs(pending_, style(), delta.logprobs);
+      } else {
+        AppendCompletionLogprobs(pending_, style(), delta.tokens, delta.logprobs, choice.text_offset);
+      }
+    } else {
+      pending_ += "null";
+    }
+    pending_ += ",\"finish_reason\":";
+    const bool here = finished && !chat();
+    if (here) AppendString(pending_, NameOf(delta.finish)); else pending_ += "null";
+    if (here || !chat()) AppendStopReason(pending_, delta);
+    if (input.return_token_ids) {
+      pending_ += ",\"token_ids\":";
+      AppendIntegers(pending_, delta.tokens);
+      if (!chat() && !choice.ids_sent) {
+        choice.ids_sent = true;
+        pending_ += ",\"prompt_token_ids\":";
+        AppendIntegers(pending_, parts_[prompt].prompt);
+      }
+    }
+    CloseChunk(true);
+  }
+  if (!finished || !chat()) return;
+  OpenChunk(index);
+  pending_ += ",\"delta\":{},\"logprobs\":null,\"finish_reason\":";
+  AppendString(pending_, NameOf(delta.finish));
+  AppendStopReason(pending_, delta);
+  CloseChunk(true);
+}
+
+void GenerationJob::AppendStopReason(std::string& out, const ChoiceDelta& delta) const {
+  AppendStopReason(out, delta.stop_token, delta.stop_string);
+}
+
+void GenerationJob::AppendStopReason(std::string& out, const std::optional<TokenId>& token,
+                                     const std::optional<std::string>& text) const {
+  out += ",\"stop_reason\":";
+  if (text) {
+    AppendString(out, *text);
+  } else if (token) {
+    absl::StrAppend(&out, *token);
+  } else {
+    out += "null";
+  }
+}
+
+// ---- whole ----
+
+void GenerationJob::AppendUsage(std::string& out) const {
+  int64_t prompt = 0, cached = 0, output = 0;
+  for (const Part& part : parts_) {
+    prompt += static_cast<int64_t>(part.prompt.size());
+    cached += part.cached_tokens;
+    output += part.output_tokens;
+  }
+  absl::StrAppend(&out, "{\"prompt_tokens\":", prompt, ",\"completion_tokens\":", output,
+                  ",\"total_tokens\":", prompt + output, ",\"prompt_tokens_details\":{\"cached_tokens\":", cached,
+                  "},\"completion_tokens_details\":{\"reasoning_tokens\":0}}");
+}
+
+void GenerationJob::AppendChoice(std::string& body, size_t index) {
+  const Choice& choice = choices_[index];
+  absl::StrAppend(&body, "{\"index\":", index, ",\"message\":{\"role\":\"assistant\",\"content\":");
+  AppendString(body, choice.text);
+  body += ",\"refusal\":null,\"tool_calls\":[]},\"logprobs\":";
+  if (prepared_.input.fields.logprobs) {
+    AppendChatLogprobs(body, style(), choice.logprobs);
+  } else {
+    body += "null";
+  }
+  body += ",\"finish_reason\":";
+  AppendString(body, NameOf(choice.finish));
+  AppendStopReason(body, choice.stop_token, choice.stop_string);
+  if (prepared_.input.return_token_ids) {
+    body += ",\"token_ids\":";
+    AppendIntegers(body, choice.tokens);
+  }
+  body += '}';
+}
+
+void GenerationJob::AppendCompletionChoice(std::string& body, size_t index) {
+  const GenerationInput& input = prepared_.input;
+  Choice& choice = choices_[index];
+  const size_t prompt = index / static_cast<size_t>(per_prompt_);
+  const Part& part = parts_[prompt];
+  if (input.echo_only) {
+    choice = Choice{};
+    choice.finish = FinishReason::kLength;
+  }
+  absl::StrAppend(&body, "{\"index\":", index, ",\"text\":");
+  AppendString(body, input.echo ? absl::StrCat(prepared_.prompt_texts[prompt], choice.text) : choice.text);
+  body += ",\"logprobs\":";
+  if (input.fields.logprobs) {
+    std::vector<TokenId> tokens;
+    std::vector<PositionLogprobs> positions;
+    if (input.echo) {
+      tokens = part.prompt;
+      positions = part.prompt_logprobs;
+      positions.resize(tokens.size());
+    }
+    tokens.insert(tokens.end(), choice.tokens.begin(), choice.tokens.end());
+    positions.insert(positions.end(), choice.logprobs.begin(), choice.logprobs.end());
+    int64_t offset = 0;
+    AppendCompletionLogprobs(body, style(), tokens, positions, offset);
+  } else {
+    body += "null";
+  }
+  body += ",\"finish_reason\":";
+  AppendString(body, NameOf(choice.finish));
+  AppendStopReason(body, choice.stop_token, choice.stop_string);
+  if (input.fields.prompt_logprobs) {
+    body += ",\"prompt_logprobs\":";
+    LogprobStyle prompt_style = style();
+    prompt_style.top = static_cast<int>(*input.fields.prompt_logprobs);
+    AppendPromptLogprobs(body, prompt_style, part.prompt_logprobs);
+  }
+  if (input.return_token_ids) {
+    body += ",\"token_ids\":";
+    AppendIntegers(body, choice.tokens);
+    body += ",\"prompt_token_ids\":";
+    AppendIntegers(body, part.prompt);
+  }
+  body += '}';
+}
+
+void GenerationJob::SendWhole() {
+  const GenerationInput& input = prepared_.input;
+  std::string body = "{\"id\":";
+  AppendString(body, answer_id_);
+  absl::StrAppend(&body, ",\"object\":\"", chat() ? "chat.completion" : "text_completion", "\",\"created\":",
+                  created_unix_s_, ",\"model\":");
+  AppendString(body, model_);
+  body += ",\"choices\":[";
+  for (size_t i = 0; i < choices_.size(); ++i) {
+    if (i > 0) body += ',';
+    if (chat()) {
+      AppendChoice(body, i);
+    } else {
+      AppendCompletionChoice(body, i);
+    }
+  }
+  body += "],\"usage\":";
+  AppendUsage(body);
+  body += ",\"system_fingerprint\":null";
+  if (chat() && input.fields.prompt_logprobs) {
+    body += ",\"prompt_logprobs\":";
+    LogprobStyle prompt_style = style();
+    prompt_style.top = static_cast<int>(*input.fields.prompt_logprobs);
+    AppendPromptLogprobs(body, prompt_style, parts_.front().prompt_logprobs);
+  }
+  if (chat() && input.return_token_ids) {
+    body += ",\"prompt_token_ids\":";
+    AppendIntegers(body, parts_.front().prompt);
+  }
+  body += '}';
+  exchange_->SendJson(std::move(body));
+}
+
+}  // namespace pagoda::router::openai

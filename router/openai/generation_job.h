@@ -1,0 +1,87 @@
+// One /v1/completions or /v1/chat/completions request under way: a generation per prompt, gathered into one answer or
+// streamed as server-sent events. Event loop's thread; kept alive by its sinks.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "router/dispatcher.h"
+#include "router/openai/exchange.h"
+#include "router/openai/logprobs.h"
+#include "router/openai/prepare.h"
+
+namespace pagoda::router::openai {
+
+class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
+ public:
+  GenerationJob(std::shared_ptr<Exchange> exchange, PreparedGeneration prepared, Dispatcher* dispatcher,
+                Metrics* metrics, int64_t created_unix_s);
+
+  // Submits everything, or answers with an error.
+  void Start(MonotonicNs deadline_ns);
+
+ private:
+  class Sink;
+  struct Choice {
+    bool role_sent = false;
+    bool ids_sent = false;
+    std::string text;
+    std::vector<TokenId> tokens;
+    std::vector<PositionLogprobs> logprobs;
+    FinishReason finish = FinishReason::kNone;
+    std::optional<TokenId> stop_token;
+    std::optional<std::string> stop_string;
+    int64_t text_offset = 0;
+  };
+  struct Part {  // of one prompt
+    RequestId id;
+    std::vector<TokenId> prompt;
+    std::vector<PositionLogprobs> prompt_logprobs;
+    int64_t cached_tokens = 0;
+    int64_t output_tokens = 0;
+    bool done = false;
+  };
+
+  void OnDelta(int prompt, const Session& session, ChoiceDelta delta);
+  void OnStepEnd();
+  void OnDone(int prompt, const Session& session);
+  void OnError(const absl::Status& status);
+  void OnClientGone(http::Response::CloseReason reason);
+
+  void StreamDelta(int prompt, const Session& session, ChoiceDelta delta);
+  // Opens an event up to its choice's own fields: data: {...,"choices":[{"index":N
+  void OpenChunk(int choice);
+  void CloseChunk(bool with_usage);
+  void StreamRole(int choice);
+  void StreamEcho(int prompt, int choice);
+  void SendWhole();
+  void AppendChoice(std::string& body, size_t choice);
+  void AppendCompletionChoice(std::string& body, size_t choice);
+  void AppendUsage(std::string& out) const;
+  void AppendStopReason(std::string& out, const ChoiceDelta& delta) const;
+  void AppendStopReason(std::string& out, const std::optional<TokenId>& token,
+                        const std::optional<std::string>& text) const;
+  void CancelRest();
+  bool chat() const { return prepared_.input.endpoint == Endpoint::kChat; }
+  LogprobStyle style() const;
+
+  std::shared_ptr<Exchange> exchange_;
+  PreparedGeneration prepared_;
+  Dispatcher* const dispatcher_;
+  Metrics* const metrics_;
+  const int64_t created_unix_s_;
+  std::string answer_id_;
+  std::string model_;
+  std::shared_ptr<const text::TextModel> text_;  // outlives the session
+  std::string chunk_head_;  // the same in every chunk
+  std::string pending_;     // events of this step
+  int per_prompt_ = 1;
+  std::vector<Part> parts_;
+  std::vector<Choice> choices_;
+  size_t unfinished_ = 0;
+  bool streaming_ = false;  // the head of the stream is sent
+  bool over_ = false;
+};
+
+}  // namespace pagoda::router::openai

@@ -1,0 +1,232 @@
+#include "router/openai/service.h"
+
+#include <chrono>
+
+#include "router/http/head.h"
+#include "router/openai/generation_job.h"
+#include "router/openai/json_output.h"
+#include "router/request_status.h"
+
+namespace pagoda::router::openai {
+namespace {
+
+constexpr std::string_view kModelPrefix = "/v1/models/";
+
+int64_t NowUnix() {
+  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+void AppendModel(std::string& out, const ServedModel& model) {
+  out += "{\"id\":";
+  AppendString(out, model.name);
+  absl::StrAppend(&out, ",\"object\":\"model\",\"created\":", model.created_unix_s,
+                  ",\"owned_by\":\"pagoda\",\"root\":");
+  AppendString(out, model.name);
+  absl::StrAppend(&out, ",\"parent\":null,\"max_model_len\":", model.max_model_len, ",\"permission\":[]}");
+}
+
+bool IsJson(std::string_view content_type) {
+  std::string_view type = content_type.substr(0, content_type.find(';'));
+  while (!type.empty() && type.back() == ' ') type.remove_suffix(1);
+  return type.empty() || http::EqualsIgnoringCase(type, "application/json");
+}
+
+// %2F and the like; what is not two hexadecimal digits stays as it is.
+std::string PercentDecoded(std::string_view text) {
+  std::string out;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const auto digit = [](char c) {
+      return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+    };
+    if (text[i] == '%' && i + 2 < text.size() && digit(text[i + 1]) >= 0 && digit(text[i + 2]) >= 0) {
+      out += static_cast<char>(digit(text[i + 1]) * 16 + digit(text[i + 2]));
+      i += 2;
+    } else {
+      out += text[i];
+    }
+  }
+  return out;
+}
+
+}  // namespace
+
+const Service::Route Service::kRoutes[] = {
+    {"POST", "/v1/completions", "/v1/completions", &Service::Completions},
+    {"POST", "/v1/chat/completions", "/v1/chat/completions", &Service::Chat},
+    {"GET", "/v1/models", "/v1/models", &Service::Models},
+    {"POST", "/tokenize", "/tokenize", &Service::Tokenize},
+    {"POST", "/detokenize", "/detokenize", &Service::Detokenize},
+    {"GET", "/health", "other", &Service::Health},
+    {"GET", "/livez", "other", &Service::Live},
+    {"GET", "/readyz", "other", &Service::ReadyProbe},
+    {"GET", "/version", "other", &Service::Version},
+    {"GET", "/metrics", "other", &Service::MetricsText},
+    {"GET", "/ping", "other", &Service::Health},
+    {"POST", "/ping", "other", &Service::Health},
+    {"GET", "/load", "other", &Service::Load},
+};
+
+Service::Service(Options options, Parts parts) : options_(std::move(options)), parts_(parts) {}
+
+bool Service::Ready() const {
+  for (const ServedModel& model : parts_.registry->models()->models) {
+    if (model.pipelines_ready > 0 && model.text != nullptr) return true;
+  }
+  return false;
+}
+
+void Service::Handle(std::shared_ptr<http::Request> request, std::shared_ptr<http::Response> response) {
+  const auto make = [&](const char* endpoint) {
+    const bool generation = std::string_view(endpoint) != "other";
+    return std::make_shared<Exchange>(request, std::move(response), endpoint, parts_.metrics,
+                                      options_.access_log && generation);
+  };
+  const bool head = request->method == "HEAD";
+  bool path_known = false;
+  for (const Route& route : kRoutes) {
+    if (request->path != route.path) continue;
+    path_known = true;
+    if (request->method != route.method && !(head && std::string_view(route.method) == "GET")) continue;
+    return (this->*route.handler)(make(route.endpoint));
+  }
+  if (request->path.starts_with(kModelPrefix) && (request->method == "GET" || head)) return Model(make("/v1/models"));
+  auto exchange = make("other");
+  if (path_known) {
+    exchange->Send(405, "application/json",
+                   ErrorBody(405, absl::StrCat("this path does not take ", request->method.substr(0, 32)), "",
+                             "method_not_allowed"));
+  } else {
+    exchange->Send(404, "application/json",
+                   ErrorBody(404, absl::StrCat("no such path: ", request->path.substr(0, 200)), "", "not_found"));
+  }
+}
+
+void Service::Reject(std::shared_ptr<Exchange> exchange, const absl::Status& status) {
+  const int code = HttpStatusOf(status);
+  parts_.metrics->Rejected(code == 404 ? "not_found" : code == 503 ? "no_pipeline" : "invalid");
+  exchange->SendError(status);
+}
+
+template <typename Result>
+void Service::Prepare(std::shared_ptr<Exchange> exchange,
+                      std::function<absl::StatusOr<Result>(const http::Request&, const ServedModels&)> work,
+                      std::function<void(std::shared_ptr<Exchange>, Result)> done) {
+  if (!IsJson(exchange->request().Header("content-type"))) {
+    parts_.metrics->Rejected("invalid");
+    return exchange->Send(415, "application/json",
+                          ErrorBody(415, "the Content-Type must be application/json", "", "unsupported_media_type"));
+  }
+  const std::shared_ptr<const ServedModels> models = parts_.registry->models();
+  if (exchange->request().body.size() <= options_.inline_bytes) {
+    absl::StatusOr<Result> result = work(exchange->request(), *models);
+    if (!result.ok()) return Reject(std::move(exchange), result.status());
+    return done(std::move(exchange), *std::move(result));
+  }
+  // The pool reads the request only; its hold on the exchange moves on with the result, so that the last one is let go
+  // of on this thread.
+  auto task = [this, models, work = std::move(work), done = std::move(done), exchange]() mutable {
+    auto result = std::make_shared<absl::StatusOr<Result>>(work(exchange->request(), *models));
+    parts_.loop->Post([this, result, done = std::move(done), exchange = std::move(exchange)]() mutable {
+      if (!result->ok()) return Reject(std::move(exchange), result->status());
+      done(std::move(exchange), std::move(**result));
+    });
+  };
+  if (parts_.pool->TrySubmit(std::move(task))) return;
+  parts_.metrics->Rejected("overloaded");
+  exchange->SendError(
+      WithRetryAfter(absl::ResourceExhaustedError("too many long prompts wait to be tokenized"), 1000));
+}
+
+void Service::Generate(std::shared_ptr<Exchange> exchange, Endpoint endpoint) {
+  if (draining_) {
+    parts_.metrics->Rejected("draining");
+    return exchange->SendError(WithRetryAfter(absl::UnavailableError("this router is shutting down"), 1000));
+  }
+  Prepare<PreparedGeneration>(
+      std::move(exchange),
+      [endpoint](const http::Request& request, const ServedModels& models) {
+        return PrepareGeneration(endpoint, request.body, models, NowUnix());
+      },
+      [this](std::shared_ptr<Exchange> done, PreparedGeneration prepared) {
+        const MonotonicNs deadline = done->request().received_ns + options_.request_timeout_ms * kNsPerMs;
+        std::make_shared<GenerationJob>(std::move(done), std::move(prepared), parts_.dispatcher, parts_.metrics,
+                                        NowUnix())
+            ->Start(deadline);
+      });
+}
+
+void Service::Tokenize(std::shared_ptr<Exchange> exchange) {
+  Prepare<PreparedTokenize>(
+      std::move(exchange),
+      [](const http::Request& request, const ServedModels& models) {
+        return PrepareTokenize(request.body, models, NowUnix());
+      },
+      [](std::shared_ptr<Exchange> done, PreparedTokenize prepared) {
+        std::string body = absl::StrCat("{\"count\":", prepared.tokens.size(), ",\"max_model_len\":",
+                                        prepared.max_model_len, ",\"tokens\":");
+        AppendIntegers(body, prepared.tokens);
+        body += ",\"token_strs\":";
+        if (prepared.want_texts) {
+          AppendList(body, prepared.token_texts, [&](const std::string& text) { AppendString(body, text); });
+        } else {
+          body += "null";
+        }
+        body += '}';
+        done->SendJson(std::move(body));
+      });
+}
+
+void Service::Detokenize(std::shared_ptr<Exchange> exchange) {
+  Prepare<std::string>(
+      std::move(exchange),
+      [](const http::Request& request, const ServedModels& models) { return PrepareDetokenize(request.body, models); },
+      [](std::shared_ptr<Exchange> done, std::string text) {
+        std::string body = "{\"prompt\":";
+        AppendString(body, text);
+        body += '}';
+        done->SendJson(std::move(body));
+      });
+}
+
+void Service::Models(std::shared_ptr<Exchange> exchange) {
+  std::string body = "{\"object\":\"list\",\"data\":";
+  const auto models = parts_.registry->models();
+  AppendList(body, models->models, [&](const ServedModel& model) { AppendModel(body, model); });
+  body += '}';
+  exchange->SendJson(std::move(body));
+}
+
+void Service::Model(std::shared_ptr<Exchange> exchange) {
+  const std::string name = PercentDecoded(std::string_view(exchange->request().path).substr(kModelPrefix.size()));
+  const auto models = parts_.registry->models();
+  for (const ServedModel& model : models->models) {
+    if (model.name != name) continue;
+    std::string body;
+    AppendModel(body, model);
+    return exchange->SendJson(std::move(body));
+  }
+  Reject(std::move(exchange), ModelNotFound(name.substr(0, 200)));
+}
+
+void Service::Health(std::shared_ptr<Exchange> exchange) { exchange->Send(Ready() ? 200 : 503, "", ""); }
+void Service::Live(std::shared_ptr<Exchange> exchange) { exchange->Send(200, "", ""); }
+void Service::ReadyProbe(std::shared_ptr<Exchange> exchange) {
+  exchange->Send(Ready() && !draining_ ? 200 : 503, "", "");
+}
+
+void Service::Version(std::shared_ptr<Exchange> exchange) {
+  std::string body = "{\"version\":";
+  AppendString(body, options_.version);
+  body += '}';
+  exchange->SendJson(std::move(body));
+}
+
+void Service::MetricsText(std::shared_ptr<Exchange> exchange) {
+  exchange->Send(200, "text/plain; version=0.0.4; charset=utf-8", parts_.metrics->Expose());
+}
+
+void Service::Load(std::shared_ptr<Exchange> exchange) {
+  exchange->SendJson(absl::StrCat("{\"server_load\":", parts_.dispatcher->in_flight(), "}"));
+}
+
+}  // namespace pagoda::router::openai

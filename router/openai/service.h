@@ -1,0 +1,76 @@
+// The HTTP routes of a router: OpenAI's, vLLM's /tokenize, /detokenize, /load, health, version, metrics.
+// Event loop's thread; long inputs are prepared on the pool.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "router/dispatcher.h"
+#include "router/event_loop.h"
+#include "router/http/server.h"
+#include "router/openai/exchange.h"
+#include "router/openai/prepare.h"
+
+namespace pagoda::router::openai {
+
+class Service {
+ public:
+  struct Options {
+    std::string version;
+    int64_t request_timeout_ms = limits::kMaxRequestMs;
+    size_t inline_bytes = 8u << 10;  // a longer body is prepared on the pool
+    bool access_log = true;
+  };
+  struct Parts {
+    EventLoop* loop;
+    WorkerPool* pool;
+    Dispatcher* dispatcher;
+    ModelRegistry* registry;
+    Metrics* metrics;
+  };
+  Service(Options options, Parts parts);
+
+  void Handle(std::shared_ptr<http::Request> request, std::shared_ptr<http::Response> response);
+  // New generations are refused, /readyz says no.
+  void Drain() { draining_ = true; }
+  // A model can be asked: attached to a coordinator, a pipeline is ready, its tokenizer is loaded.
+  bool Ready() const;
+
+ private:
+  using Handler = void (Service::*)(std::shared_ptr<Exchange>);
+  struct Route {
+    const char* method;
+    const char* path;
+    const char* endpoint;  // label of metrics
+    Handler handler;
+  };
+  static const Route kRoutes[];
+
+  void Generate(std::shared_ptr<Exchange> exchange, Endpoint endpoint);
+  void Completions(std::shared_ptr<Exchange> exchange) { Generate(std::move(exchange), Endpoint::kCompletions); }
+  void Chat(std::shared_ptr<Exchange> exchange) { Generate(std::move(exchange), Endpoint::kChat); }
+  void Tokenize(std::shared_ptr<Exchange> exchange);
+  void Detokenize(std::shared_ptr<Exchange> exchange);
+  void Models(std::shared_ptr<Exchange> exchange);
+  void Model(std::shared_ptr<Exchange> exchange);
+  void Health(std::shared_ptr<Exchange> exchange);
+  void Live(std::shared_ptr<Exchange> exchange);
+  void ReadyProbe(std::shared_ptr<Exchange> exchange);
+  void Version(std::shared_ptr<Exchange> exchange);
+  void MetricsText(std::shared_ptr<Exchange> exchange);
+  void Load(std::shared_ptr<Exchange> exchange);
+
+  // Runs `work` here or on the pool, by the size of the body, then `done` here.
+  template <typename Result>
+  void Prepare(std::shared_ptr<Exchange> exchange,
+               std::function<absl::StatusOr<Result>(const http::Request&, const ServedModels&)> work,
+               std::function<void(std::shared_ptr<Exchange>, Result)> done);
+  void Reject(std::shared_ptr<Exchange> exchange, const absl::Status& status);
+
+  const Options options_;
+  const Parts parts_;
+  bool draining_ = false;
+};
+
+}  // namespace pagoda::router::openai

@@ -1,0 +1,153 @@
+#include "router/router.h"
+
+#include <atomic>
+#include <thread>
+
+#include "common/log.h"
+#include "pagoda/internal/v1/pipeline.pb.h"
+#include "router/event_loop.h"
+#include "router/grpc/inference_service.h"
+#include "router/openai/service.h"
+
+namespace pagoda::router {
+namespace {
+
+constexpr int64_t kTickMs = 50;
+constexpr size_t kPoolQueue = 1024;
+
+}  // namespace
+
+// In the order of construction; destroyed from the last to the first.
+struct Router::State {
+  explicit State(const Options& o)
+      : options(o), pool(std::make_unique<WorkerPool>(o.pool_threads, kPoolQueue)),
+        registry({.fetch = [this](int link, const std::string& digest, ModelRegistry::BundleCallback done) {
+                    upstream->FetchTextBundle(link, digest, std::move(done));
+                  },
+                  .post = [this](std::function<void()> task) { loop.Post(std::move(task)); },
+                  .pool = pool.get()}),
+        dispatcher(o.dispatcher,
+                   {.send = [this](int link, std::unique_ptr<internal::v1::RouterMessage> message) {
+                      return upstream->Send(link, std::move(message));
+                    },
+                    .add_coordinator = [this](const std::string& address) { upstream->AddAddress(address); },
+                    .now = [] { return NowNs(); }},
+                   &registry, &metrics),
+        service({.version = kVersion, .request_timeout_ms = o.request_timeout_ms, .access_log = o.access_log},
+                {.loop = &loop, .pool = pool.get(), .dispatcher = &dispatcher, .registry = &registry, .metrics = &metrics}) {}
+
+  absl::Status Listen();
+  void Attach();
+  void OnTick();
+  void CheckShutdown();
+
+  const Options options;
+  Metrics metrics;
+  EventLoop loop;  // what is still queued in it at the end may count something
+  std::unique_ptr<WorkerPool> pool;
+  std::unique_ptr<Upstream> upstream;
+  ModelRegistry registry;
+  Dispatcher dispatcher;
+  openai::Service service;
+  std::unique_ptr<http::Server> http;
+  std::unique_ptr<InferenceServer> grpc;
+  bool serving = false;
+  MonotonicNs stop_at_ns = 0;  // of a shutdown; 0: none
+  bool failed_rest = false;
+};
+
+absl::Status Router::State::Listen() {
+  http::Events events;
+  events.request = [this](std::shared_ptr<http::Request> request, std::shared_ptr<http::Response> response) {
+    service.Handle(std::move(request), std::move(response));
+  };
+  events.error_body = [](int status, std::string_view code, std::string_view message) {
+    return openai::ErrorBody(status, message, "", code);
+  };
+  events.rejected = [this](std::string_view reason) { metrics.Rejected(reason); };
+  events.connections_changed = [this](int64_t count) { metrics.SetConnections(count); };
+  PAGODA_ASSIGN_OR_RETURN(http, http::Server::Listen(&loop, options.http_listen, options.http, std::move(events)));
+  PAGODA_ASSIGN_OR_RETURN(grpc, InferenceServer::Start({.listen = options.grpc_listen,
+                                                        .reflection = options.grpc_reflection,
+                                                        .request_timeout_ms = options.request_timeout_ms},
+                                                       {.loop = &loop, .dispatcher = &dispatcher, .metrics = &metrics}));
+  return absl::OkStatus();
+}
+
+void Router::State::Attach() {
+  Upstream::Options upstream_options = options.upstream;
+  upstream_options.version = kVersion;
+  upstream = std::make_unique<Upstream>(
+      upstream_options,
+      Upstream::Events{.message =
+                           [this](int link, std::unique_ptr<internal::v1::CoordinatorMessage> message) {
+                             loop.Post([this, link, held = std::shared_ptr(std::move(message))] {
+                               dispatcher.OnMessage(link, *held);
+                             });
+                           },
+                       .lost =
+                           [this](int link, const std::string&, const absl::Status&) {
+                             loop.Post([this, link] { dispatcher.OnLinkLost(link); });
+                           }});
+  loop.Every(kTickMs, [this] { OnTick(); });
+}
+
+void Router::State::OnTick() {
+  dispatcher.Tick();
+  grpc->SetModels(registry.models());
+  const bool now_serving = service.Ready() && stop_at_ns == 0;
+  if (now_serving != serving) {
+    serving = now_serving;
+    grpc->SetServing(serving);
+    LogInfo(serving ? "ready" : "not ready");
+  }
+  if (stop_at_ns != 0) CheckShutdown();
+}
+
+void Router::State::CheckShutdown() {
+  if (dispatcher.in_flight() > 0 && NowNs() < stop_at_ns) return;
+  if (dispatcher.in_flight() > 0 && !failed_rest) {
+    failed_rest = true;
+    metrics.StreamCut("shutdown");
+    dispatcher.FailAll(absl::UnavailableError("this router was shut down before the request was finished"));
+    return;  // one more turn, so that the errors go out
+  }
+  loop.Stop();
+}
+
+Router::Router(std::unique_ptr<State> state) : state_(std::move(state)) {}
+
+absl::StatusOr<std::unique_ptr<Router>> Router::Start(Options options) {
+  auto state = std::make_unique<State>(options);
+  if (absl::Status status = state->Listen(); !status.ok()) return status;
+  state->Attach();
+  return std::unique_ptr<Router>(new Router(std::move(state)));
+}
+
+Router::~Router() {
+  // Nothing may post to the loop, or call a part of it, once parts begin to go. Open gRPC calls end on the loop.
+  std::thread end_calls([state = state_.get()] {
+    state->grpc->Shutdown(/*grace_ms=*/100);
+    state->loop.Stop();
+  });
+  state_->loop.Run();
+  end_calls.join();
+  state_->upstream.reset();
+  state_->pool.reset();
+}
+
+int Router::http_port() const { return state_->http->port(); }
+int Router::grpc_port() const { return state_->grpc->port(); }
+void Router::Run() { state_->loop.Run(); }
+
+void Router::BeginShutdown(int64_t grace_ms) {
+  state_->loop.Post([state = state_.get(), grace_ms] {
+    state->service.Drain();
+    state->grpc->Drain();
+    state->http->Drain();
+    state->stop_at_ns = NowNs() + grace_ms * kNsPerMs + 1;
+    state->OnTick();
+  });
+}
+
+}  // namespace pagoda::router

@@ -1,0 +1,48 @@
+// A whole router, put together: event loop, upstream, dispatcher, HTTP and gRPC front ends. Owner: main, or a test that
+// wants one in its process.
+#pragma once
+
+#include <memory>
+
+#include "common/config.h"
+#include "common/status.h"
+#include "router/dispatcher.h"
+#include "router/http/server.h"
+#include "router/upstream.h"
+
+namespace pagoda::router {
+
+inline constexpr char kVersion[] = "0.1.0";
+
+class Router {
+ public:
+  struct Options {
+    Upstream::Options upstream;
+    Dispatcher::Options dispatcher;
+    http::Limits http;
+    HostPort http_listen{"127.0.0.1", 0};
+    HostPort grpc_listen{"127.0.0.1", 0};
+    int64_t request_timeout_ms = limits::kMaxRequestMs;
+    int pool_threads = 2;
+    bool grpc_reflection = true;
+    bool access_log = true;
+  };
+  // Both front ends listen when it returns.
+  static absl::StatusOr<std::unique_ptr<Router>> Start(Options options);
+  ~Router();
+
+  int http_port() const;
+  int grpc_port() const;
+  // Blocks until a shutdown is complete.
+  void Run();
+  // From any thread: not ready from now on, new work is refused, Run returns when all streams have ended or after the
+  // grace.
+  void BeginShutdown(int64_t grace_ms);
+
+ private:
+  struct State;
+  explicit Router(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace pagoda::router
