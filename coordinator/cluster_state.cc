@@ -1,0 +1,475 @@
+#include "coordinator/cluster_state.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace pagoda::coordinator {
+
+std::string_view NameOf(WorkerPhase phase) {
+  switch (phase) {
+    case WorkerPhase::kIdle:
+      return "idle";
+    case WorkerPhase::kLoading:
+    case WorkerPhase::kLoaded:
+      return "loading";
+    case WorkerPhase::kReady:
+      return "ready";
+    case WorkerPhase::kReleasing:
+      return "releasing";
+    case WorkerPhase::kLost:
+      return "lost";
+  }
+  return "";
+}
+
+std::string_view NameOf(PipelinePhase phase) {
+  switch (phase) {
+    case PipelinePhase::kPending:
+      return "pending";
+    case PipelinePhase::kLoading:
+    case PipelinePhase::kLinking:
+      return "assembling";
+    case PipelinePhase::kReady:
+      return "ready";
+    case PipelinePhase::kDraining:
+      return "draining";
+  }
+  return "";
+}
+
+void ClusterState::Restore(uint64_t last_epoch, uint64_t last_pipeline,
+                           const std::vector<std::pair<PipelineId, std::string>>& pipelines) {
+  next_epoch_ = last_epoch + 1;
+  next_pipeline_ = last_pipeline + 1;
+  restored_ = pipelines;
+  for (const auto& [id, deployment] : pipelines) next_pipeline_ = std::max(next_pipeline_, id.value() + 1);
+}
+
+const WorkerRecord* ClusterState::FindWorker(WorkerId id) const {
+  const auto found = workers_.find(id);
+  return found == workers_.end() ? nullptr : &found->second;
+}
+
+WorkerId ClusterState::Join(WorkerInfo info, int64_t now_ns) {
+  uint64_t order = next_join_++;
+  std::vector<WorkerId> earlier;
+  for (const auto& [id, worker] : workers_) {
+    if (worker.info.name == info.name) earlier.push_back(id);
+  }
+  for (const WorkerId id : earlier) {
+    if (workers_.at(id).phase != WorkerPhase::kLost) {
+      Do(CloseWorker{id, "a worker of the same name joined"});
+      Gone(id, "it restarted", now_ns);
+    }
+    workers_.erase(id);
+  }
+  WorkerRecord record;
+  record.id = WorkerId(next_worker_++);
+  record.info = std::move(info);
+  record.heard_ns = now_ns;
+  record.joined_order = order;
+  const WorkerId id = record.id;
+  workers_.emplace(id, std::move(record));
+  Reconcile(now_ns);
+  return id;
+}
+
+void ClusterState::Gone(WorkerId id, const std::string& why, int64_t now_ns) {
+  const auto found = workers_.find(id);
+  if (found == workers_.end() || found->second.phase == WorkerPhase::kLost) return;
+  WorkerRecord& worker = found->second;
+  const PipelineId pipeline_id = worker.pipeline;
+  const int stage = worker.stage;
+  const int rank = worker.rank;
+  worker.phase = WorkerPhase::kLost;
+  worker.pipeline = PipelineId();
+  worker.shard.clear();
+  const auto pipeline = pipelines_.find(pipeline_id);
+  if (pipeline != pipelines_.end()) {
+    Disband(pipeline->second, absl::StrCat("stage ", stage, " rank ", rank, " (", worker.info.name, ") is lost: ", why),
+            true, now_ns);
+    // Nothing was wrong with the layout: try again at once, with whoever is there.
+    pipeline->second.not_before_ns = now_ns;
+  }
+  Reconcile(now_ns);
+}
+
+void ClusterState::Heartbeat(WorkerId id, const WorkerProgress& progress, int64_t now_ns) {
+  const auto found = workers_.find(id);
+  if (found == workers_.end() || found->second.phase == WorkerPhase::kLost) return;
+  WorkerRecord& worker = found->second;
+  worker.heard_ns = now_ns;
+  if (progress.epoch == worker.progress.epoch && progress.steps > worker.progress.steps) {
+    const double steps = static_cast<double>(progress.steps - worker.progress.steps);
+    const double wait = static_cast<double>(progress.wait_in_us - worker.progress.wait_in_us);
+    const double compute = static_cast<double>(progress.compute_us - worker.progress.compute_us);
+    worker.wait_ms = wait / steps / 1000;
+    worker.step_ms = (wait + compute) / steps / 1000;
+  }
+  worker.progress = progress;
+}
+
+void ClusterState::Loaded(WorkerId id, Epoch epoch, LoadPhase phase, double progress, int64_t weights_bytes,
+                          int64_t kv_bytes, int64_t now_ns) {
+  const auto found = workers_.find(id);
+  if (found == workers_.end() || found->second.epoch != epoch) return;
+  WorkerRecord& worker = found->second;
+  worker.heard_ns = now_ns;
+  worker.load_progress = progress;
+  if (weights_bytes > 0) worker.weights_bytes = weights_bytes;
+  if (kv_bytes > 0) worker.kv_bytes = kv_bytes;
+  const auto pipeline = pipelines_.find(worker.pipeline);
+  if (pipeline == pipelines_.end()) return;
+  if (phase == LoadPhase::kLoaded && worker.phase == WorkerPhase::kLoading) {
+    worker.phase = WorkerPhase::kLoaded;
+    worker.load_progress = 1;
+  } else if (phase == LoadPhase::kLinked && worker.phase == WorkerPhase::kLoaded) {
+    worker.phase = WorkerPhase::kReady;
+  }
+  Advance(pipeline->second, now_ns);
+}
+
+void ClusterState::Left(WorkerId id, Epoch epoch, int64_t now_ns) {
+  const auto found = workers_.find(id);
+  if (found == workers_.end() || found->second.epoch != epoch) return;
+  if (found->second.phase == WorkerPhase::kReleasing) found->second.phase = WorkerPhase::kIdle;
+  Reconcile(now_ns);
+}
+
+void ClusterState::EpochFailed(PipelineId id, Epoch epoch, const std::string& why, int64_t now_ns) {
+  const auto found = pipelines_.find(id);
+  if (found == pipelines_.end() || found->second.epoch != epoch || found->second.workers.empty()) return;
+  Disband(found->second, why, true, now_ns);
+  Reconcile(now_ns);
+}
+
+void ClusterState::Apply(DeploymentSpec spec, ModelFacts model, int64_t now_ns) {
+  const std::string name = spec.name;
+  const auto found = deployments_.find(name);
+  if (found == deployments_.end()) {
+    deployments_[name] = DeploymentRecord{std::move(spec), std::move(model), false, ""};
+  } else {
+    DeploymentRecord& deployment = found->second;
+    DeploymentSpec scaled = deployment.spec;
+    scaled.replicas = spec.replicas;
+    const bool same_shape = scaled == spec && deployment.model.digest == model.digest;
+    deployment.spec = std::move(spec);
+    deployment.model = std::move(model);
+    deployment.draining = false;
+    deployment.message.clear();
+    if (!same_shape) {
+      // What runs finishes where it is; new pipelines take its place.
+      for (auto& [id, pipeline] : pipelines_) {
+        if (pipeline.deployment != name || pipeline.draining) continue;
+        pipeline.draining = true;
+        if (pipeline.phase == PipelinePhase::kReady) pipeline.phase = PipelinePhase::kDraining;
+        Do(StopPipeline{id, true});
+      }
+    }
+  }
+  Reconcile(now_ns);
+}
+
+absl::Status ClusterState::Scale(const std::string& name, int replicas, int64_t now_ns) {
+  const auto found = deployments_.find(name);
+  if (found == deployments_.end()) return absl::NotFoundError(absl::StrCat("there is no deployment '", name, "'"));
+  DeploymentSpec spec = found->second.spec;
+  spec.replicas = replicas;
+  PAGODA_ASSIGN_OR_RETURN(found->second.spec, Settle(std::move(spec)));
+  if (replicas > 0) found->second.draining = false;
+  Reconcile(now_ns);
+  return absl::OkStatus();
+}
+
+absl::Status ClusterState::Drain(const std::string& name, int64_t now_ns) {
+  const auto found = deployments_.find(name);
+  if (found == deployments_.end()) return absl::NotFoundError(absl::StrCat("there is no deployment '", name, "'"));
+  found->second.spec.replicas = 0;
+  found->second.draining = true;
+  Reconcile(now_ns);
+  return absl::OkStatus();
+}
+
+absl::Status ClusterState::Delete(const std::string& name, int64_t now_ns) {
+  if (deployments_.erase(name) == 0) return absl::NotFoundError(absl::StrCat("there is no deployment '", name, "'"));
+  std::vector<PipelineId> gone;
+  for (const auto& [id, pipeline] : pipelines_) {
+    if (pipeline.deployment == name) gone.push_back(id);
+  }
+  for (const PipelineId id : gone) {
+    Do(StopPipeline{id, false});
+    Remove(id, now_ns);
+  }
+  Reconcile(now_ns);
+  return absl::OkStatus();
+}
+
+void ClusterState::Drained(PipelineId id, int64_t now_ns) {
+  const auto found = pipelines_.find(id);
+  if (found == pipelines_.end() || !found->second.draining) return;
+  Do(StopPipeline{id, false});
+  Remove(id, now_ns);
+  Reconcile(now_ns);
+}
+
+void ClusterState::Remove(PipelineId id, int64_t now_ns) {
+  const auto found = pipelines_.find(id);
+  if (found == pipelines_.end()) return;
+  Disband(found->second, "the pipeline is removed", false, now_ns);
+  Do(ForgetPipeline{id});
+  pipelines_.erase(found);
+}
+
+void ClusterState::Tick(int64_t now_ns) {
+  std::vector<WorkerId> late;
+  for (const auto& [id, worker] : workers_) {
+    if (worker.phase != WorkerPhase::kLost && now_ns - worker.heard_ns > limits_.lease_ns) late.push_back(id);
+  }
+  for (const WorkerId id : late) {
+    const std::string why = absl::StrCat("nothing was heard of it for ", limits_.lease_ns / 1'000'000, " ms");
+    Do(CloseWorker{id, why});
+    Gone(id, why, now_ns);
+  }
+  std::vector<std::pair<PipelineId, Epoch>> stuck;
+  for (const auto& [id, pipeline] : pipelines_) {
+    const bool assembling = pipeline.phase == PipelinePhase::kLoading || pipeline.phase == PipelinePhase::kLinking;
+    if (assembling && now_ns - pipeline.assembling_since_ns > limits_.assembly_deadline_ns) {
+      stuck.emplace_back(id, pipeline.epoch);
+    }
+  }
+  for (const auto& [id, epoch] : stuck) EpochFailed(id, epoch, "the workers did not become ready in time", now_ns);
+  Reconcile(now_ns);
+}
+
+std::vector<Action> ClusterState::TakeActions() { return std::exchange(actions_, {}); }
+
+void ClusterState::Reconcile(int64_t now_ns) {
+  for (auto& [name, deployment] : deployments_) MatchReplicas(deployment, now_ns);
+  for (auto& [id, pipeline] : pipelines_) {
+    if (pipeline.phase == PipelinePhase::kPending) TryAssemble(pipeline, now_ns);
+  }
+}
+
+void ClusterState::MatchReplicas(DeploymentRecord& deployment, int64_t now_ns) {
+  (void)now_ns;
+  std::vector<PipelineId> active;
+  for (const auto& [id, pipeline] : pipelines_) {
+    if (pipeline.deployment == deployment.spec.name && !pipeline.draining) active.push_back(id);
+  }
+  while (static_cast<int>(active.size()) < deployment.spec.replicas) {
+    PipelineRecord pipeline;
+    const auto kept = std::find_if(restored_.begin(), restored_.end(),
+                                   [&](const auto& entry) { return entry.second == deployment.spec.name; });
+    if (kept != restored_.end()) {
+      pipeline.id = kept->first;
+      restored_.erase(kept);
+    } else {
+      pipeline.id = PipelineId(next_pipeline_++);
+    }
+    pipeline.deployment = deployment.spec.name;
+    pipeline.message = "not placed yet";
+    Do(SavePipeline{pipeline.id, pipeline.deployment});
+    Do(CreatePipeline{pipeline.id, pipeline.deployment});
+    active.push_back(pipeline.id);
+    pipelines_.emplace(pipeline.id, std::move(pipeline));
+  }
+  while (static_cast<int>(active.size()) > deployment.spec.replicas) {
+    PipelineRecord& pipeline = pipelines_.at(active.back());
+    active.pop_back();
+    pipeline.draining = true;
+    if (pipeline.phase == PipelinePhase::kReady) pipeline.phase = PipelinePhase::kDraining;
+    Do(StopPipeline{pipeline.id, true});
+  }
+}
+
+std::string ClusterState::ShardName(const PipelineRecord& pipeline, const DeploymentRecord& deployment, int stage,
+                                    int rank) const {
+  const StagePlacement& place = pipeline.placement.stages[static_cast<size_t>(stage)];
+  return absl::StrCat(deployment.model.digest, " layers ", place.layer_begin, "-", place.layer_end, " rank ", rank, "/",
+                      place.tensor_parallel, " of ", pipeline.placement.stages.size());
+}
+
+// Those that still have a shard of the last assembly come first, for their own place; then in order of registration.
+std::vector<WorkerId> ClusterState::ChooseWorkers(const PipelineRecord& pipeline, const DeploymentRecord& deployment,
+                                                  int needed) const {
+  std::vector<const WorkerRecord*> idle;
+  for (const auto& [id, worker] : workers_) {
+    if (worker.phase == WorkerPhase::kIdle) idle.push_back(&worker);
+  }
+  std::sort(idle.begin(), idle.end(), [](const WorkerRecord* a, const WorkerRecord* b) {
+    return std::tie(a->joined_order, a->info.name) < std::tie(b->joined_order, b->info.name);
+  });
+  std::vector<WorkerId> places(static_cast<size_t>(needed));
+  const auto take = [&](size_t place, std::vector<const WorkerRecord*>::iterator worker) {
+    places[place] = (*worker)->id;
+    idle.erase(worker);
+  };
+  if (static_cast<int>(pipeline.placement.ranks.size()) == needed) {
+    for (size_t i = 0; i < places.size(); ++i) {
+      const RankPlacement& rank = pipeline.placement.ranks[i];
+      const std::string shard = ShardName(pipeline, deployment, rank.stage, rank.rank);
+      const auto found = std::find_if(idle.begin(), idle.end(), [&](const auto* worker) { return worker->shard == shard; });
+      if (found != idle.end()) take(i, found);
+    }
+  }
+  for (size_t i = 0; i < places.size() && !idle.empty(); ++i) {
+    if (places[i] == WorkerId()) take(i, idle.begin());
+  }
+  return places;
+}
+
+void ClusterState::TryAssemble(PipelineRecord& pipeline, int64_t now_ns) {
+  if (now_ns < pipeline.not_before_ns) return;
+  const auto found = deployments_.find(pipeline.deployment);
+  if (found == deployments_.end()) return;
+  const DeploymentRecord& deployment = found->second;
+  const PlacementRequest request = PlacementRequestOf(deployment.spec);
+  const absl::StatusOr<int> needed = WorkersNeeded(*deployment.model.sizes, request);
+  if (!needed.ok()) {
+    pipeline.message = std::string(AsStd(needed.status().message()));
+    return;
+  }
+  int idle = 0;
+  bool releasing = false;
+  for (const auto& [id, worker] : workers_) {
+    idle += worker.phase == WorkerPhase::kIdle;
+    releasing = releasing || worker.phase == WorkerPhase::kReleasing;
+  }
+  if (idle < *needed) {
+    if (pipeline.failures == 0 || !releasing) {
+      pipeline.message = absl::StrCat("needs ", *needed, " workers, ", idle, " of ", workers_.size(), " are idle",
+                                      pipeline.message.empty() || pipeline.failures == 0 ? "" : "; ",
+                                      pipeline.failures == 0 ? "" : "the last assembly failed");
+    }
+    return;
+  }
+  const std::vector<WorkerId> chosen = ChooseWorkers(pipeline, deployment, *needed);
+  std::vector<WorkerResources> resources;
+  for (const WorkerId id : chosen) {
+    const WorkerInfo& info = workers_.at(id).info;
+    // All are taken as equally fast for now when any was not measured, so that the cut is the same on every start.
+    resources.push_back({.name = info.name,
+                         .memory_bytes = info.memory_bytes,
+                         .threads = info.threads,
+                         .memory_bandwidth = info.memory_bandwidth,
+                         .compute_rate = info.compute_rate});
+  }
+  const bool measured = std::all_of(resources.begin(), resources.end(), [](const auto& r) { return r.memory_bandwidth > 0; });
+  double slowest = 0, fastest = 0;
+  for (const WorkerResources& resource : resources) {
+    slowest = slowest == 0 ? resource.memory_bandwidth : std::min(slowest, resource.memory_bandwidth);
+    fastest = std::max(fastest, resource.memory_bandwidth);
+  }
+  // Measurements of equal machines differ a little; that must not move layers.
+  if (!measured || fastest < 1.5 * slowest) {
+    for (WorkerResources& resource : resources) resource.memory_bandwidth = 0;
+  }
+  absl::StatusOr<Placement> placement = PlaceModel(*deployment.model.sizes, resources, request);
+  if (!placement.ok()) {
+    pipeline.message = std::string(AsStd(placement.status().message()));
+    return;
+  }
+  pipeline.placement = *std::move(placement);
+  pipeline.workers = chosen;
+  SendAssignments(pipeline, deployment, now_ns);
+}
+
+void ClusterState::SendAssignments(PipelineRecord& pipeline, const DeploymentRecord& deployment, int64_t now_ns) {
+  pipeline.epoch = Epoch(next_epoch_++);
+  pipeline.phase = PipelinePhase::kLoading;
+  pipeline.assembling_since_ns = now_ns;
+  pipeline.message = "loading";
+  Do(SaveEpoch{pipeline.epoch});
+  std::vector<PlacedStage> stages;
+  for (const StagePlacement& stage : pipeline.placement.stages) {
+    stages.push_back({stage.layer_begin, stage.layer_end, stage.tensor_parallel});
+  }
+  std::vector<std::string> peers = limits_.own_blob_addresses;
+  for (const auto& [id, worker] : workers_) {
+    const bool has_part = worker.shard.rfind(deployment.model.digest, 0) == 0 && worker.phase != WorkerPhase::kLost;
+    if (has_part && !worker.info.blob_address.empty()) peers.push_back(worker.info.blob_address);
+  }
+  for (size_t i = 0; i < pipeline.workers.size(); ++i) {
+    const RankPlacement& rank = pipeline.placement.ranks[i];
+    WorkerRecord& worker = workers_.at(pipeline.workers[i]);
+    worker.phase = WorkerPhase::kLoading;
+    worker.pipeline = pipeline.id;
+    worker.epoch = pipeline.epoch;
+    worker.stage = rank.stage;
+    worker.rank = rank.rank;
+    worker.load_progress = 0;
+    worker.weights_bytes = rank.weights_bytes;
+    worker.kv_bytes = rank.kv_bytes;
+    worker.shard = ShardName(pipeline, deployment, rank.stage, rank.rank);
+    Do(SendAssignment{worker.id, Assignment{.pipeline = pipeline.id,
+                                            .epoch = pipeline.epoch,
+                                            .model = deployment.spec.model,
+                                            .model_digest = deployment.model.digest,
+                                            .stage = rank.stage,
+                                            .rank = rank.rank,
+                                            .stages = stages,
+                                            .max_model_len = pipeline.placement.max_model_len,
+                                            .block_tokens = deployment.spec.block_size,
+                                            .blocks = pipeline.placement.blocks,
+                                            .kv_cache_type = deployment.spec.kv_cache_type,
+                                            .activation_bits = deployment.spec.activation_bits,
+                                            .max_step_rows = deployment.spec.max_num_batched_tokens,
+                                            .max_slots = 2 * deployment.spec.max_num_seqs,
+                                            .max_sample_rows = deployment.spec.max_num_seqs,
+                                            .model_peers = peers}});
+  }
+}
+
+void ClusterState::Advance(PipelineRecord& pipeline, int64_t now_ns) {
+  (void)now_ns;
+  const auto all_are = [&](auto test) {
+    return std::all_of(pipeline.workers.begin(), pipeline.workers.end(),
+                       [&](WorkerId id) { return test(workers_.at(id).phase); });
+  };
+  if (pipeline.phase == PipelinePhase::kLoading &&
+      all_are([](WorkerPhase p) { return p == WorkerPhase::kLoaded || p == WorkerPhase::kReady; })) {
+    pipeline.phase = PipelinePhase::kLinking;
+    pipeline.message = "linking";
+    std::vector<LinkPeer> peers;
+    for (const WorkerId id : pipeline.workers) {
+      const WorkerRecord& worker = workers_.at(id);
+      peers.push_back({worker.stage, worker.rank, worker.info.data_address, worker.info.host});
+    }
+    for (const WorkerId id : pipeline.workers) Do(SendLinkUp{id, pipeline.epoch, peers});
+  }
+  if (pipeline.phase == PipelinePhase::kLinking && all_are([](WorkerPhase p) { return p == WorkerPhase::kReady; })) {
+    pipeline.phase = pipeline.draining ? PipelinePhase::kDraining : PipelinePhase::kReady;
+    pipeline.message.clear();
+    pipeline.failures = 0;
+    pipeline.numerics_profile = workers_.at(pipeline.workers.back()).info.numerics_profile;
+    Do(OpenEpoch{pipeline.id, pipeline.epoch});
+  }
+}
+
+// Ends the epoch: those that are left release what they hold and are free again once they say so.
+void ClusterState::Disband(PipelineRecord& pipeline, const std::string& why, bool keep_weights, int64_t now_ns) {
+  const bool was_open = pipeline.phase == PipelinePhase::kReady || pipeline.phase == PipelinePhase::kDraining;
+  if (was_open) Do(CloseEpoch{pipeline.id, pipeline.epoch, why});
+  for (const WorkerId id : pipeline.workers) {
+    const auto found = workers_.find(id);
+    if (found == workers_.end() || found->second.phase == WorkerPhase::kLost) continue;
+    WorkerRecord& worker = found->second;
+    if (!keep_weights || worker.phase == WorkerPhase::kLoading) worker.shard.clear();
+    worker.phase = WorkerPhase::kReleasing;
+    worker.pipeline = PipelineId();
+    Do(SendRelease{id, pipeline.epoch, keep_weights});
+  }
+  pipeline.workers.clear();
+  pipeline.phase = PipelinePhase::kPending;
+  pipeline.message = why;
+  if (was_open) {
+    pipeline.failures = 1;
+    pipeline.not_before_ns = now_ns;
+  } else {
+    const int64_t wait = limits_.first_retry_ns << std::min(pipeline.failures, 10);
+    pipeline.not_before_ns = now_ns + std::min(wait, limits_.most_retry_ns);
+    ++pipeline.failures;
+  }
+}
+
+}  // namespace pagoda::coordinator

@@ -1,0 +1,227 @@
+// Who is in the cluster and what they should be doing: workers with leases, deployments (what is wanted), pipelines (what is
+// there), and the messages that bring the second towards the first. A plain state machine: event + now -> state + actions.
+// Owned by the coordinator's control thread; no locks.
+//
+// A pipeline's life: pending (workers or room are missing) -> loading (assignments are out) -> linking (all have loaded, the
+// peers' addresses are out) -> ready (all linked) -> back to pending when a rank is lost or a step fails. Each assembly is
+// an epoch of its own; epochs never repeat, also not over restarts of the coordinator (kSaveEpoch comes before the
+// assignments that use it). A worker that held a shard keeps its weights and is asked first for the same place.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "common/ids.h"
+#include "common/status.h"
+#include "coordinator/deployment.h"
+#include "coordinator/placement.h"
+
+namespace pagoda::coordinator {
+
+struct ModelFacts {
+  std::string digest;
+  std::shared_ptr<const ModelSizes> sizes;
+};
+
+struct WorkerInfo {
+  std::string name;
+  uint64_t incarnation = 0;
+  std::string host;
+  std::string version;
+  std::string numerics_profile;
+  std::string implementation;
+  int threads = 1;
+  int64_t memory_bytes = 0;
+  double memory_bandwidth = 0;
+  double compute_rate = 0;
+  std::string data_address;
+  std::string blob_address;
+};
+
+struct WorkerProgress {  // of a heartbeat
+  uint64_t epoch = 0;
+  uint64_t last_step = 0;
+  uint64_t current_step = 0;
+  std::string waiting_for;
+  int64_t waiting_us = 0;
+  int64_t compute_us = 0;
+  int64_t wait_in_us = 0;
+  int64_t send_us = 0;
+  int64_t steps = 0;
+};
+
+enum class LoadPhase : uint8_t { kLoading, kLoaded, kLinked };
+
+enum class WorkerPhase : uint8_t { kIdle, kLoading, kLoaded, kReady, kReleasing, kLost };
+
+struct WorkerRecord {
+  WorkerId id;
+  WorkerInfo info;
+  WorkerPhase phase = WorkerPhase::kIdle;
+  int64_t heard_ns = 0;
+  uint64_t joined_order = 0;
+  PipelineId pipeline;  // 0: none
+  Epoch epoch;          // of its assignment
+  int stage = 0;
+  int rank = 0;
+  double load_progress = 0;
+  int64_t weights_bytes = 0;
+  int64_t kv_bytes = 0;
+  std::string shard;    // what it still has in memory: "digest stage rank layers"; empty: nothing
+  WorkerProgress progress;
+  double step_ms = 0;   // means over the last heartbeats
+  double wait_ms = 0;
+};
+
+enum class PipelinePhase : uint8_t { kPending, kLoading, kLinking, kReady, kDraining };
+
+struct PipelineRecord {
+  PipelineId id;
+  std::string deployment;
+  PipelinePhase phase = PipelinePhase::kPending;
+  bool draining = false;       // takes no new work; goes when empty
+  Epoch epoch;
+  Placement placement;
+  std::vector<WorkerId> workers;  // by stage, then rank
+  std::string message;            // why it is not ready
+  int failures = 0;               // in a row
+  int64_t not_before_ns = 0;      // the next try
+  int64_t assembling_since_ns = 0;
+  std::string numerics_profile;
+};
+
+struct DeploymentRecord {
+  DeploymentSpec spec;
+  ModelFacts model;
+  bool draining = false;
+  std::string message;  // an error that no retry helps
+};
+
+struct PlacedStage {
+  int layer_begin = 0;
+  int layer_end = 0;
+  int tensor_parallel = 1;
+};
+
+struct Assignment {
+  PipelineId pipeline;
+  Epoch epoch;
+  std::string model;
+  std::string model_digest;
+  int stage = 0;
+  int rank = 0;
+  std::vector<PlacedStage> stages;
+  int64_t max_model_len = 0;
+  int block_tokens = 16;
+  int blocks = 0;
+  std::string kv_cache_type;
+  int activation_bits = 8;
+  int max_step_rows = 0;
+  int max_slots = 0;
+  int max_sample_rows = 0;
+  std::vector<std::string> model_peers;
+};
+
+struct LinkPeer {
+  int stage = 0;
+  int rank = 0;
+  std::string data_address;
+  std::string host;
+};
+
+// What the control thread has to do, in order.
+struct SaveEpoch { Epoch epoch; };  // nothing below the next one is used again, whatever happens
+struct SavePipeline { PipelineId pipeline; std::string deployment; };
+struct ForgetPipeline { PipelineId pipeline; };
+struct SendAssignment { WorkerId worker; Assignment assignment; };
+struct SendLinkUp { WorkerId worker; Epoch epoch; std::vector<LinkPeer> peers; };
+struct SendRelease { WorkerId worker; Epoch epoch; bool keep_weights = false; };
+struct CloseWorker { WorkerId worker; std::string why; };
+struct CreatePipeline { PipelineId pipeline; std::string deployment; };
+struct OpenEpoch { PipelineId pipeline; Epoch epoch; };               // ready: give it work
+struct CloseEpoch { PipelineId pipeline; Epoch epoch; std::string why; };
+struct StopPipeline { PipelineId pipeline; bool draining = false; };  // draining: finish what it has, then tell; else now
+using Action = std::variant<SaveEpoch, SavePipeline, ForgetPipeline, SendAssignment, SendLinkUp, SendRelease, CloseWorker,
+                            CreatePipeline, OpenEpoch, CloseEpoch, StopPipeline>;
+
+struct ClusterLimits {
+  int64_t lease_ns = 3'000'000'000;
+  int64_t assembly_deadline_ns = 600'000'000'000;
+  int64_t first_retry_ns = 200'000'000;
+  int64_t most_retry_ns = 5'000'000'000;
+  std::vector<std::string> own_blob_addresses;
+};
+
+class ClusterState {
+ public:
+  explicit ClusterState(ClusterLimits limits) : limits_(std::move(limits)) {}
+
+  // Before anything else, what the store has. Pipelines keep their ids.
+  void Restore(uint64_t last_epoch, uint64_t last_pipeline,
+               const std::vector<std::pair<PipelineId, std::string>>& pipelines);
+  // The address under which workers find this coordinator's own Blob service.
+  void SetOwnBlobAddress(std::string address) { limits_.own_blob_addresses = {std::move(address)}; }
+
+  // Workers. A name that is already there with another incarnation is the same worker after a restart.
+  WorkerId Join(WorkerInfo info, int64_t now_ns);
+  void Gone(WorkerId worker, const std::string& why, int64_t now_ns);
+  void Heartbeat(WorkerId worker, const WorkerProgress& progress, int64_t now_ns);
+  void Loaded(WorkerId worker, Epoch epoch, LoadPhase phase, double progress, int64_t weights_bytes, int64_t kv_bytes,
+              int64_t now_ns);
+  void Left(WorkerId worker, Epoch epoch, int64_t now_ns);
+  // A rank (or the engine) says that the epoch cannot go on.
+  void EpochFailed(PipelineId pipeline, Epoch epoch, const std::string& why, int64_t now_ns);
+
+  // Deployments. The same spec twice changes nothing.
+  void Apply(DeploymentSpec spec, ModelFacts model, int64_t now_ns);
+  absl::Status Scale(const std::string& name, int replicas, int64_t now_ns);
+  absl::Status Drain(const std::string& name, int64_t now_ns);
+  absl::Status Delete(const std::string& name, int64_t now_ns);
+  // A draining pipeline has no request left.
+  void Drained(PipelineId pipeline, int64_t now_ns);
+
+  void Tick(int64_t now_ns);
+
+  std::vector<Action> TakeActions();
+
+  const std::map<WorkerId, WorkerRecord>& workers() const { return workers_; }
+  const std::map<PipelineId, PipelineRecord>& pipelines() const { return pipelines_; }
+  const std::map<std::string, DeploymentRecord>& deployments() const { return deployments_; }
+  const WorkerRecord* FindWorker(WorkerId id) const;
+
+ private:
+  void Reconcile(int64_t now_ns);
+  void MatchReplicas(DeploymentRecord& deployment, int64_t now_ns);
+  void TryAssemble(PipelineRecord& pipeline, int64_t now_ns);
+  std::vector<WorkerId> ChooseWorkers(const PipelineRecord& pipeline, const DeploymentRecord& deployment, int needed) const;
+  void SendAssignments(PipelineRecord& pipeline, const DeploymentRecord& deployment, int64_t now_ns);
+  void Advance(PipelineRecord& pipeline, int64_t now_ns);
+  void Disband(PipelineRecord& pipeline, const std::string& why, bool keep_weights, int64_t now_ns);
+  void Remove(PipelineId pipeline, int64_t now_ns);
+  std::string ShardName(const PipelineRecord& pipeline, const DeploymentRecord& deployment, int stage, int rank) const;
+  template <typename T>
+  void Do(T action) {
+    actions_.push_back(std::move(action));
+  }
+
+  ClusterLimits limits_;
+  uint64_t next_worker_ = 1;
+  uint64_t next_pipeline_ = 1;
+  uint64_t next_epoch_ = 1;
+  uint64_t next_join_ = 1;
+  std::map<WorkerId, WorkerRecord> workers_;
+  std::map<PipelineId, PipelineRecord> pipelines_;
+  std::map<std::string, DeploymentRecord> deployments_;
+  std::vector<std::pair<PipelineId, std::string>> restored_;  // not yet claimed by their deployment
+  std::vector<Action> actions_;
+};
+
+std::string_view NameOf(WorkerPhase phase);
+std::string_view NameOf(PipelinePhase phase);
+
+}  // namespace pagoda::coordinator

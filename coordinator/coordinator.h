@@ -1,0 +1,157 @@
+// The coordinator behind its services: one control thread owns membership, deployments and the store; each pipeline has an
+// engine with a thread of its own. Thread rule: every public method may be called from any thread; those that take a
+// callback call it on the control thread.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "common/bounded_queue.h"
+#include "coordinator/cluster_state.h"
+#include "coordinator/links.h"
+#include "coordinator/model_catalog.h"
+#include "coordinator/pipeline_engine.h"
+#include "coordinator/store/store.h"
+
+namespace prometheus {
+class Registry;
+}
+
+namespace pagoda::coordinator {
+
+struct CoordinatorOptions {
+  std::string name = "coordinator";
+  int heartbeat_ms = 500;
+  int lease_ms = 3000;
+  int step_deadline_ms = 30000;
+};
+
+// What Admin shows of the cluster.
+struct ClusterView {
+  struct Pipeline {
+    PipelineRecord record;
+    EngineStatus status;
+    double prompt_tokens_per_s = 0;
+    double output_tokens_per_s = 0;
+  };
+  std::vector<DeploymentRecord> deployments;
+  std::vector<Pipeline> pipelines;
+  std::vector<WorkerRecord> workers;
+  int64_t now_ns = 0;
+};
+
+class Coordinator {
+ public:
+  Coordinator(CoordinatorOptions options, std::unique_ptr<Store> store, std::shared_ptr<ModelCatalog> catalog,
+              std::shared_ptr<prometheus::Registry> registry);
+  ~Coordinator();
+
+  // Reads the store and starts the control thread. A deployment whose model cannot be opened any more is kept, with the
+  // reason logged, and does not run.
+  absl::Status Start();
+  void SetBlobAddress(const std::string& address);
+
+  // Refuses new requests from now on; true once nothing runs, false when the time is over.
+  bool FinishRunning(int timeout_ms);
+  void Stop();
+
+  // Of a worker's stream, in the order of its messages.
+  void WorkerJoined(std::shared_ptr<WorkerLink> link, WorkerInfo info);
+  void WorkerHeartbeat(std::shared_ptr<WorkerLink> link, WorkerProgress progress);
+  void WorkerLoaded(std::shared_ptr<WorkerLink> link, Epoch epoch, LoadPhase phase, double progress, int64_t weights_bytes,
+                    int64_t kv_bytes);
+  void WorkerLeft(std::shared_ptr<WorkerLink> link, Epoch epoch);
+  void WorkerFault(std::shared_ptr<WorkerLink> link, Epoch epoch, std::string what);
+  void WorkerGone(std::shared_ptr<WorkerLink> link);
+
+  // Of a router's stream. It gets a snapshot at once.
+  RouterId RouterJoined(std::shared_ptr<RouterLink> link);
+  void RouterGone(RouterId router);
+  // Answers through the router's link when it is refused.
+  void Submit(PipelineId pipeline, Request request, RouterLink& link);
+  void Cancel(RequestId request);
+  void StopChoice(RequestId request, int choice, int count);
+
+  using Done = std::function<void(absl::Status)>;
+  void Apply(DeploymentSpec spec, ModelFacts model, Done done);
+  void Scale(std::string name, int replicas, Done done);
+  void Drain(std::string name, int timeout_ms, Done done);
+  void Delete(std::string name, Done done);
+  void View(std::function<void(ClusterView)> done);
+
+  const CoordinatorOptions& options() const { return options_; }
+  ModelCatalog& catalog() { return *catalog_; }
+
+ private:
+  struct PipelineRate {
+    int64_t at_ns = 0;
+    int64_t prompt = 0;
+    int64_t output = 0;
+    double prompt_per_s = 0;
+    double output_per_s = 0;
+  };
+
+  bool Post(std::function<void()> task);  // false: it will not run
+  void Run();
+  void TickNow();
+  void Act();
+  void Do(const SaveEpoch& action);
+  void Do(const SavePipeline& action);
+  void Do(const ForgetPipeline& action);
+  void Do(const SendAssignment& action);
+  void Do(const SendLinkUp& action);
+  void Do(const SendRelease& action);
+  void Do(const CloseWorker& action);
+  void Do(const CreatePipeline& action);
+  void Do(const OpenEpoch& action);
+  void Do(const CloseEpoch& action);
+  void Do(const StopPipeline& action);
+  void PublishSnapshot();
+  Snapshot MakeSnapshot() const;
+  std::string NamesOfTheWaiting(PipelineId pipeline) const;
+  void EndDrainsThatTookTooLong(int64_t now_ns);
+  void MeasureRates(int64_t now_ns);
+  void CountWorkers();
+  WorkerLink* LinkOf(WorkerId worker) const;
+  WorkerId IdOf(const WorkerLink* link) const;
+  std::shared_ptr<PipelineEngine> FindEngine(PipelineId pipeline) const;
+  std::vector<std::shared_ptr<PipelineEngine>> Engines() const;
+
+  const CoordinatorOptions options_;
+  const std::shared_ptr<ModelCatalog> catalog_;
+  const std::shared_ptr<prometheus::Registry> registry_;
+  const std::shared_ptr<RouterDirectory> routers_ = std::make_shared<RouterDirectory>();
+  BoundedQueue<std::function<void()>> inbox_;
+  std::atomic<bool> refusing_{false};
+  std::atomic<bool> stopping_{false};
+
+  mutable absl::Mutex engines_mutex_;
+  std::map<PipelineId, std::shared_ptr<PipelineEngine>> engines_ ABSL_GUARDED_BY(engines_mutex_);
+  mutable absl::Mutex snapshot_mutex_;
+  Snapshot latest_ ABSL_GUARDED_BY(snapshot_mutex_);
+
+  // The control thread's.
+  std::unique_ptr<Store> store_;
+  ClusterState state_;
+  std::map<WorkerId, std::shared_ptr<WorkerLink>> links_;
+  std::unordered_map<const WorkerLink*, WorkerId> worker_ids_;
+  std::map<PipelineId, int64_t> created_unix_s_;
+  std::map<PipelineId, PipelineRate> rates_;
+  std::map<std::string, int64_t> drain_deadlines_;  // by deployment
+  std::vector<std::shared_ptr<PipelineEngine>> retired_;  // their threads end by themselves
+  uint64_t snapshot_version_ = 0;
+  int64_t snapshot_at_ns_ = 0;
+  bool snapshot_due_ = false;
+
+  std::thread thread_;
+};
+
+}  // namespace pagoda::coordinator

@@ -1,0 +1,138 @@
+#include "coordinator/engine_metrics.h"
+
+#include <prometheus/counter.h>
+#include <prometheus/gauge.h>
+#include <prometheus/histogram.h>
+
+#include <array>
+#include <functional>
+
+#include "common/metrics.h"
+
+namespace pagoda::coordinator {
+namespace {
+
+constexpr double kNsPerSecondDouble = 1e9;
+
+std::string ReasonLabel(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kNone:
+      return "none";
+    case FinishReason::kStop:
+      return "stop";
+    case FinishReason::kLength:
+      return "length";
+    case FinishReason::kCancelled:
+      return "cancelled";
+    case FinishReason::kError:
+      return "error";
+  }
+  return "none";
+}
+
+}  // namespace
+
+struct EngineMetrics::State {
+  State(prometheus::Registry& into, prometheus::Labels with) : registry(into), labels(std::move(with)) {}
+  prometheus::Registry& registry;
+  prometheus::Labels labels;
+  std::vector<std::function<void()>> removers;
+  SchedulerStats last;
+
+  prometheus::Gauge *running, *waiting, *blocks_used, *blocks_total, *blocks_cached, *leaked;
+  prometheus::Counter *hit_tokens, *query_tokens, *preemptions, *prompt_tokens, *generation_tokens, *steps, *rows, *surplus,
+      *epochs, *refused;
+  prometheus::Histogram *queue_time, *prefill_time, *decode_time, *step_time;
+  std::array<prometheus::Counter*, 5> finished{};
+
+  template <typename Family, typename... Args>
+  auto* Keep(Family& family, const prometheus::Labels& with, Args&&... args) {
+    auto& series = family.Add(with, std::forward<Args>(args)...);
+    removers.push_back([&family, &series] { family.Remove(&series); });
+    return &series;
+  }
+  prometheus::Gauge* Gauge(const char* name, const char* help) {
+    return Keep(prometheus::BuildGauge().Name(name).Help(help).Register(registry), labels);
+  }
+  prometheus::Counter* Counter(const char* name, const char* help, const prometheus::Labels& more = {}) {
+    prometheus::Labels with = labels;
+    with.insert(more.begin(), more.end());
+    return Keep(prometheus::BuildCounter().Name(name).Help(help).Register(registry), with);
+  }
+  prometheus::Histogram* Histogram(const char* name, const char* help, const std::vector<double>& buckets) {
+    return Keep(prometheus::BuildHistogram().Name(name).Help(help).Register(registry), labels, buckets);
+  }
+};
+
+EngineMetrics::EngineMetrics(prometheus::Registry& registry, const std::string& deployment, PipelineId pipeline)
+    : state_(new State(registry, {{"model_name", deployment}, {"pipeline", std::to_string(pipeline.value())}})) {
+  State& s = *state_;
+  s.running = s.Gauge("pagoda_running_sequences", "Sequences that have a slot on the workers");
+  s.waiting = s.Gauge("pagoda_waiting_sequences", "Sequences in the pipeline's queue");
+  s.blocks_used = s.Gauge("pagoda_kv_blocks_used", "KV blocks that sequences hold");
+  s.blocks_total = s.Gauge("pagoda_kv_blocks_total", "KV blocks of the pipeline's pool");
+  s.blocks_cached = s.Gauge("pagoda_kv_blocks_cached", "KV blocks that only the prefix cache keeps");
+  s.leaked = s.Gauge("pagoda_coordinator_leaked_blocks", "KV blocks in use although nothing runs: always 0");
+  s.hit_tokens = s.Counter("pagoda_prefix_cache_hit_tokens_total", "Tokens found in the prefix cache");
+  s.query_tokens = s.Counter("pagoda_prefix_cache_query_tokens_total", "Tokens looked up in the prefix cache");
+  s.preemptions = s.Counter("pagoda_preemptions_total", "Sequences sent back to the queue for want of KV blocks");
+  s.prompt_tokens = s.Counter("pagoda_prompt_tokens_total", "Tokens of admitted prompts");
+  s.generation_tokens = s.Counter("pagoda_generation_tokens_total", "Tokens generated");
+  s.steps = s.Counter("pagoda_steps_total", "Micro-batches dispatched");
+  s.rows = s.Counter("pagoda_step_rows_total", "Token rows dispatched");
+  s.surplus = s.Counter("pagoda_surplus_rows_total", "Token rows computed for sequences that had ended");
+  s.epochs = s.Counter("pagoda_epochs_total", "Assemblies of the pipeline");
+  s.refused = s.Counter("pagoda_refused_requests_total", "Requests that the pipeline refused");
+  s.queue_time = s.Histogram("pagoda_request_queue_seconds", "From arrival to the first scheduled row", kRequestSecondsBuckets);
+  s.prefill_time =
+      s.Histogram("pagoda_request_prefill_seconds", "From the first scheduled row to the first token", kTimeToFirstTokenBuckets);
+  s.decode_time = s.Histogram("pagoda_request_decode_seconds", "From the first token to the last", kRequestSecondsBuckets);
+  s.step_time = s.Histogram("pagoda_step_seconds", "From a micro-batch's dispatch to its result", kStepSecondsBuckets);
+  for (size_t i = 0; i < s.finished.size(); ++i) {
+    const FinishReason reason = static_cast<FinishReason>(i);
+    if (reason == FinishReason::kNone) continue;
+    s.finished[i] = s.Counter("pagoda_finished_choices_total", "Choices that ended, by reason", {{"reason", ReasonLabel(reason)}});
+  }
+}
+
+EngineMetrics::~EngineMetrics() {
+  for (const auto& remove : state_->removers) remove();
+}
+
+void EngineMetrics::Observe(const ChoiceOutput& output) {
+  if (output.first_index == 0 && !output.tokens.empty()) {
+    state_->queue_time->Observe(static_cast<double>(output.queue_ns) / kNsPerSecondDouble);
+    state_->prefill_time->Observe(static_cast<double>(output.prefill_ns) / kNsPerSecondDouble);
+  }
+  if (output.finish == FinishReason::kNone) return;
+  state_->finished[static_cast<size_t>(output.finish)]->Increment();
+  if (output.decode_ns > 0) state_->decode_time->Observe(static_cast<double>(output.decode_ns) / kNsPerSecondDouble);
+}
+
+void EngineMetrics::ObserveStep(double seconds) { state_->step_time->Observe(seconds); }
+void EngineMetrics::CountEpoch() { state_->epochs->Increment(); }
+void EngineMetrics::CountRefusal() { state_->refused->Increment(); }
+
+void EngineMetrics::Set(const SchedulerStats& stats, int leaked_blocks) {
+  State& s = *state_;
+  s.running->Set(stats.running);
+  s.waiting->Set(stats.waiting);
+  s.blocks_used->Set(stats.blocks_used);
+  s.blocks_total->Set(stats.blocks_total);
+  s.blocks_cached->Set(stats.blocks_cached);
+  s.leaked->Set(leaked_blocks);
+  const auto add = [](prometheus::Counter* counter, int64_t now, int64_t before) {
+    if (now > before) counter->Increment(static_cast<double>(now - before));
+  };
+  add(s.hit_tokens, stats.prefix_hit_tokens, s.last.prefix_hit_tokens);
+  add(s.query_tokens, stats.prefix_query_tokens, s.last.prefix_query_tokens);
+  add(s.preemptions, stats.preemptions, s.last.preemptions);
+  add(s.prompt_tokens, stats.prompt_tokens, s.last.prompt_tokens);
+  add(s.generation_tokens, stats.generated_tokens, s.last.generated_tokens);
+  add(s.steps, stats.steps, s.last.steps);
+  add(s.rows, stats.rows, s.last.rows);
+  add(s.surplus, stats.surplus_rows, s.last.surplus_rows);
+  s.last = stats;
+}
+
+}  // namespace pagoda::coordinator

@@ -1,0 +1,123 @@
+// What the coordinator's threads need of the streams at its edges, without the wire's types. Implemented in services/.
+// Every method may be called from any thread and returns at once (it queues).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "absl/synchronization/mutex.h"
+#include "common/ids.h"
+#include "coordinator/cluster_state.h"
+#include "coordinator/request.h"
+#include "coordinator/step_plan.h"
+
+namespace pagoda::coordinator {
+
+class PipelineEngine;
+
+// One worker's control stream.
+class WorkerLink {
+ public:
+  virtual ~WorkerLink() = default;
+  struct Greeting {
+    WorkerId worker;
+    int heartbeat_ms = 0;
+    int lease_ms = 0;
+  };
+  virtual void Welcome(const Greeting& greeting) = 0;
+  virtual void Send(const Assignment& assignment, int step_deadline_ms) = 0;
+  virtual void Send(const SendLinkUp& link_up) = 0;
+  virtual void Send(const SendRelease& release) = 0;
+  // Where its step results go from now on; null: nowhere.
+  virtual void SetEngine(std::shared_ptr<PipelineEngine> engine) = 0;
+  virtual void Close(const std::string& why) = 0;
+};
+
+// Carries the plans of one epoch to all of its ranks. Used by the engine's thread.
+class PlanTransport {
+ public:
+  virtual ~PlanTransport() = default;
+  // False when a rank cannot be reached any more: then the epoch is over.
+  virtual bool Dispatch(const StepPlan& plan) = 0;
+};
+std::unique_ptr<PlanTransport> MakePlanTransport(std::vector<std::shared_ptr<WorkerLink>> ranks);
+
+struct PipelineSnapshot {
+  PipelineId pipeline;
+  Epoch epoch;
+  std::string model;
+  std::string model_digest;
+  std::string architecture;
+  bool ready = false;
+  int64_t max_model_len = 0;
+  int block_tokens = 0;
+  int blocks_total = 0;
+  int blocks_used = 0;
+  int running = 0;
+  int waiting = 0;
+  std::string numerics_profile;
+  int vocabulary = 0;
+  int max_queued_requests = 0;
+  int64_t created_unix_s = 0;
+  int64_t preemptions = 0;
+  int64_t prefix_hit_tokens = 0;
+  int64_t prefix_query_tokens = 0;
+};
+
+struct Snapshot {
+  uint64_t version = 0;
+  std::vector<PipelineSnapshot> pipelines;
+};
+
+struct StepTokens {
+  PipelineId pipeline;
+  Epoch epoch;
+  StepNumber step;
+};
+
+// One router's stream.
+class RouterLink {
+ public:
+  virtual ~RouterLink() = default;
+  virtual void SendTokens(const StepTokens& head, std::span<ChoiceOutput* const> outputs) = 0;
+  virtual void SendRefused(const Refusal& refusal) = 0;
+  virtual void SendSnapshot(const Snapshot& snapshot) = 0;
+  virtual void Close(const std::string& why) = 0;
+};
+
+// Who is attached. Thread-safe.
+class RouterDirectory {
+ public:
+  RouterId Add(std::shared_ptr<RouterLink> link) {
+    absl::MutexLock lock(&mutex_);
+    const RouterId id(next_++);
+    links_.emplace(id, std::move(link));
+    return id;
+  }
+  void Remove(RouterId id) {
+    absl::MutexLock lock(&mutex_);
+    links_.erase(id);
+  }
+  std::shared_ptr<RouterLink> Find(RouterId id) const {
+    absl::MutexLock lock(&mutex_);
+    const auto found = links_.find(id);
+    return found == links_.end() ? nullptr : found->second;
+  }
+  std::vector<std::shared_ptr<RouterLink>> All() const {
+    absl::MutexLock lock(&mutex_);
+    std::vector<std::shared_ptr<RouterLink>> all;
+    for (const auto& [id, link] : links_) all.push_back(link);
+    return all;
+  }
+
+ private:
+  mutable absl::Mutex mutex_;
+  uint64_t next_ ABSL_GUARDED_BY(mutex_) = 1;
+  std::unordered_map<RouterId, std::shared_ptr<RouterLink>> links_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace pagoda::coordinator

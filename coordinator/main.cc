@@ -1,0 +1,127 @@
+// pagoda-coordinator: membership, placement, and one scheduler per pipeline.
+#include <csignal>
+#include <fstream>
+#include <iostream>
+
+#include <prometheus/registry.h>
+
+#include <CLI/CLI.hpp>
+#include <filesystem>
+
+#include "common/config.h"
+#include "common/log.h"
+#include "common/metrics.h"
+#include "coordinator/server.h"
+
+namespace {
+
+struct Flags {
+  pagoda::coordinator::ServerOptions server;
+  std::string metrics_listen = "127.0.0.1:7071";
+  std::string cache_dir;
+  std::string log_level = "info";
+  std::string log_format = "json";
+  std::string ready_file;
+  int shutdown_timeout_ms = 30000;
+  bool check_config = false;
+};
+
+void AddFlags(CLI::App& app, Flags& flags) {
+  pagoda::AddConfigFile(app);
+  app.set_version_flag("--version", "pagoda-coordinator " PAGODA_VERSION);
+  app.add_option("--listen", flags.server.listen, "host:port of gRPC; port 0 takes a free one")->capture_default_str();
+  app.add_option("--metrics-listen", flags.metrics_listen, "host:port of /metrics")->capture_default_str();
+  app.add_option("--advertise", flags.server.advertise_blob, "host:port where workers reach this coordinator");
+  app.add_option("--store", flags.server.store_path, "sqlite file of what must not be forgotten; empty: in memory");
+  app.add_option("--name", flags.server.coordinator.name, "name of this coordinator")->capture_default_str();
+  app.add_option("--cache-dir", flags.cache_dir, "folder of downloaded models");
+  app.add_option("--heartbeat-ms", flags.server.coordinator.heartbeat_ms, "how often workers report")
+      ->capture_default_str()
+      ->check(CLI::Range(10, 60000));
+  app.add_option("--lease-ms", flags.server.coordinator.lease_ms, "a worker not heard of for so long is lost")
+      ->capture_default_str()
+      ->check(CLI::Range(50, 600000));
+  app.add_option("--step-deadline-ms", flags.server.coordinator.step_deadline_ms,
+                 "a step without result for so long ends the epoch (at least; more when steps are slow)")
+      ->capture_default_str()
+      ->check(CLI::Range(100, 3600000));
+  app.add_option("--shutdown-timeout-ms", flags.shutdown_timeout_ms, "what runs may finish within")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 3600000));
+  app.add_option("--log-level", flags.log_level, "debug, info, warning or error")->capture_default_str();
+  app.add_option("--log-format", flags.log_format, "json or plain")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"json", "plain"}));
+  app.add_option("--ready-file", flags.ready_file, "written with host:port once serving");
+  app.add_flag("--check-config", flags.check_config, "parse, validate and exit");
+}
+
+absl::Status Validate(const Flags& flags) {
+  PAGODA_RETURN_IF_ERROR(pagoda::ParseLogLevel(flags.log_level).status());
+  PAGODA_RETURN_IF_ERROR(pagoda::ParseHostPort(flags.server.listen).status());
+  if (!flags.metrics_listen.empty()) PAGODA_RETURN_IF_ERROR(pagoda::ParseHostPort(flags.metrics_listen).status());
+  if (flags.server.coordinator.lease_ms < 2 * flags.server.coordinator.heartbeat_ms) {
+    return absl::InvalidArgumentError("--lease-ms is below twice --heartbeat-ms: one late heartbeat would lose a worker");
+  }
+  return absl::OkStatus();
+}
+
+// A local path for now; references of hubs are resolved by whoever pulled them into the cache.
+absl::StatusOr<std::string> ResolveModel(const std::string& reference) {
+  if (std::filesystem::exists(reference)) return reference;
+  return absl::NotFoundError(absl::StrCat("there is no file or folder '", reference, "' on the coordinator's machine"));
+}
+
+absl::Status Run(Flags& flags, sigset_t& signals) {
+  auto registry = std::make_shared<prometheus::Registry>();
+  auto catalog = std::make_shared<pagoda::coordinator::ModelCatalog>(ResolveModel);
+  PAGODA_ASSIGN_OR_RETURN(auto server, pagoda::coordinator::Server::Start(flags.server, catalog, registry));
+  std::unique_ptr<pagoda::MetricsServer> metrics;
+  if (!flags.metrics_listen.empty()) {
+    PAGODA_ASSIGN_OR_RETURN(metrics, pagoda::MetricsServer::Start(flags.metrics_listen, registry));
+  }
+  pagoda::LogInfo("serving", {{"address", server->address()}, {"store", flags.server.store_path}});
+  if (!flags.ready_file.empty()) {
+    const std::string partial = flags.ready_file + ".part";
+    std::ofstream(partial) << server->address() << "\n";
+    std::filesystem::rename(partial, flags.ready_file);
+  }
+  int signal = 0;
+  sigwait(&signals, &signal);
+  pagoda::LogInfo("stopping", {{"signal", signal}});
+  // A second signal ends the process at once.
+  std::signal(SIGTERM, SIG_DFL);
+  std::signal(SIGINT, SIG_DFL);
+  pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
+  const bool finished = server->Stop(flags.shutdown_timeout_ms);
+  pagoda::LogInfo("stopped", {{"all_finished", finished}});
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Flags flags;
+  CLI::App app("The coordinator of a Pagoda cluster: membership, placement, and one scheduler per pipeline.");
+  AddFlags(app, flags);
+  absl::Status status = pagoda::ParseCommandLine(app, argc, argv);
+  if (absl::IsCancelled(status) && status.message().empty()) return 0;
+  if (status.ok()) status = Validate(flags);
+  if (!status.ok()) {
+    std::cerr << "pagoda-coordinator: " << status.message() << "\n";
+    return 2;
+  }
+  if (flags.check_config) return 0;
+  // Before any thread starts, so that all of them have it.
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  std::signal(SIGPIPE, SIG_IGN);
+  pagoda::InitLog("coordinator", *pagoda::ParseLogLevel(flags.log_level), flags.log_format == "plain");
+  status = Run(flags, signals);
+  if (status.ok()) return 0;
+  pagoda::LogError("failed", {{"error", pagoda::AsStd(status.message())}});
+  return 1;
+}

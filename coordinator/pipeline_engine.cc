@@ -1,0 +1,213 @@
+#include "coordinator/pipeline_engine.h"
+
+#include <algorithm>
+#include <map>
+
+#include "common/clock.h"
+#include "common/limits.h"
+#include "common/log.h"
+
+namespace pagoda::coordinator {
+namespace {
+
+constexpr size_t kInboxCapacity = size_t{8} * limits::kMaxQueuedRequests;
+// A step may take this many times what steps took so far before it counts as lost.
+constexpr double kStepPatience = 20;
+
+template <typename... Ts>
+struct Overloaded : Ts... {
+  using Ts::operator()...;
+};
+template <typename... Ts>
+Overloaded(Ts...) -> Overloaded<Ts...>;
+
+}  // namespace
+
+PipelineEngine::PipelineEngine(EngineOptions options, std::shared_ptr<RouterDirectory> routers,
+                               std::unique_ptr<EngineMetrics> metrics)
+    : options_(std::move(options)),
+      routers_(std::move(routers)),
+      metrics_(std::move(metrics)),
+      inbox_(kInboxCapacity),
+      thread_([this] { Run(); }) {}
+
+PipelineEngine::~PipelineEngine() {
+  Stop("the coordinator stops");
+  thread_.join();
+}
+
+void PipelineEngine::Run() {
+  while (!stopping_) {
+    Receive();
+    Dispatch();
+    Publish();
+  }
+  inbox_.Close();
+  for (Event& event : inbox_.PopAll(absl::ZeroDuration())) {
+    if (std::holds_alternative<Request>(event)) Handle(event, NowNs());
+  }
+  Publish();
+}
+
+void PipelineEngine::Refuse(const Request& request, const std::string& why) {
+  metrics_->CountRefusal();
+  const auto router = routers_->Find(request.router);
+  if (router == nullptr) return;
+  router->SendRefused({.router = request.router,
+                       .request = request.id,
+                       .attempt = request.attempt,
+                       .code = RefusalCode::kUnavailable,
+                       .message = why,
+                       .retry_after_ms = 0});
+}
+
+void PipelineEngine::Receive() {
+  std::vector<Event> events = inbox_.PopAll(absl::Nanoseconds(WaitNs(NowNs())));
+  const int64_t now_ns = NowNs();
+  for (Event& event : events) Handle(event, now_ns);
+  scheduler_.Tick(now_ns);
+  CheckStepDeadline(now_ns);
+}
+
+void PipelineEngine::Dispatch() {
+  if (transport_ == nullptr || failed_) return;
+  while (std::optional<StepPlan> plan = scheduler_.NextPlan(NowNs())) {
+    dispatched_.emplace_back(plan->step.value(), NowNs());
+    if (!transport_->Dispatch(*plan)) {
+      FailEpoch(absl::StrCat("step ", plan->step.value(), " did not reach every rank"));
+      return;
+    }
+  }
+}
+
+void PipelineEngine::Publish() {
+  for (const Refusal& refusal : scheduler_.TakeRefusals()) {
+    metrics_->CountRefusal();
+    if (const auto router = routers_->Find(refusal.router)) router->SendRefused(refusal);
+  }
+  std::vector<ChoiceOutput> outputs = scheduler_.TakeOutputs();
+  std::map<RouterId, std::vector<ChoiceOutput*>> by_router;
+  for (ChoiceOutput& output : outputs) {
+    metrics_->Observe(output);
+    by_router[output.router].push_back(&output);
+  }
+  const StepTokens head{.pipeline = options_.pipeline, .epoch = epoch_, .step = last_step_};
+  for (const auto& [id, batch] : by_router) {
+    if (const auto router = routers_->Find(id)) router->SendTokens(head, batch);
+  }
+  const SchedulerStats stats = scheduler_.stats();
+  metrics_->Set(stats, scheduler_.leaked_blocks());
+  const bool idle = scheduler_.idle();
+  queued_.store(stats.waiting + static_cast<int>(inbox_.size()), std::memory_order_relaxed);
+  {
+    absl::MutexLock lock(&status_mutex_);
+    status_ = {.stats = stats, .epoch = epoch_, .open = scheduler_.epoch_open(), .idle = idle};
+  }
+  if (draining_ && idle && !told_drained_) {
+    told_drained_ = true;
+    options_.drained();
+  }
+}
+
+void PipelineEngine::Handle(Event& event, int64_t now_ns) {
+  std::visit(Overloaded{[&](Request& request) {
+                          if (draining_ || stopping_) return Refuse(request, "the pipeline is draining");
+                          scheduler_.Submit(std::move(request), now_ns);
+                        },
+                        [&](CancelEvent& cancel) { scheduler_.Cancel(cancel.request); },
+                        [&](StopChoiceEvent& stop) { scheduler_.StopChoice(stop.request, stop.choice, stop.count); },
+                        [&](DropRouterEvent& drop) { scheduler_.DropRouter(drop.router); },
+                        [&](OpenEpochEvent& open) {
+                          scheduler_.EndEpoch();
+                          scheduler_.BeginEpoch(open.settings);
+                          transport_ = std::move(open.transport);
+                          epoch_ = open.settings.epoch;
+                          last_step_ = StepNumber();
+                          failed_ = false;
+                          dispatched_.clear();
+                          metrics_->CountEpoch();
+                        },
+                        [&](CloseEpochEvent& close) {
+                          if (close.epoch != epoch_) return;
+                          scheduler_.EndEpoch();
+                          transport_.reset();
+                          dispatched_.clear();
+                        },
+                        [&](StepResult& result) { HandleResult(result, now_ns); },
+                        [&](DrainEvent&) { draining_ = true; },
+                        [&](StopEvent& stop) {
+                          scheduler_.FailAll(stop.message);
+                          scheduler_.EndEpoch();
+                          transport_.reset();
+                          stopping_ = true;
+                        }},
+             event);
+}
+
+void PipelineEngine::HandleResult(const StepResult& result, int64_t now_ns) {
+  if (result.epoch != epoch_ || transport_ == nullptr || failed_) return;
+  const absl::Status status = scheduler_.OnResult(result, now_ns);
+  if (!status.ok()) {
+    FailEpoch(std::string(AsStd(status.message())));
+    return;
+  }
+  last_step_ = result.step;
+  while (!dispatched_.empty() && dispatched_.front().first <= result.step.value()) {
+    const double took_ns = static_cast<double>(now_ns - dispatched_.front().second);
+    metrics_->ObserveStep(took_ns / 1e9);
+    mean_step_ns_ = mean_step_ns_ == 0 ? took_ns : 0.9 * mean_step_ns_ + 0.1 * took_ns;
+    dispatched_.pop_front();
+  }
+}
+
+void PipelineEngine::CheckStepDeadline(int64_t now_ns) {
+  if (dispatched_.empty() || failed_) return;
+  const auto [step, since_ns] = dispatched_.front();
+  const int64_t patience_ns = std::max(options_.step_deadline_ns, static_cast<int64_t>(kStepPatience * mean_step_ns_));
+  if (now_ns - since_ns < patience_ns) return;
+  FailEpoch(absl::StrCat("step ", step, " gave no result for ", (now_ns - since_ns) / kNsPerMs, " ms"));
+}
+
+void PipelineEngine::FailEpoch(const std::string& why) {
+  failed_ = true;
+  options_.epoch_failed(epoch_, why);
+}
+
+int64_t PipelineEngine::WaitNs(int64_t now_ns) const {
+  int64_t wait_ns = kNsPerSecond;
+  if (const auto deadline = scheduler_.NextDeadline()) wait_ns = std::min(wait_ns, *deadline - now_ns);
+  return std::max<int64_t>(wait_ns, 0);
+}
+
+bool PipelineEngine::Push(Event event) {
+  if (inbox_.TryPush(std::move(event))) return true;
+  if (!inbox_.closed()) LogError("engine_inbox_full", {{"pipeline", options_.pipeline.value()}});
+  return false;
+}
+
+bool PipelineEngine::TrySubmit(Request request) {
+  // A replay was accepted once and is not turned away.
+  const bool replay = std::any_of(request.choices.begin(), request.choices.end(),
+                                  [](const ChoiceProgress& choice) { return !choice.tokens.empty(); });
+  if (!replay && queued_.load(std::memory_order_relaxed) >= options_.max_queued_requests) return false;
+  queued_.fetch_add(1, std::memory_order_relaxed);
+  return inbox_.TryPush(std::move(request));
+}
+
+void PipelineEngine::Cancel(RequestId request) { Push(CancelEvent{request}); }
+void PipelineEngine::StopChoice(RequestId request, int choice, int count) { Push(StopChoiceEvent{request, choice, count}); }
+void PipelineEngine::DropRouter(RouterId router) { Push(DropRouterEvent{router}); }
+void PipelineEngine::OpenEpoch(EpochSettings settings, std::unique_ptr<PlanTransport> transport) {
+  Push(OpenEpochEvent{settings, std::move(transport)});
+}
+void PipelineEngine::CloseEpoch(Epoch epoch) { Push(CloseEpochEvent{epoch}); }
+void PipelineEngine::Deliver(StepResult result) { Push(std::move(result)); }
+void PipelineEngine::Drain() { Push(DrainEvent{}); }
+void PipelineEngine::Stop(const std::string& message) { Push(StopEvent{message}); }
+
+EngineStatus PipelineEngine::status() const {
+  absl::MutexLock lock(&status_mutex_);
+  return status_;
+}
+
+}  // namespace pagoda::coordinator

@@ -1,0 +1,114 @@
+// The engine of one pipeline: one thread that receives, schedules, dispatches and publishes. Everything it decides is
+// decided by the Scheduler; this gives it time, messages and a place to send to.
+// Thread rule: every public method may be called from any thread and returns at once.
+#pragma once
+
+#include <atomic>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "common/bounded_queue.h"
+#include "common/ids.h"
+#include "coordinator/engine_metrics.h"
+#include "coordinator/links.h"
+#include "coordinator/request.h"
+#include "coordinator/scheduler.h"
+#include "coordinator/step_plan.h"
+
+namespace pagoda::coordinator {
+
+struct EngineOptions {
+  PipelineId pipeline;
+  std::string deployment;
+  int max_queued_requests = 2048;
+  int64_t step_deadline_ns = 30'000'000'000;
+  // Both are called on the engine's thread.
+  std::function<void(Epoch, const std::string&)> epoch_failed;
+  std::function<void()> drained;
+};
+
+struct EngineStatus {
+  SchedulerStats stats;
+  Epoch epoch;
+  bool open = false;
+  bool idle = true;
+};
+
+class PipelineEngine {
+ public:
+  PipelineEngine(EngineOptions options, std::shared_ptr<RouterDirectory> routers, std::unique_ptr<EngineMetrics> metrics);
+  ~PipelineEngine();  // as Stop
+
+  // False when the inbox is full: refuse with RESOURCE_EXHAUSTED.
+  bool TrySubmit(Request request);
+  void Cancel(RequestId request);
+  void StopChoice(RequestId request, int choice, int count);
+  void DropRouter(RouterId router);
+
+  void OpenEpoch(EpochSettings settings, std::unique_ptr<PlanTransport> transport);
+  void CloseEpoch(Epoch epoch);
+  void Deliver(StepResult result);
+
+  void Drain();                            // calls options.drained once nothing is left
+  void Stop(const std::string& message);   // ends what is left with an error; the thread ends
+
+  EngineStatus status() const;
+  const EngineOptions& options() const { return options_; }
+
+ private:
+  struct CancelEvent { RequestId request; };
+  struct StopChoiceEvent { RequestId request; int choice; int count; };
+  struct DropRouterEvent { RouterId router; };
+  struct OpenEpochEvent { EpochSettings settings; std::unique_ptr<PlanTransport> transport; };
+  struct CloseEpochEvent { Epoch epoch; };
+  struct DrainEvent {};
+  struct StopEvent { std::string message; };
+  using Event = std::variant<Request, CancelEvent, StopChoiceEvent, DropRouterEvent, OpenEpochEvent, CloseEpochEvent,
+                             StepResult, DrainEvent, StopEvent>;
+
+  void Run();
+  void Receive();
+  void Dispatch();
+  void Publish();
+  void Handle(Event& event, int64_t now_ns);
+  void Refuse(const Request& request, const std::string& why);
+  void HandleResult(const StepResult& result, int64_t now_ns);
+  void CheckStepDeadline(int64_t now_ns);
+  void FailEpoch(const std::string& why);
+  int64_t WaitNs(int64_t now_ns) const;
+  bool Push(Event event);
+
+  const EngineOptions options_;
+  const std::shared_ptr<RouterDirectory> routers_;
+  const std::unique_ptr<EngineMetrics> metrics_;
+  BoundedQueue<Event> inbox_;
+  std::atomic<int> queued_{0};  // requests in the inbox and waiting
+
+  // The engine thread's.
+  Scheduler scheduler_;
+  std::unique_ptr<PlanTransport> transport_;
+  Epoch epoch_;
+  StepNumber last_step_;
+  bool failed_ = false;   // the epoch's end was reported
+  bool draining_ = false;
+  bool stopping_ = false;
+  bool told_drained_ = false;
+  std::deque<std::pair<uint64_t, int64_t>> dispatched_;  // step, when
+  double mean_step_ns_ = 0;
+
+  mutable absl::Mutex status_mutex_;
+  EngineStatus status_ ABSL_GUARDED_BY(status_mutex_);
+
+  std::thread thread_;
+};
+
+}  // namespace pagoda::coordinator

@@ -1,0 +1,189 @@
+// Decides what each step of one pipeline computes: which sequences run, how their prompts are cut, who gets which KV block.
+// A plain state machine: events and `now` go in, plans and outputs come out; no clock, thread or socket.
+// Owned by the pipeline's engine thread; no locks.
+//
+// Invariants:
+// - every accepted request ends exactly once per choice, and no output index is emitted twice;
+// - two plans in flight share a decoding sequence only as run-ahead (the later one's row takes the token that the earlier
+//   samples), and never more than stages + 1 plans are in flight;
+// - a block comes home only when no row in flight uses it; at idle no block is in use;
+// - the oldest running sequence of the best priority is never preempted, and one max_model_len sequence always fits.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "common/status.h"
+#include "coordinator/block_pool.h"
+#include "coordinator/prefix_cache.h"
+#include "coordinator/request.h"
+#include "coordinator/sequence.h"
+#include "coordinator/step_plan.h"
+
+namespace pagoda::coordinator {
+
+// What an assembly of the pipeline can take.
+struct EpochSettings {
+  Epoch epoch;
+  int stages = 1;
+  int blocks = 0;               // of the KV pool; blocks * block_tokens >= max_model_len
+  int block_tokens = 16;
+  int64_t max_model_len = 0;
+  int vocabulary = 0;
+  int max_step_rows = 256;
+  int max_sequences = 128;      // running at once
+  int max_slots = 256;          // at least twice max_sequences
+  int max_sample_rows = 128;
+  bool prefix_caching = true;
+  int max_queued_requests = 2048;
+};
+
+struct SchedulerStats {
+  int running = 0;
+  int waiting = 0;
+  int blocks_total = 0;
+  int blocks_used = 0;    // held by sequences
+  int blocks_cached = 0;  // kept by the prefix cache alone
+  int plans_in_flight = 0;
+  int64_t preemptions = 0;
+  int64_t prefix_hit_tokens = 0;
+  int64_t prefix_query_tokens = 0;
+  int64_t prompt_tokens = 0;      // of admitted prompts
+  int64_t generated_tokens = 0;
+  int64_t steps = 0;
+  int64_t rows = 0;
+  int64_t surplus_rows = 0;       // computed and thrown away
+  int64_t forks = 0;
+};
+
+class Scheduler {
+ public:
+  Scheduler();
+  ~Scheduler();
+
+  // The pipeline takes plans from now on, from step 1. Requires that no epoch is open, and settings that hold together.
+  void BeginEpoch(const EpochSettings& settings);
+  // The workers' state is gone: what ran goes back to the queue with its tokens.
+  void EndEpoch();
+  bool epoch_open() const { return epoch_open_; }
+
+  // Each of these may add to outputs and refusals.
+  void Submit(Request request, int64_t now_ns);
+  void Cancel(RequestId id);
+  void StopChoice(RequestId id, int choice, int count);
+  void DropRouter(RouterId router);                         // its requests end without a word
+  void Tick(int64_t now_ns);                                // deadlines
+  void FailAll(const std::string& message);                 // ends everything with an error
+  // An error means that the workers broke the protocol; the epoch must end.
+  absl::Status OnResult(const StepResult& result, int64_t now_ns);
+
+  // The next micro-batch to dispatch, if one should be now. Call until it has none.
+  std::optional<StepPlan> NextPlan(int64_t now_ns);
+
+  std::vector<ChoiceOutput> TakeOutputs();
+  std::vector<Refusal> TakeRefusals();
+
+  // The earliest deadline of a request; nothing when none has one.
+  std::optional<int64_t> NextDeadline() const;
+  SchedulerStats stats() const;
+  bool idle() const { return live_.empty() && in_flight_.empty(); }
+  // Nothing runs and yet a block is in use: how many. The pool's own check, at idle.
+  int leaked_blocks() const;
+
+ private:
+  using SequencePointer = std::shared_ptr<Sequence>;
+
+  // What a plan in flight has of one sequence.
+  struct RowsRecord {
+    SequencePointer sequence;
+    int end_position = 0;  // rows up to here are done when the result is read
+    int rows = 0;
+    bool prompt_logprobs = false;
+  };
+  struct PlanRecord {
+    uint64_t step = 0;
+    std::vector<RowsRecord> rows;
+    std::vector<SequencePointer> samples;  // as in the plan
+    std::vector<SlotId> sample_slots;
+    std::vector<SequencePointer> users;    // each once
+    std::vector<BlockHandle> held;         // sources of copies
+  };
+  // A plan being formed.
+  struct Draft {
+    StepPlan plan;
+    PlanRecord record;
+    int rows_left = 0;
+    int samples_left = 0;
+  };
+  struct LiveRequest {
+    std::shared_ptr<RequestState> state;
+    std::vector<SequencePointer> sequences;
+  };
+
+  // scheduler.cc: life of a request.
+  absl::Status Validate(const Request& request, RefusalCode& code) const;
+  void Refuse(const RequestState& request, RefusalCode code, std::string message);
+  void Accept(Request request, int64_t now_ns);
+  void Finish(SequencePointer sequence, FinishReason reason, std::string error, ChoiceOutput* joined);
+  void Abandon(RequestId id, FinishReason reason, const std::string& error);  // kNone: without a word
+  void ForgetIfEnded(const RequestState& request);
+  ChoiceOutput OutputOf(const Sequence& sequence) const;
+  void LeaveWorkers(Sequence& sequence);  // gives back slot and blocks
+  FinishReason ReasonToStop(const Sequence& sequence) const;
+  int OutputLimit(const Sequence& sequence) const;
+
+  // scheduler_result.cc
+  absl::Status CheckResult(const StepResult& result) const;
+  void TakePromptLogprobs(const StepResult& result, const PlanRecord& record);
+  void TakeSample(const SequencePointer& sequence, const SampledToken& sample, int64_t now_ns);
+  void OfferBlocks(Sequence& sequence, int read_end);
+  void Drained(const SequencePointer& sequence);
+
+  // scheduler_plan.cc
+  void AddDecodes(Draft& draft);
+  void AddPrefills(Draft& draft, int rows);
+  bool AdmitNext(Draft& draft, int64_t now_ns);
+  bool HeldBack(const Sequence& sequence) const;
+  bool TakeBlocksFor(Sequence& sequence);
+  void AddRows(Draft& draft, const SequencePointer& sequence, int count);
+  void AddForks(Draft& draft, const SequencePointer& leader, int rows_index, int leader_worker_blocks);
+  void StartOn(Draft& draft, const SequencePointer& sequence);
+  bool MakeRoom(Draft& draft, const SequencePointer& sequence);
+  bool PreemptFor(const SequencePointer& sequence);
+  void Preempt(const SequencePointer& victim);
+  std::optional<BlockHandle> Allocate();
+  int Available() const;
+  int PrefillTarget(int decode_rows) const;
+  static void Use(PlanRecord& record, const SequencePointer& sequence);
+
+  EpochSettings settings_;
+  bool epoch_open_ = false;
+  bool ever_open_ = false;
+  uint64_t next_step_ = 1;
+  uint64_t next_arrival_ = 1;
+  std::unordered_map<RequestId, LiveRequest> live_;
+  std::multiset<int64_t> deadlines_;
+  std::set<SequencePointer, SequenceOrder> waiting_;
+  std::set<SequencePointer, SequenceOrder> running_;  // kRunning and kDraining
+  int finished_in_flight_ = 0;                        // kFinished with rows in flight
+  int draining_ = 0;
+
+  std::vector<SlotId> free_slots_;
+  std::vector<SlotId> pending_ends_;
+  std::vector<ChoiceOutput> outputs_;
+  std::vector<Refusal> refusals_;
+  SchedulerStats totals_;
+
+  // In this order: handles in in_flight_ and sequences go before the cache, the cache before the pool.
+  std::unique_ptr<BlockPool> pool_;
+  std::unique_ptr<PrefixCache> cache_;
+  std::deque<PlanRecord> in_flight_;
+};
+
+}  // namespace pagoda::coordinator

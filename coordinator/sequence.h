@@ -1,0 +1,78 @@
+// One choice of one request inside the scheduler. Internal to scheduler*.cc.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "common/block_hash.h"
+#include "coordinator/block_pool.h"
+#include "coordinator/request.h"
+
+namespace pagoda::coordinator {
+
+// What the choices of one request share.
+struct RequestState {
+  RequestId id;
+  RouterId router;
+  uint32_t attempt = 0;
+  int prompt_length = 0;
+  int priority = 0;
+  uint64_t arrival = 0;  // dense order of submission
+  int64_t arrived_ns = 0;
+  int64_t deadline_ns = 0;
+  std::string cache_salt;
+  bool bypass_prefix_cache = false;
+  bool started = false;  // something of it ran or was emitted: too late for a refusal
+  std::shared_ptr<const Sampling> sampling;
+  int unfinished = 0;    // choices
+};
+
+enum class SequenceState : uint8_t {
+  kWaiting,
+  kRunning,
+  kDraining,  // preempted: takes no new rows, goes back to the queue when those in flight are read
+  kFinished,  // its end is told; what is in flight runs out unseen
+};
+
+struct Sequence {
+  std::shared_ptr<RequestState> request;
+  int choice = 0;
+  SequenceState state = SequenceState::kWaiting;
+  std::vector<TokenId> tokens;  // prompt, then output: all that is known
+  int stop_count = -1;          // the router found a stop string: no more than so many output tokens
+
+  // Of the run that it is in; reset when it leaves the workers.
+  SlotId slot{-1};
+  int scheduled = 0;       // positions whose rows were dispatched
+  int unread_samples = 0;  // tokens sampled by plans in flight
+  int in_flight = 0;       // plans in flight that have rows or samples of it
+  uint64_t last_sample_step = 0;
+  std::vector<BlockHandle> blocks;
+  int worker_blocks = 0;             // how many of them the workers' table has
+  std::vector<BlockHash> hashes;     // chain over full blocks of tokens, as far as computed
+  int offered_blocks = 0;            // to the prefix cache
+  int cached_tokens = 0;
+  bool reported_first = false;       // cached_tokens and times went out
+  int64_t first_scheduled_ns = 0;
+  int64_t first_token_ns = 0;
+  bool wants_prompt_logprobs = false;
+  std::vector<PositionLogprobs> prompt_logprobs;
+
+  int length() const { return static_cast<int>(tokens.size()); }
+  int output_count() const { return length() - request->prompt_length; }
+  bool fresh() const { return output_count() == 0; }
+  int virtual_length() const { return length() + unread_samples; }
+  int pending_rows() const { return virtual_length() - scheduled; }
+  // Lower goes first.
+  auto order() const { return std::tuple(request->priority, request->arrival, choice); }
+};
+
+struct SequenceOrder {
+  bool operator()(const std::shared_ptr<Sequence>& a, const std::shared_ptr<Sequence>& b) const {
+    return a->order() < b->order();
+  }
+};
+
+}  // namespace pagoda::coordinator

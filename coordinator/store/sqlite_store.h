@@ -1,0 +1,14 @@
+// The embedded store: one sqlite3 file in WAL mode, synced at each transaction, so that it survives kill -9 and a power cut.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "coordinator/store/store.h"
+
+namespace pagoda::coordinator {
+
+// Creates the file when it is not there. "" is a store in memory, for tests and throw-away clusters.
+absl::StatusOr<std::unique_ptr<Store>> OpenSqliteStore(const std::string& path);
+
+}  // namespace pagoda::coordinator
