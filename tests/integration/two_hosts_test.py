@@ -22,6 +22,12 @@ HOSTS = {"a": "10.77.0.1", "b": "10.77.0.2"}
 PROMPTS = ["The harbour at Whitby has two piers", "A short list of colours: red,", "Once upon a time", "2, 4, 6, 8,"]
 
 
+def model_folders():
+    """Where the model's file lies, and where it is found if that is a link."""
+    path = pathlib.Path(cluster.model_path())
+    return sorted({str(path.parent), str(path.resolve().parent)})
+
+
 def sh(*command, check=True):
     return subprocess.run(command, check=check, capture_output=True, text=True)
 
@@ -42,10 +48,12 @@ class Hosts:
 
     def _make(self):
         for host in HOSTS:
-            # A /dev/shm of its own, so that nothing but the veth connects the two.
+            # A /dev/shm of its own, so that nothing but the veth connects the two. Host b does not have the model's file:
+            # its worker has to get its part through the cluster.
+            hide = "".join(f"mount -t tmpfs tmpfs '{folder}' && " for folder in model_folders()) if host == "b" else ""
             self.keepers[host] = subprocess.Popen(
                 ["unshare", "--net", "--ipc", "--mount", "--propagation", "private", "sh", "-c",
-                 "mount -t tmpfs tmpfs /dev/shm && ip link set lo up && echo up && exec sleep 600"],
+                 f"{hide}mount -t tmpfs tmpfs /dev/shm && ip link set lo up && echo up && exec sleep 600"],
                 stdout=subprocess.PIPE, text=True)
             assert self.keepers[host].stdout.readline().strip() == "up", f"cannot make the namespaces of host {host}"
         self.link = f"pgd{os.getpid() % 100000}"
@@ -156,11 +164,18 @@ def same_tokens_across_two_hosts():
         for k, prompt in enumerate(PROMPTS):
             answers.append(essence(json.loads(post_from(hosts, router, request_body("two", prompt, k)))))
         moved = hosts.bytes_sent() - before
+        cached = {host: folder_bytes(f"{hosts.folder}/cache-{host}") for host in HOSTS}
     assert answers == expected, "the tokens differ from those of one host"
     # 576 floats a row at least, each way of the link carries hidden states or tokens.
     least = sum(32 + len(prompt.split()) for prompt in PROMPTS) * 576 * 4
     print(f"  the veth carried {moved} bytes, at least {least} are hidden states")
     assert moved > least, (moved, least)
+    print(f"  bytes in the hosts' own model caches: {cached}")
+    assert cached["b"] > 10 << 20, "host b, which has not the file, keeps nothing in its own cache"
+
+
+def folder_bytes(folder):
+    return sum(path.stat().st_size for path in pathlib.Path(folder).rglob("*") if path.is_file())
 
 
 def post_from(hosts, router, body):
