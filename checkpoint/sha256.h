@@ -27,5 +27,7 @@ class Sha256 {
 };
 
 absl::StatusOr<std::string> Sha256OfFile(const std::string& path);
+// What git names a file's content by: SHA-1 over "blob <size>\0" and the bytes.
+absl::StatusOr<std::string> GitBlobIdOfFile(const std::string& path);
 
 }  // namespace pagoda::checkpoint
