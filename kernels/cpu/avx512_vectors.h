@@ -152,9 +152,20 @@ struct SuperSignedScales {
   }
 };
 
-template <class QuantsT, class ScalesT, int kOffsetValue>
+template <int kFormatValue, class QuantsT, class ScalesT, int kOffsetValue>
 struct Format {
   using Quants = QuantsT;
   using Scales = ScalesT;
+  static constexpr int kFormat = kFormatValue;  // of WeightFormat
   static constexpr int kOffset = kOffsetValue;
 };
+using FormatQ4_0 = Format<3, NibbleQuants<0>, PlainScales<-8>, 0>;
+using FormatQ4_1 = Format<4, NibbleQuants<0>, MinScales, 0>;
+using FormatQ5_0 = Format<5, NibbleQuants<1>, PlainScales<-16>, 0>;
+using FormatQ5_1 = Format<6, NibbleQuants<1>, MinScales, 0>;
+using FormatQ8_0 = Format<7, ByteQuants, PlainScales<0>, 128>;
+using FormatQ2_K = Format<8, NibbleQuants<0>, SuperMinScales<2>, 0>;
+using FormatQ3_K = Format<9, NibbleQuants<0>, SuperSignedScales, 4>;
+using FormatQ4_K = Format<10, NibbleQuants<0>, SuperMinScales<1>, 0>;
+using FormatQ5_K = Format<11, NibbleQuants<1>, SuperMinScales<1>, 0>;
+using FormatQ6_K = Format<12, NibbleQuants<2>, SuperSignedScales, 32>;

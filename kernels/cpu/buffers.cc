@@ -28,7 +28,9 @@ class Carver {
   int64_t used_ = 0;
 };
 
-void CarveQuant(Carver& carver, int64_t rows, QuantRows& out) {
+// AMX reads groups of 32 rows: those past the last are never used, but must be there.
+void CarveQuant(Carver& carver, int64_t max_rows, QuantRows& out) {
+  const int64_t rows = max_rows + 32;
   carver.Take(out.q, rows * out.blocks * (out.bits == 8 ? 32 : 64));
   carver.Take(out.scale, rows * out.blocks);
   carver.Take(out.sum, rows * out.blocks);

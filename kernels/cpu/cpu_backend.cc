@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/cpu/attention_plan.h"
+#include "kernels/cpu/backend_of_table.h"
 #include "kernels/cpu/buffers.h"
 #include "kernels/cpu/kernel_table.h"
 #include "kernels/cpu/packed_matrix.h"
@@ -452,6 +453,7 @@ const cpu::KernelTable& TableFor(Isa isa) {
     case Isa::kAvx2:
       return cpu::Avx2Kernels();
     case Isa::kAmx:
+      return cpu::AmxKernels();
     case Isa::kAvx512:
       return cpu::Avx512Kernels();
     default:
@@ -471,7 +473,11 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeCpuBackend(const CpuBackendOptions&
     return absl::UnimplementedError(absl::StrCat("this machine has no ", absl::string_view(NameOf(isa).data()),
                                                  "; choose another instruction set, or auto"));
   }
-  return std::make_unique<CpuBackend>(options, isa, TableFor(isa));
+  return MakeCpuBackendOf(options, isa, TableFor(isa));
+}
+
+std::unique_ptr<Backend> MakeCpuBackendOf(const CpuBackendOptions& options, Isa isa, const cpu::KernelTable& kernels) {
+  return std::make_unique<CpuBackend>(options, isa, kernels);
 }
 
 }  // namespace pagoda::kernels

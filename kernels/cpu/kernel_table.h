@@ -152,5 +152,6 @@ struct KernelTable {
 const KernelTable& ScalarKernels();
 const KernelTable& Avx2Kernels();    // require the instructions when called
 const KernelTable& Avx512Kernels();
+const KernelTable& AmxKernels();
 
 }  // namespace pagoda::kernels::cpu

@@ -266,9 +266,9 @@ void Gemm(const GemmTask& task) {
 int TilesAtOnce(int64_t tokens) { return tokens <= kFewTokens ? 1 : 2; }
 
 template <class F>
-void SetGemm(KernelTable& table, int format) {
-  table.gemm[format][0] = Gemm<QuantKernel<F, 8>>;
-  table.gemm[format][1] = Gemm<QuantKernel<F, 12>>;
+void SetGemm(KernelTable& table) {
+  table.gemm[F::kFormat][0] = Gemm<QuantKernel<F, 8>>;
+  table.gemm[F::kFormat][1] = Gemm<QuantKernel<F, 12>>;
 }
 
 KernelTable MakeTable() {
@@ -276,16 +276,16 @@ KernelTable MakeTable() {
   table.gemm[0][0] = Gemm<FloatKernel<kFloat32>>;
   table.gemm[1][0] = Gemm<FloatKernel<kFloat16>>;
   table.gemm[2][0] = Gemm<FloatKernel<kBFloat16>>;
-  SetGemm<Format<NibbleQuants<0>, PlainScales<-8>, 0>>(table, 3);     // Q4_0
-  SetGemm<Format<NibbleQuants<0>, MinScales, 0>>(table, 4);           // Q4_1
-  SetGemm<Format<NibbleQuants<1>, PlainScales<-16>, 0>>(table, 5);    // Q5_0
-  SetGemm<Format<NibbleQuants<1>, MinScales, 0>>(table, 6);           // Q5_1
-  SetGemm<Format<ByteQuants, PlainScales<0>, 128>>(table, 7);         // Q8_0
-  SetGemm<Format<NibbleQuants<0>, SuperMinScales<2>, 0>>(table, 8);   // Q2_K
-  SetGemm<Format<NibbleQuants<0>, SuperSignedScales, 4>>(table, 9);   // Q3_K
-  SetGemm<Format<NibbleQuants<0>, SuperMinScales<1>, 0>>(table, 10);  // Q4_K
-  SetGemm<Format<NibbleQuants<1>, SuperMinScales<1>, 0>>(table, 11);  // Q5_K
-  SetGemm<Format<NibbleQuants<2>, SuperSignedScales, 32>>(table, 12); // Q6_K
+  SetGemm<FormatQ4_0>(table);
+  SetGemm<FormatQ4_1>(table);
+  SetGemm<FormatQ5_0>(table);
+  SetGemm<FormatQ5_1>(table);
+  SetGemm<FormatQ8_0>(table);
+  SetGemm<FormatQ2_K>(table);
+  SetGemm<FormatQ3_K>(table);
+  SetGemm<FormatQ4_K>(table);
+  SetGemm<FormatQ5_K>(table);
+  SetGemm<FormatQ6_K>(table);
   table.tiles_at_once = TilesAtOnce;
   SetRowKernels(table);
   return table;

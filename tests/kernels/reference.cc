@@ -4,6 +4,8 @@
 #include <cstring>
 #include <sstream>
 
+#include "kernels/cpu/backend_of_table.h"
+
 namespace pagoda::kernels::testing {
 namespace {
 
@@ -91,6 +93,9 @@ std::vector<float> RandomFloats(int64_t count, uint64_t seed, float scale) {
 }
 
 std::unique_ptr<Backend> MakeBackend(Isa isa, int threads) {
+  if (isa == Isa::kAmx && !IsaSupported(Isa::kAmx)) {
+    return MakeCpuBackendOf({.threads = threads}, Isa::kAmx, EmulatedAmxKernels());
+  }
   auto backend = MakeCpuBackend({.threads = threads, .isa = isa});
   return backend.ok() ? *std::move(backend) : nullptr;
 }
@@ -98,7 +103,8 @@ std::unique_ptr<Backend> MakeBackend(Isa isa, int threads) {
 std::vector<Isa> VectorIsas() {
   std::vector<Isa> isas;
   for (Isa isa : {Isa::kAvx2, Isa::kAvx512, Isa::kAmx}) {
-    if (IsaSupported(isa)) isas.push_back(isa);
+    const bool emulated = isa == Isa::kAmx && IsaSupported(Isa::kAvx512);
+    if (emulated || IsaSupported(isa)) isas.push_back(isa);
   }
   return isas;
 }

@@ -11,6 +11,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/kernel_table.h"
 
 namespace pagoda::kernels::testing {
 
@@ -34,7 +35,9 @@ TestMatrix RandomMatrix(WeightFormat format, int64_t rows, int64_t columns, uint
 
 std::vector<float> RandomFloats(int64_t count, uint64_t seed, float scale = 1.0f);
 
+// AMX is the emulation of its tile instructions (emulated_amx.cc) where the machine has AVX-512 and no AMX.
 std::unique_ptr<Backend> MakeBackend(Isa isa, int threads = 1);
+const cpu::KernelTable& EmulatedAmxKernels();
 std::vector<Isa> VectorIsas();  // of this machine, without scalar
 
 // Values in a backend buffer.
