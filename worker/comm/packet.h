@@ -14,7 +14,7 @@ namespace pagoda::worker {
 
 inline constexpr uint32_t kPacketMagic = 0x31434450;  // "PDC1"; changes with the layout below
 
-enum class PacketKind : uint8_t { kHello, kHelloAnswer, kData };
+enum class PacketKind : uint8_t { kHello, kHelloAnswer, kReady, kData };
 
 struct PacketHeader {
   uint32_t magic = kPacketMagic;

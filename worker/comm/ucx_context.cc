@@ -93,9 +93,11 @@ absl::StatusOr<std::string> RawUcxAddress(std::string_view address) {
   const size_t start = kAddressPrefix.size() + kChecksumDigits;
   if (address.size() > start && address.starts_with(kAddressPrefix)) {
     const std::string_view raw = address.substr(start);
-    if (address.substr(kAddressPrefix.size(), kChecksumDigits) == HexEncode64(Checksum(raw))) return std::string(raw);
+    if (address.substr(kAddressPrefix.size(), kChecksumDigits) == HexEncode64(Checksum(raw)))
+      return std::string(raw);
   }
-  return absl::InvalidArgumentError("not a data-plane address of this build (cut, or of another transport)");
+  return absl::InvalidArgumentError(
+      "not a data-plane address of this build (cut, or of another transport)");
 }
 
 absl::StatusOr<std::unique_ptr<UcxContext>> UcxContext::Create(const UcxOptions& options) {

@@ -1,151 +1,88 @@
-// One peer of a UCX transport: its endpoint, the sends waiting for it and the messages coming from
-// it. Internal to ucx_transport.cc, and of its thread. UCX calls back only from within Progress of
-// the same thread.
+// One peer of a UCX transport in one epoch: the handshake, the sends waiting for it and the
+// messages coming from it. Internal to ucx_transport.cc, and of its thread. UCX calls back only
+// while that thread makes progress.
+//
+// Handshake: hello -> answer proves both directions; then each side flushes, so that nothing of
+// UCX's own wiring is left that needs the other, and says ready. A link is up when it has been told
+// ready and has said so.
 #pragma once
 
-#include <ucp/api/ucp.h>
-
 #include <deque>
-#include <list>
 #include <memory>
 #include <string>
-#include <vector>
 
 #include "worker/comm/packet.h"
-#include "worker/comm/transport.h"
+#include "worker/comm/ucx_endpoint.h"
+#include "worker/comm/ucx_inbox.h"
+#include "worker/comm/ucx_transfer.h"
 
 namespace pagoda::worker {
-
-class UcxLink;
-
-class UcxTransfer final : public Transfer {
- public:
-  ~UcxTransfer() override;
-  bool done() const override { return done_; }
-  absl::Status status() const override { return status_; }
-  size_t bytes() const override { return moved_; }
-
-  static std::unique_ptr<UcxTransfer> Failed(PeerId peer, MessageTag tag, absl::Status status);
-
-  PeerId peer() const { return peer_; }
-  MessageTag tag() const { return tag_; }
-  bool sending() const { return sending_; }
-  bool ok() const { return ok_; }
-
- private:
-  friend class UcxLink;
-  UcxTransfer(PeerId peer, MessageTag tag) : peer_(peer), tag_(tag) {}
-  void Finish(absl::Status status);
-
-  const PeerId peer_;
-  const MessageTag tag_;
-  bool sending_ = false;
-  std::span<const std::byte> data_;  // of a send
-  std::span<std::byte> into_;        // of a receive
-  size_t moved_ = 0;                 // bytes handed to UCX, or arrived
-  UcxLink* link_ = nullptr;          // while unfinished
-  bool done_ = false;
-  bool ok_ = true;
-  absl::Status status_;
-};
-
-// What all links of one transport share. Outlives them.
-struct UcxShared {
-  ucp_worker_h worker = nullptr;
-  size_t packet_bytes = 0;
-  size_t max_unexpected_bytes = 0;
-  size_t unexpected_bytes = 0;
-  uint64_t packets_received = 0;
-  Transport::Counters counters;
-  std::vector<UcxLink*> ready;  // their packet in flight is done, or their endpoint broke
-};
 
 class UcxLink {
  public:
   UcxLink(UcxShared& shared, Epoch epoch, PeerId self, PeerId peer, std::string address);
+  // As Close(kAborted).
   ~UcxLink();
   UcxLink(const UcxLink&) = delete;
   UcxLink& operator=(const UcxLink&) = delete;
 
-  PeerId peer() const { return peer_; }
-  // Makes the endpoint; again after a failure. Nothing may be under way.
+  // Makes the endpoint and sends a hello; again after a failure while connecting.
   absl::Status Open();
-  // Ends all transfers with `status` and closes the endpoint by force. Blocks at most a moment.
-  void Close(const absl::Status& status);
+  bool answered() const { return answered_; }
+  bool up() const {
+    return ready_heard_ && ready_said_ && endpoint_ != nullptr && !endpoint_->busy();
+  }
   // What broke the link; OK while it works.
   const absl::Status& failure() const { return failure_; }
-
-  // kHello or kHelloAnswer, with the next Proceed. Callable from within UCX's callbacks.
-  void SendHello(PacketKind kind);
-  bool answered() const { return answered_; }
-  void set_answered() { answered_ = true; }
+  // Ends all transfers with `status` and gives up the endpoint. Blocks at most a moment.
+  void Close(const absl::Status& status);
 
   std::unique_ptr<UcxTransfer> Send(MessageTag tag, std::span<const std::byte> data);
   std::unique_ptr<UcxTransfer> Receive(MessageTag tag, std::span<std::byte> into);
-  // A data packet of this epoch from this peer. Called from within UCX's callbacks.
+  void Forget(UcxTransfer* transfer);
+
+  // A packet of this epoch from this peer. Called from within UCX's callbacks: closes nothing.
   void Arrived(const PacketHeader& header, std::span<const std::byte> data);
-  // After a callback: sends on, or takes note of a broken endpoint.
+  // Its hello of this epoch came before this link was made.
+  void AnswerHello() { Say(PacketKind::kHelloAnswer); }
+  // After shared.ready: sends on, or takes note of a broken endpoint. Not from within callbacks.
   void Proceed();
 
  private:
-  friend class UcxTransfer;
-  // A packet that UCX has not finished with. Outlives the link if it must.
-  struct Packet {
-    PacketHeader header;
-    UcxLink* link = nullptr;
-    bool done = false;
-  };
-  // A message of which nobody has asked yet.
-  struct Unexpected {
+  struct Outgoing {
     MessageTag tag;
     size_t size = 0;
-    size_t arrived = 0;
-    std::unique_ptr<std::byte[]> data;
-  };
-  // The message whose packets come now.
-  struct Incoming {
-    MessageTag tag;
-    uint64_t size = 0;
-    uint64_t arrived = 0;
-    UcxTransfer* transfer = nullptr;   // either
-    Unexpected* unexpected = nullptr;  // or; neither: thrown away
+    size_t sent = 0;                  // handed to the endpoint
+    const std::byte* rest = nullptr;  // what is not: size - sent bytes
+    UcxTransfer* transfer = nullptr;  // null: dropped by its caller, the rest is sent all the same
+    std::unique_ptr<std::byte[]> kept;  // and lies here then
   };
 
-  void Forget(UcxTransfer* transfer);
+  void Say(PacketKind kind);
+  void Pump();
+  void SendNextPacket();
+  PacketHeader Header(PacketKind kind) const;
   void Fail(absl::Status status);
   void FinishAll(const absl::Status& status);
-  void CloseEndpoint();
-  void Pump();
-  // True when UCX took the packet whole; else it is in flight or the link failed.
-  bool SendPacket(const PacketHeader& header, std::span<const std::byte> data);
-  absl::Status BeginIncoming(const PacketHeader& header);
-  UcxTransfer* Posted(const MessageTag& tag);
-  void TakeUnexpected(std::list<Unexpected>::iterator message, UcxTransfer* transfer);
-  void FreeUnexpected(std::list<Unexpected>::iterator message);
-  PacketHeader Header(PacketKind kind) const;
-
-  static void OnSent(void* request, ucs_status_t status, void* packet);
-  static void OnError(void* link, ucp_ep_h endpoint, ucs_status_t status);
+  void GiveUpEndpoint();
 
   UcxShared& shared_;
   const Epoch epoch_;
   const PeerId self_;
   const PeerId peer_;
   const std::string address_;
-  ucp_ep_h endpoint_ = nullptr;
-  ucs_status_t endpoint_error_ = UCS_OK;  // set by OnError
-  absl::Status refusal_;                  // why this side cut the link, if it did
+  std::unique_ptr<UcxEndpoint> endpoint_;
+  absl::Status refusal_;  // why this side wants to cut the link
   absl::Status failure_;
   bool answered_ = false;
+  bool flushing_ = false;
+  bool ready_said_ = false;
+  bool ready_heard_ = false;
 
-  std::deque<PacketKind> hellos_;   // to be sent, before everything else
-  std::deque<UcxTransfer*> sends_;  // unfinished, in order
-  std::unique_ptr<Packet> in_flight_;
-  bool finishes_send_ = false;  // the packet in flight is the last of sends_.front()
-
-  std::vector<UcxTransfer*> posted_;  // receives of which nothing has come, in order
-  std::list<Unexpected> unexpected_;
-  Incoming incoming_;
+  std::deque<PacketKind> words_;  // of the handshake; before everything else
+  std::deque<Outgoing> sends_;    // in order; the first may be on its way
+  bool data_in_flight_ = false;   // the packet in flight is of sends_.front()
+  UcxInbox inbox_;
 };
 
 }  // namespace pagoda::worker

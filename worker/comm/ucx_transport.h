@@ -21,8 +21,9 @@
 
 namespace pagoda::worker {
 
-// Payload of one packet. Measured (bench/comm): with UCX's 8 KB, TCP pays a call into the kernel for each and 18 KB take twice
-// as long as with 64 KB; shared memory gains a little at the ends of the scale and loses little between.
+// Payload of one packet. Measured (bench/comm): with UCX's 8 KB, TCP pays a call into the kernel
+// for each and 18 KB take twice as long as with 64 KB; shared memory gains a little at the ends of
+// the scale and loses little between.
 inline constexpr size_t kUcxPacketBytes = 65536;
 
 struct UcxOptions {

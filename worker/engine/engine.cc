@@ -15,7 +15,7 @@ absl::StatusOr<kernels::KvType> ParseKvType(const std::string& text) {
   if (text == "f16" || text == "auto" || text.empty()) return kernels::KvType::kF16;
   if (text == "f32") return kernels::KvType::kF32;
   if (text == "bf16") return kernels::KvType::kBF16;
-  if (text == "i8") return kernels::KvType::kI8;
+  if (text == "i8" || text == "int8") return kernels::KvType::kI8;
   return absl::InvalidArgumentError(absl::StrCat("KV cache type ", text, ": auto, f32, f16, bf16 or i8"));
 }
 
