@@ -209,8 +209,8 @@ std::unique_ptr<Transfer> UcxTransport::Send(PeerId to, MessageTag tag,
                                              std::span<const std::byte> data) {
   const auto link = links_.find(to);
   if (link != links_.end()) return link->second->Send(tag, data);
-  return UcxTransfer::Failed(
-      to, tag, absl::UnavailableError(absl::StrCat("not connected to ", PeerName(to))));
+  return Failed(to, tag, true,
+                absl::UnavailableError(absl::StrCat("not connected to ", PeerName(to))));
 }
 
 std::unique_ptr<Transfer> UcxTransport::Receive(PeerId from, MessageTag tag,

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 
@@ -41,12 +42,16 @@ PeerProcess::PeerProcess(PeerId id, const std::string& transports, std::vector<s
 
 PeerProcess::~PeerProcess() {
   Signal(SIGKILL);
-  waitpid(process_, nullptr, 0);
   close(to_);
   close(from_);
 }
 
-void PeerProcess::Signal(int number) { kill(process_, number); }
+void PeerProcess::Signal(int number) {
+  if (process_ < 0) return;
+  kill(process_, number);
+  // A dead child that nobody has waited for still counts as a process, to UCX too.
+  if (number == SIGKILL) waitpid(std::exchange(process_, -1), nullptr, 0);
+}
 
 void PeerProcess::Tell(const std::string& line) {
   const std::string text = line + "\n";
