@@ -1,5 +1,7 @@
 #include "checkpoint/hub_download.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -136,7 +138,9 @@ class Transfer {
   }
 
   absl::Status Finish(const std::string& path) {
-    const bool closed = file_ != nullptr && std::fclose(file_) == 0;
+    if (file_ == nullptr) return absl::UnavailableError("the server sent nothing");
+    const bool synced = std::fflush(file_) == 0 && fsync(fileno(file_)) == 0;  // before the rename says it is whole
+    const bool closed = std::fclose(file_) == 0 && synced;
     file_ = nullptr;
     if (!closed) return absl::ResourceExhaustedError(absl::StrCat("cannot write ", part_, "; is the disk full?"));
     if (total_ != kUnknown && done_ != total_) return absl::UnavailableError("the connection ended early");

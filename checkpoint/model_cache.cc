@@ -183,6 +183,7 @@ absl::Status ReplaceFolder(const std::string& from, const std::string& to) {
   std::error_code error;
   const std::string old = absl::StrCat(to, ".", getpid(), ".old.partial");
   const bool had = fs::exists(fs::symlink_status(to, error));
+  error.clear();  // "not there" is an error to symlink_status
   if (had) fs::rename(to, old, error);
   if (!error) fs::rename(from, to, error);
   if (error) return absl::UnavailableError(absl::StrCat("cannot rename ", from, " to ", to, ": ", error.message()));

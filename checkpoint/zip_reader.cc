@@ -1,5 +1,6 @@
 #include "checkpoint/zip_reader.h"
 
+#include <unistd.h>
 #include <zlib.h>
 
 #include <algorithm>
@@ -82,7 +83,11 @@ class MemberFile {
   absl::Status Finish(uint32_t crc) {
     if (left_ != 0) return Malformed("has a member that is smaller than it says");
     if (crc_ != crc) return Malformed("has a member whose checksum is wrong");
-    const bool closed = file_ != nullptr && std::fclose(file_) == 0;
+    bool closed = false;
+    if (file_ != nullptr) {
+      const bool synced = std::fflush(file_) == 0 && fsync(fileno(file_)) == 0;
+      closed = std::fclose(file_) == 0 && synced;
+    }
     file_ = nullptr;
     if (!closed) return absl::UnavailableError(absl::StrCat("cannot write ", path_, "; is the disk full?"));
     finished_ = true;

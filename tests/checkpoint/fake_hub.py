@@ -123,7 +123,7 @@ class Storage(Base):
         number = count(self.path)
         if repo == "changing" and number > 1:
             etag = '"storage-2"'
-        if repo in ("cutting", "changing", "always-cut") and (number <= 2 or repo == "always-cut"):
+        if repo in ("cutting", "stopped", "changing", "always-cut") and (number <= 2 or repo == "always-cut"):
             return self.cut(data, etag, 0 if repo == "always-cut" and number > 1 else len(data) // 3)
         if repo == "stalling" and number == 1:
             self.send_response(200)

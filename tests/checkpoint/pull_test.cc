@@ -187,6 +187,25 @@ TEST_F(HubTest, GoesOnWhereItWasCut) {
   EXPECT_THAT(log[2], HasSubstr("bytes="));
 }
 
+TEST_F(HubTest, APullThatWasStoppedIsFinishedByTheNext) {
+  PullOptions options = Options();
+  options.attempts = 1;
+  int pulls = 1;
+  absl::StatusOr<std::string> path = Pull("hf://org/stopped", options);
+  for (; !path.ok() && pulls < 10; ++pulls) {
+    EXPECT_EQ(path.status().code(), absl::StatusCode::kUnavailable) << path.status();
+    EXPECT_FALSE(ModelCache(cache_.path()).Resolve("hf://org/stopped").ok());
+    path = Pull("hf://org/stopped", options);
+  }
+  ASSERT_TRUE(path.ok()) << path.status();
+  EXPECT_EQ(pulls, 5);  // each of two files was cut twice
+  ExpectWhole(*path);
+  const std::vector<std::string> log = StorageLog("stopped");
+  ASSERT_EQ(log.size(), 6u);
+  EXPECT_THAT(log[1], HasSubstr("bytes="));
+  EXPECT_THAT(log[5], HasSubstr("bytes="));
+}
+
 TEST_F(HubTest, StartsAgainWhenTheStorageHasAnotherFile) {
   const auto path = PullIt("hf://org/changing");
   ASSERT_TRUE(path.ok()) << path.status();
