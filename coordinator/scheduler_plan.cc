@@ -93,6 +93,7 @@ void Scheduler::AddDecodes(Draft& draft) {
   if (static_cast<int>(chosen.size()) > quota) chosen.resize(static_cast<size_t>(quota));
   std::sort(chosen.begin(), chosen.end(), SequenceOrder());
   for (const SequencePointer& sequence : chosen) {
+    if (draft.samples_left == 0) return;  // a first token may have taken more, for its forks
     if (sequence->state == SequenceState::kRunning && MakeRoom(draft, sequence)) AddRows(draft, sequence, 1);
   }
 }
