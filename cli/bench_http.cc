@@ -16,6 +16,7 @@
 
 #include "cli/bench_load.h"
 #include "cli/http_client.h"
+#include "cli/json_text.h"
 
 namespace pagoda::cli {
 namespace {
@@ -74,9 +75,8 @@ class Answer {
   }
   void OnUsage(std::string_view data) {
     const nlohmann::json event = nlohmann::json::parse(data, nullptr, false);
-    if (!event.is_object() || !event.contains("usage") || !event["usage"].is_object()) return;
-    record_.output_tokens = event["usage"].value("completion_tokens", 0);
-    record_.prompt_tokens = event["usage"].value("prompt_tokens", record_.prompt_tokens);
+    record_.output_tokens = IntegerAt(event, "/usage/completion_tokens", 0);
+    record_.prompt_tokens = IntegerAt(event, "/usage/prompt_tokens", record_.prompt_tokens);
   }
 
   RequestRecord& record_;
@@ -211,11 +211,11 @@ absl::StatusOr<std::string> FirstModelOverHttp(const BenchOptions& options) {
   HttpRequest request{.server = std::move(server), .target = "/v1/models"};
   if (!options.api_key.empty()) request.headers["Authorization"] = "Bearer " + options.api_key;
   PAGODA_ASSIGN_OR_RETURN(const HttpResponse response, HttpCall(request));
-  const nlohmann::json body = nlohmann::json::parse(response.body, nullptr, false);
-  if (response.status != 200 || !body.is_object() || !body.contains("data") || body["data"].empty()) {
+  const std::string model = TextAt(nlohmann::json::parse(response.body, nullptr, false), "/data/0/id");
+  if (response.status != 200 || model.empty()) {
     return absl::NotFoundError(absl::StrCat(options.url, " serves no model (", response.status, ")"));
   }
-  return body["data"][0].value("id", "");
+  return model;
 }
 
 absl::StatusOr<std::vector<RequestRecord>> LoadOverHttp(const BenchOptions& options,

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/http_client.h"
+#include "cli/json_text.h"
 #include "pagoda/v1/inference.grpc.pb.h"
 
 namespace pagoda::cli {
@@ -16,12 +17,9 @@ using Json = nlohmann::json;
 constexpr int kAnswerTimeoutMs = 120'000;  // between two pieces
 
 absl::Status ErrorOf(const HttpResponse& response) {
-  const Json body = Json::parse(response.body, nullptr, false);
-  std::string message = response.body;
-  if (body.is_object() && body.contains("error") && body["error"].is_object()) {
-    message = body["error"].value("message", message);
-  }
-  return absl::UnavailableError(absl::StrCat("the server answered ", response.status, ": ", message));
+  const std::string message = TextAt(Json::parse(response.body, nullptr, false), "/error/message");
+  return absl::UnavailableError(
+      absl::StrCat("the server answered ", response.status, ": ", message.empty() ? response.body : message));
 }
 
 class HttpSession : public ChatSession {
@@ -34,12 +32,8 @@ class HttpSession : public ChatSession {
     PAGODA_ASSIGN_OR_RETURN(const HttpResponse response,
                             HttpCall({.server = server_, .target = "/v1/models", .headers = headers_}));
     if (response.status != 200) return ErrorOf(response);
-    const Json body = Json::parse(response.body, nullptr, false);
-    if (!body.is_object() || !body.contains("data") || body["data"].empty()) {
-      return absl::NotFoundError("the server serves no model yet");
-    }
-    options_.model = body["data"][0].value("id", "");
-    return absl::OkStatus();
+    options_.model = TextAt(Json::parse(response.body, nullptr, false), "/data/0/id");
+    return options_.model.empty() ? absl::NotFoundError("the server serves no model yet") : absl::OkStatus();
   }
 
  private:
@@ -67,15 +61,10 @@ class HttpSession : public ChatSession {
       const Json event = Json::parse(data, nullptr, false);
       if (!event.is_object()) return;
       if (event.contains("error")) failure = absl::InternalError(event["error"].dump());
-      if (event.contains("usage") && event["usage"].is_object()) {
-        prompt_tokens_ = event["usage"].value("prompt_tokens", 0);
-        output_tokens_ = event["usage"].value("completion_tokens", 0);
-      }
-      if (!event.contains("choices") || event["choices"].empty()) return;
-      const Json& delta = event["choices"][0]["delta"];
-      if (delta.is_object() && delta.contains("content") && delta["content"].is_string()) {
-        wanted = on_text(delta["content"].get<std::string>()) && wanted;
-      }
+      prompt_tokens_ = IntegerAt(event, "/usage/prompt_tokens", prompt_tokens_);
+      output_tokens_ = IntegerAt(event, "/usage/completion_tokens", output_tokens_);
+      const std::string text = TextAt(event, "/choices/0/delta/content");
+      if (!text.empty()) wanted = on_text(text) && wanted;
     });
     HttpRequest request{.server = server_, .method = "POST", .target = "/v1/chat/completions", .body = Body(),
                         .headers = headers_, .timeout_ms = kAnswerTimeoutMs};

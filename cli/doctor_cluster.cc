@@ -5,6 +5,7 @@
 #include "absl/strings/str_split.h"
 #include "cli/doctor.h"
 #include "cli/http_client.h"
+#include "cli/json_text.h"
 
 namespace pagoda::cli {
 namespace {
@@ -78,7 +79,7 @@ std::vector<Finding> CheckRouter(const std::string& router) {
              "is it running there, and is the way to it open?"}};
   }
   const nlohmann::json body = nlohmann::json::parse(models->body, nullptr, false);
-  if (models->status != 200 || !body.is_object() || !body.contains("data")) {
+  if (models->status != 200 || !body.is_object() || !body.contains("data") || !body["data"].is_array()) {
     return {{Verdict::kProblem, subject, absl::StrCat("/v1/models was answered with ", models->status), "see its log"}};
   }
   if (body["data"].empty()) {
@@ -86,7 +87,7 @@ std::vector<Finding> CheckRouter(const std::string& router) {
   }
   std::string names;
   for (const nlohmann::json& model : body["data"]) {
-    absl::StrAppend(&names, names.empty() ? "" : ", ", model.value("id", ""));
+    absl::StrAppend(&names, names.empty() ? "" : ", ", TextAt(model, "/id"));
   }
   return {{Verdict::kGood, subject, "serves " + names, ""}};
 }

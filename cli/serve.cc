@@ -1,14 +1,11 @@
 // `pagoda serve`: a whole cluster on this machine, from a model's name to an answer.
-#include <sched.h>
-
-#include <algorithm>
-#include <fstream>
 #include <iostream>
 #include <nlohmann/json.hpp>
 
 #include "cli/cluster_options.h"
 #include "cli/command.h"
 #include "cli/http_client.h"
+#include "cli/json_text.h"
 #include "cli/local_cluster.h"
 #include "cli/machine.h"
 #include "cli/model_cache.h"
@@ -60,8 +57,7 @@ absl::Status PrintExample(const LocalCluster& cluster, const std::string& name) 
   if (answer->status != 200 || body.is_discarded()) {
     return absl::InternalError(absl::StrCat("the example request was answered with ", answer->status, ": ", answer->body));
   }
-  const std::string text = body.at("choices").at(0).at("message").value("content", "");
-  std::cout << "  " << kQuestion << "\n  " << text << "\n" << std::endl;
+  std::cout << "  " << kQuestion << "\n  " << TextAt(body, "/choices/0/message/content") << "\n" << std::endl;
   return absl::OkStatus();
 }
 

@@ -32,7 +32,9 @@ TEST(ParseServerTest, UrlsAndAddresses) {
 
 TEST(HttpCallTest, SaysWhatDoesNotAnswer) {
   // Port 1 of this host: nothing listens there.
-  const auto answer = HttpCall({.server = {"127.0.0.1", 1}, .target = "/x"});
+  HttpRequest request{.target = "/x"};
+  request.server = {"127.0.0.1", 1};
+  const auto answer = HttpCall(request);
   EXPECT_TRUE(absl::IsUnavailable(answer.status()));
   EXPECT_NE(answer.status().message().find("http://127.0.0.1:1/x"), absl::string_view::npos) << answer.status();
 }
