@@ -360,8 +360,12 @@ void ClusterState::TryAssemble(PipelineRecord& pipeline, int64_t now_ns) {
     slowest = slowest == 0 ? resource.memory_bandwidth : std::min(slowest, resource.memory_bandwidth);
     fastest = std::max(fastest, resource.memory_bandwidth);
   }
-  // Measurements of equal machines differ a little; that must not move layers.
-  if (!measured || fastest < 1.5 * slowest) {
+  // Workers of one host measured each other's noise as they started; measurements of equal machines differ a little. Neither
+  // must move layers.
+  const bool one_host = std::all_of(chosen.begin(), chosen.end(), [&](WorkerId id) {
+    return workers_.at(id).info.host == workers_.at(chosen.front()).info.host;
+  });
+  if (!measured || one_host || fastest < 1.5 * slowest) {
     for (WorkerResources& resource : resources) resource.memory_bandwidth = 0;
   }
   absl::StatusOr<Placement> placement = PlaceModel(*deployment.model.sizes, resources, request);
