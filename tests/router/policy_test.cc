@@ -1,0 +1,167 @@
+// The shape of the routing score: load first, prefixes within a cap, profiles and avoided pipelines, turns on ties.
+#include "router/policy/policy.h"
+
+#include <gtest/gtest.h>
+
+#include <numeric>
+
+namespace pagoda::router {
+namespace {
+
+PipelineView Pipeline(int link, uint64_t id) {
+  PipelineView view;
+  view.key = {link, PipelineId(id)};
+  view.model = "m";
+  view.digest = "d";
+  view.ready = true;
+  view.max_model_len = 1000;
+  view.numerics_profile = "cpu-1";
+  return view;
+}
+
+struct PolicyTest : testing::Test {
+  std::optional<PipelineKey> Choose(RouteRequest request = {}) {
+    request.model = "m";
+    request.digest = "d";
+    if (request.prompt_tokens == 0) request.prompt_tokens = 160;
+    if (request.total_tokens == 0) request.total_tokens = 200;
+    return ChoosePipeline(request, view, loads, prefixes, options);
+  }
+  std::vector<BlockHash> Chain(int blocks, int first = 0) {
+    std::vector<TokenId> tokens(static_cast<size_t>(blocks) * 16);
+    std::iota(tokens.begin(), tokens.end(), first);
+    return HashFullBlocks("", tokens, 16);
+  }
+  ClusterView view{{Pipeline(1, 1), Pipeline(1, 2), Pipeline(2, 1)}};
+  const PipelineKey a = view.pipelines[0].key, b = view.pipelines[1].key, c = view.pipelines[2].key;
+  PipelineLoads loads;
+  PrefixIndex prefixes{1 << 20};
+  PolicyOptions options;
+};
+
+TEST_F(PolicyTest, TheLeastLoadedIsChosen) {
+  loads[a].tokens = 500;
+  loads[b].tokens = 100;
+  loads[c].tokens = 300;
+  EXPECT_EQ(Choose(), b);
+}
+
+TEST_F(PolicyTest, OneIdOfTwoCoordinatorsIsTwoPipelines) {
+  loads[a].tokens = 500;
+  loads[b].tokens = 400;
+  EXPECT_EQ(Choose(), c);
+}
+
+TEST_F(PolicyTest, TiesAreBrokenInTurn) {
+  loads[a].last_choice = 3;
+  loads[b].last_choice = 1;
+  loads[c].last_choice = 2;
+  EXPECT_EQ(Choose(), b);
+}
+
+TEST_F(PolicyTest, WhatCannotServeIsNotChosen) {
+  view.pipelines[0].ready = false;
+  view.pipelines[1].digest = "other";
+  view.pipelines[2].max_model_len = 100;
+  EXPECT_EQ(Choose(), std::nullopt);
+  view.pipelines[2].max_model_len = 200;
+  EXPECT_EQ(Choose(), c);
+}
+
+TEST_F(PolicyTest, APrefixIsWorthItsTokens) {
+  const auto chain = Chain(10);
+  prefixes.Insert(chain, b);
+  loads[b].tokens = 150;  // 10 blocks of 16 are worth 160
+  EXPECT_EQ(Choose({.chain = chain}), b);
+  loads[b].tokens = 170;
+  EXPECT_NE(Choose({.chain = chain}), b);
+}
+
+TEST_F(PolicyTest, AffinityStopsAtTheLoadCap) {
+  options.cap_slack_tokens = 100;
+  const auto chain = Chain(60);
+  prefixes.Insert(chain, b);
+  loads[a].tokens = loads[c].tokens = 300;
+  loads[b].tokens = 900;  // mean 500, cap 850
+  EXPECT_NE(Choose({.prompt_tokens = 960, .total_tokens = 1000, .chain = chain}), b);
+  loads[b].tokens = 700;  // mean 433, cap 750
+  EXPECT_EQ(Choose({.prompt_tokens = 960, .total_tokens = 1000, .chain = chain}), b);
+}
+
+TEST_F(PolicyTest, CostIsLoadPlusPromptMinusCredit) {
+  const auto chain = Chain(2);
+  prefixes.Insert(chain, a);
+  view.pipelines[0].waiting = 2;
+  const RouteCost cost = CostOf({.prompt_tokens = 100, .chain = chain}, view.pipelines[0], {.tokens = 50}, 1000,
+                                prefixes, options);
+  EXPECT_EQ(cost.load_tokens, 50 + 2 * options.tokens_per_waiting_request);
+  EXPECT_EQ(cost.cached_tokens, 32);
+  EXPECT_DOUBLE_EQ(cost.total, cost.load_tokens + 100 - 32);
+}
+
+TEST_F(PolicyTest, CreditIsNeverAboveThePrompt) {
+  const auto chain = Chain(10);
+  prefixes.Insert(chain, a);
+  EXPECT_EQ(CostOf({.prompt_tokens = 20, .chain = chain}, view.pipelines[0], {}, 0, prefixes, options).cached_tokens, 20);
+}
+
+TEST_F(PolicyTest, AResumedStreamPrefersItsProfile) {
+  view.pipelines[1].numerics_profile = "cuda-sm90-1";
+  loads[a].tokens = loads[c].tokens = 5000;
+  EXPECT_EQ(Choose({.preferred_profile = "cuda-sm90-1"}), b);
+  loads[b].tokens = 9000;
+  EXPECT_EQ(Choose({.preferred_profile = "cuda-sm90-1"}), b) << "exactness before load";
+  view.pipelines[1].ready = false;
+  EXPECT_NE(Choose({.preferred_profile = "cuda-sm90-1"}), std::nullopt) << "another profile rather than none";
+}
+
+TEST_F(PolicyTest, AnAvoidedPipelineIsTheLastResort) {
+  const std::vector<PipelineKey> avoid = {a, c};
+  loads[b].tokens = 100'000;
+  EXPECT_EQ(Choose({.avoid = avoid}), b);
+  view.pipelines[1].ready = false;
+  EXPECT_NE(Choose({.avoid = avoid}), std::nullopt);
+}
+
+TEST(PrefixIndexTest, MatchesOnlyLeadingBlocksOfThatPipeline) {
+  PrefixIndex index(1 << 20);
+  std::vector<TokenId> tokens(64);
+  std::iota(tokens.begin(), tokens.end(), 0);
+  const auto chain = HashFullBlocks("", tokens, 16);
+  const PipelineKey a{1, PipelineId(1)}, b{1, PipelineId(2)};
+  index.Insert(std::span(chain).first(2), a);
+  EXPECT_EQ(index.MatchedBlocks(chain, a), 2);
+  EXPECT_EQ(index.MatchedBlocks(chain, b), 0);
+  tokens[0] = 99;  // the chain differs from the first block on
+  EXPECT_EQ(index.MatchedBlocks(HashFullBlocks("", tokens, 16), a), 0);
+  index.Erase(a);
+  EXPECT_EQ(index.MatchedBlocks(chain, a), 0);
+  EXPECT_EQ(index.entries(), 0u);
+}
+
+TEST(PrefixIndexTest, StaysWithinItsBytesAndForgetsTheOldest) {
+  PrefixIndex index(100 * PrefixIndex::kBytesPerEntry);
+  const PipelineKey key{1, PipelineId(1)};
+  std::vector<BlockHash> first;
+  for (uint64_t prompt = 0; prompt < 50; ++prompt) {
+    std::vector<BlockHash> chain;
+    for (uint64_t block = 0; block < 10; ++block) chain.push_back({prompt, block});
+    if (prompt == 0) first = chain;
+    index.Insert(chain, key);
+    EXPECT_LE(index.entries(), 100u);
+    EXPECT_EQ(index.MatchedBlocks(chain, key), 10);
+  }
+  EXPECT_EQ(index.MatchedBlocks(first, key), 0);
+}
+
+TEST(PrefixIndexTest, AChainLongerThanTheIndexKeepsItsHead) {
+  PrefixIndex index(4 * PrefixIndex::kBytesPerEntry);
+  const PipelineKey key{1, PipelineId(1)};
+  std::vector<BlockHash> chain;
+  for (uint64_t block = 0; block < 20; ++block) chain.push_back({1, block});
+  index.Insert(chain, key);
+  EXPECT_EQ(index.MatchedBlocks(chain, key), 4);
+}
+
+}  // namespace
+}  // namespace pagoda::router
