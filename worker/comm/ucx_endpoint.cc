@@ -16,9 +16,29 @@ constexpr auto kLongestClose = std::chrono::seconds(2);
 
 }  // namespace
 
-void UcxShared::Unpark() {
-  std::erase_if(parked,
-                [](const auto& endpoint) { return endpoint->flushed() || endpoint->broken(); });
+void UcxShared::Sweep() {
+  // Closing makes progress, which may call back: take them out first.
+  std::vector<std::unique_ptr<UcxEndpoint>> closing;
+  for (auto entry = kept.begin(); entry != kept.end();) {
+    if (!entry->second->broken()) {
+      ++entry;
+      continue;
+    }
+    closing.push_back(std::move(entry->second));
+    entry = kept.erase(entry);
+  }
+  for (auto& endpoint : parked) {
+    if (endpoint->flushed() || endpoint->broken()) closing.push_back(std::move(endpoint));
+  }
+  std::erase(parked, nullptr);
+}
+
+void UcxShared::Park(std::unique_ptr<UcxEndpoint> endpoint) {
+  endpoint->set_owner(nullptr);
+  endpoint->KeepData();
+  if (!endpoint->broken() && !endpoint->flushing()) endpoint->StartFlush();
+  parked.push_back(std::move(endpoint));
+  needs_sweep = true;
 }
 
 absl::StatusOr<std::unique_ptr<UcxEndpoint>> UcxEndpoint::Open(UcxShared& shared, UcxLink* owner,
@@ -59,7 +79,11 @@ UcxEndpoint::~UcxEndpoint() {
 }
 
 void UcxEndpoint::Tell() {
-  if (owner_ != nullptr) shared_.ready.push_back(owner_);
+  if (owner_ != nullptr) {
+    shared_.ready.push_back(owner_);
+  } else {
+    shared_.needs_sweep = true;
+  }
 }
 
 void UcxEndpoint::Break(ucs_status_t status) {

@@ -1,13 +1,16 @@
 // A UCX endpoint with at most one packet in flight. Internal to ucx_link.cc, of its thread.
 //
-// Closing has a trap in UCX 1.13 over TCP: an endpoint closed by force while a packet is half
+// Closing has two traps in UCX 1.13 over TCP. An endpoint closed by force while a packet is half
 // written leaves the rest of it in the stream behind the farewell, and a later event of that socket
-// reaches freed memory. So an endpoint whose peer does not read is not closed but parked
-// (UcxShared::parked) until the peer reads again or is gone.
+// reaches freed memory. And where one side has closed more often than the other, they may never
+// find each other again. So endpoints outlive epochs (UcxShared::kept, by address) and are closed
+// only when they break; one that has to be replaced is first parked until it has nothing half
+// written.
 #pragma once
 
 #include <ucp/api/ucp.h>
 
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -32,10 +35,15 @@ struct UcxShared {
   Transport::Counters counters;
   std::vector<UcxLink*>
       ready;  // something happened to their endpoint, or they have something to send
-  std::vector<std::unique_ptr<UcxEndpoint>> parked;
+  std::map<std::string, std::unique_ptr<UcxEndpoint>>
+      kept;                                          // by the peer's address; of no link now
+  std::vector<std::unique_ptr<UcxEndpoint>> parked;  // to be closed when flushed
 
-  // Closes parked endpoints that can be.
-  void Unpark();
+  bool needs_sweep = false;
+
+  // Closes what broke and what is parked and flushed.
+  void Sweep();
+  void Park(std::unique_ptr<UcxEndpoint> endpoint);
 };
 
 class UcxEndpoint {
@@ -61,8 +69,7 @@ class UcxEndpoint {
   void KeepData();
   // flushed() becomes true when all that was sent has left for the peer.
   void StartFlush();
-  // No more to the owner: it goes.
-  void Disown() { owner_ = nullptr; }
+  void set_owner(UcxLink* owner) { owner_ = owner; }
 
  private:
   // What UCX reads until the packet is done.

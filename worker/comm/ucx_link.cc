@@ -1,22 +1,11 @@
 #include "worker/comm/ucx_link.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 
 #include "worker/comm/transport_text.h"
 
 namespace pagoda::worker {
-namespace {
-
-using Clock = std::chrono::steady_clock;
-
-// A peer that reads takes what is on its way within that; one that does not keeps its endpoint for
-// a while.
-constexpr auto kLongestFlush = std::chrono::milliseconds(20);
-
-}  // namespace
-
 UcxTransfer::~UcxTransfer() {
   if (!done_ && link != nullptr) link->Forget(this);
 }
@@ -37,13 +26,20 @@ absl::Status UcxLink::Open() {
   failure_ = absl::OkStatus();
   refusal_ = absl::OkStatus();
   answered_ = flushing_ = ready_said_ = false;
-  absl::StatusOr<std::unique_ptr<UcxEndpoint>> endpoint =
-      UcxEndpoint::Open(shared_, this, address_);
-  if (!endpoint.ok()) {
-    failure_ = Annotate(endpoint.status(), absl::StrCat("reaching ", PeerName(peer_)));
-    return failure_;
+  words_.clear();
+  if (endpoint_ != nullptr) shared_.Park(std::move(endpoint_));
+  if (const auto kept = shared_.kept.find(address_); kept != shared_.kept.end()) {
+    endpoint_ = std::move(kept->second);
+    shared_.kept.erase(kept);
+    endpoint_->set_owner(this);
+  } else {
+    auto endpoint = UcxEndpoint::Open(shared_, this, address_);
+    if (!endpoint.ok()) {
+      failure_ = Annotate(endpoint.status(), absl::StrCat("reaching ", PeerName(peer_)));
+      return failure_;
+    }
+    endpoint_ = *std::move(endpoint);
   }
-  endpoint_ = *std::move(endpoint);
   Say(PacketKind::kHello);
   return absl::OkStatus();
 }
@@ -76,17 +72,15 @@ void UcxLink::FinishAll(const absl::Status& status) {
 
 void UcxLink::GiveUpEndpoint() {
   if (endpoint_ == nullptr) return;
-  endpoint_->Disown();
-  // One that was never up has nothing half written.
-  if (answered_ && !endpoint_->broken() && !endpoint_->flushing()) {
-    endpoint_->StartFlush();
+  endpoint_->set_owner(nullptr);
+  // A working one serves the next epoch; one that this side refuses is not closed halfway either.
+  if (endpoint_->broken()) {
+    endpoint_ = nullptr;
+  } else if (refusal_.ok() && !shared_.kept.contains(address_)) {
+    shared_.kept[address_] = std::move(endpoint_);
+  } else {
+    shared_.Park(std::move(endpoint_));
   }
-  const Clock::time_point deadline = Clock::now() + kLongestFlush;
-  while (endpoint_->flushing() && !endpoint_->broken() && Clock::now() < deadline) {
-    ucp_worker_progress(shared_.worker);
-  }
-  if (endpoint_->flushing() && !endpoint_->broken()) shared_.parked.push_back(std::move(endpoint_));
-  endpoint_ = nullptr;
 }
 
 void UcxLink::Fail(absl::Status status) {

@@ -26,7 +26,9 @@ class UcxLink {
   UcxLink(const UcxLink&) = delete;
   UcxLink& operator=(const UcxLink&) = delete;
 
-  // Makes the endpoint and sends a hello; again after a failure while connecting.
+  PeerId peer() const { return peer_; }
+  // Takes or makes the endpoint and sends a hello; again, with another endpoint, while connecting
+  // does not work.
   absl::Status Open();
   bool answered() const { return answered_; }
   bool up() const {

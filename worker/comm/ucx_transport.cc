@@ -9,6 +9,7 @@
 #include <chrono>
 #include <cstring>
 #include <map>
+#include <utility>
 
 #include "worker/comm/packet.h"
 #include "worker/comm/transport_text.h"
@@ -25,6 +26,8 @@ using Clock = std::chrono::steady_clock;
 constexpr unsigned kRoundsPerYield = 16;
 // Between two tries to reach a peer that refuses.
 constexpr auto kReconnectEvery = std::chrono::milliseconds(50);
+// Every so many tries, a peer that is merely silent gets a new endpoint too.
+constexpr int kTriesPerRenewal = 40;
 
 Clock::time_point After(absl::Duration timeout) {
   constexpr absl::Duration kLongest = absl::Hours(24 * 365);
@@ -54,6 +57,7 @@ class UcxTransport final : public Transport {
   }
   ~UcxTransport() override {
     Abort();
+    shared_.kept.clear();
     shared_.parked.clear();
     close(wake_descriptor_);
   }
@@ -80,6 +84,7 @@ class UcxTransport final : public Transport {
   static ucs_status_t OnPacket(void* self, const void* header, size_t header_length, void* data,
                                size_t length, const ucp_am_recv_param_t* param);
   void Take(const PacketHeader& header, std::span<const std::byte> data);
+  absl::Status OpenLink(UcxLink& link);
   absl::Status ShakeHands(absl::Duration timeout);
   absl::Status NameSilent(absl::Duration timeout) const;
   // Moves what can be moved. True if something did.
@@ -155,14 +160,20 @@ absl::Status UcxTransport::Connect(Epoch epoch, PeerId self, const std::vector<P
   return status;
 }
 
+absl::Status UcxTransport::OpenLink(UcxLink& link) {
+  PAGODA_RETURN_IF_ERROR(link.Open());
+  // Its hello may have come before we were in this epoch.
+  const auto heard = heard_epochs_.find(link.peer());
+  if (heard != heard_epochs_.end() && heard->second == epoch_.value()) link.AnswerHello();
+  return absl::OkStatus();
+}
+
 absl::Status UcxTransport::ShakeHands(absl::Duration timeout) {
   const Clock::time_point deadline = After(timeout);
   for (const auto& [peer, link] : links_) {
-    PAGODA_RETURN_IF_ERROR(link->Open());
-    // Its hello came before we were in this epoch.
-    const auto heard = heard_epochs_.find(peer);
-    if (heard != heard_epochs_.end() && heard->second == epoch_.value()) link->AnswerHello();
+    PAGODA_RETURN_IF_ERROR(OpenLink(*link));
   }
+  int tries = 0;
   Clock::time_point next_try = Clock::now() + kReconnectEvery;
   while (true) {
     Progress();
@@ -172,9 +183,11 @@ absl::Status UcxTransport::ShakeHands(absl::Duration timeout) {
     const Clock::time_point now = Clock::now();
     if (now >= deadline) return NameSilent(timeout);
     if (now >= next_try) {
+      // UCX may also lose a peer without a word.
+      const bool renew = ++tries % kTriesPerRenewal == 0;
       for (const auto& [peer, link] : links_) {
-        if (link->failure().ok()) continue;
-        PAGODA_RETURN_IF_ERROR(link->Open());
+        if (link->answered() || (link->failure().ok() && !renew)) continue;
+        PAGODA_RETURN_IF_ERROR(OpenLink(*link));
       }
       next_try = now + kReconnectEvery;
       continue;
@@ -230,7 +243,7 @@ bool UcxTransport::Progress() {
     for (UcxLink* link : ready) link->Proceed();
     moved = true;
   }
-  if (!shared_.parked.empty()) shared_.Unpark();
+  if (std::exchange(shared_.needs_sweep, false)) shared_.Sweep();
   return moved || shared_.packets_received != before;
 }
 
