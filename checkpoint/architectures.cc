@@ -8,20 +8,38 @@ namespace pagoda::checkpoint {
 namespace {
 
 constexpr std::array<Architecture, 3> kArchitectures = {{
-    {.name = "llama", .gguf_name = "llama", .gguf_rope = RopeLayout::kInterleaved, .attention_bias = false,
-     .default_context = 2048, .default_kv_heads = 0, .default_norm_epsilon = 1e-6,
-     .default_sliding_window = 0, .window_needs_switch = false},
-    {.name = "mistral", .gguf_name = "", .gguf_rope = RopeLayout::kInterleaved, .attention_bias = false,
-     .default_context = 131072, .default_kv_heads = 8, .default_norm_epsilon = 1e-6,
-     .default_sliding_window = 4096, .window_needs_switch = false},
-    {.name = "qwen2", .gguf_name = "qwen2", .gguf_rope = RopeLayout::kHalves, .attention_bias = true,
-     .default_context = 32768, .default_kv_heads = 32, .default_norm_epsilon = 1e-6,
-     .default_sliding_window = 4096, .window_needs_switch = true},
+    {.name = "llama",
+     .gguf_name = "llama",
+     .gguf_rope = RopeLayout::kInterleaved,
+     .attention_bias = false,
+     .default_context = 2048,
+     .default_kv_heads = 0,
+     .default_norm_epsilon = 1e-6,
+     .default_sliding_window = 0,
+     .window_needs_switch = false},
+    {.name = "mistral",
+     .gguf_name = "",
+     .gguf_rope = RopeLayout::kInterleaved,
+     .attention_bias = false,
+     .default_context = 131072,
+     .default_kv_heads = 8,
+     .default_norm_epsilon = 1e-6,
+     .default_sliding_window = 4096,
+     .window_needs_switch = false},
+    {.name = "qwen2",
+     .gguf_name = "qwen2",
+     .gguf_rope = RopeLayout::kHalves,
+     .attention_bias = true,
+     .default_context = 32768,
+     .default_kv_heads = 32,
+     .default_norm_epsilon = 1e-6,
+     .default_sliding_window = 4096,
+     .window_needs_switch = true},
 }};
 
 struct RoleRow {
-  std::string_view name;  // for messages
-  std::string_view gguf;  // after "blk.N." where there is a layer
+  std::string_view name;          // for messages
+  std::string_view gguf;          // after "blk.N." where there is a layer
   std::string_view hugging_face;  // after "model.layers.N."
   bool has_layer;
 };
@@ -68,7 +86,8 @@ const Architecture* FindByModelType(std::string_view name) {
 std::string KnownArchitectures(TensorNaming naming) {
   std::string names;
   for (const Architecture& architecture : kArchitectures) {
-    const std::string_view name = naming == TensorNaming::kGguf ? architecture.gguf_name : architecture.name;
+    const std::string_view name =
+        naming == TensorNaming::kGguf ? architecture.gguf_name : architecture.name;
     if (name.empty()) continue;
     absl::StrAppend(&names, names.empty() ? "" : ", ", AsAbsl(name));
   }

@@ -1,6 +1,6 @@
-// What is particular to one architecture, as data: its names in both formats, its defaults, where its tensors' names differ.
-// A new architecture is a new row of the table in architectures.cc (and, where its numbers need thought, a small file).
-// Internal to this folder.
+// What is particular to one architecture, as data: its names in both formats, its defaults, where
+// its tensors' names differ. A new architecture is a new row of the table in architectures.cc (and,
+// where its numbers need thought, a small file). Internal to this folder.
 #pragma once
 
 #include <cstdint>
@@ -15,16 +15,16 @@ namespace pagoda::checkpoint {
 enum class TensorNaming : uint8_t { kGguf, kHuggingFace };
 
 struct Architecture {
-  std::string_view name;            // ModelSpec::architecture; config.json's model_type
-  std::string_view gguf_name;       // general.architecture; empty: GGUF has none of its own
-  RopeLayout gguf_rope;             // "llama" files have q and k rows permuted for kInterleaved
-  bool attention_bias;              // always; config.json's attention_bias may add it
+  std::string_view name;       // ModelSpec::architecture; config.json's model_type
+  std::string_view gguf_name;  // general.architecture; empty: GGUF has none of its own
+  RopeLayout gguf_rope;        // "llama" files have q and k rows permuted for kInterleaved
+  bool attention_bias;         // always; config.json's attention_bias may add it
   // What config.json may leave out (transformers' configuration class).
   int64_t default_context;
-  int default_kv_heads;             // 0: as many as heads
+  int default_kv_heads;  // 0: as many as heads
   double default_norm_epsilon;
-  int default_sliding_window;       // when the key is absent; 0: none
-  bool window_needs_switch;         // only with "use_sliding_window": true
+  int default_sliding_window;  // when the key is absent; 0: none
+  bool window_needs_switch;    // only with "use_sliding_window": true
 };
 
 // Null when unknown. KnownArchitectures is for the message.

@@ -18,8 +18,9 @@ std::string ErrnoText(int error) {
   return strerror_r(error, buffer, sizeof(buffer));
 }
 
-// Map() gives pages of the file: the file must not be cut while a model is served from it (the kernel would end the
-// process). The cache folder only ever renames whole files into place, so that holds there.
+// Map() gives pages of the file: the file must not be cut while a model is served from it (the
+// kernel would end the process). The cache folder only ever renames whole files into place, so that
+// holds there.
 class MappedFile final : public ByteSource {
  public:
   MappedFile(std::string path, int descriptor, uint64_t size, void* base)
@@ -62,8 +63,8 @@ class MappedFile final : public ByteSource {
 
  private:
   absl::Status PastTheEnd(uint64_t offset, uint64_t count) const {
-    return absl::OutOfRangeError(
-        absl::StrCat(path_, " has ", size_, " bytes; ", count, " at offset ", offset, " go past its end"));
+    return absl::OutOfRangeError(absl::StrCat(path_, " has ", size_, " bytes; ", count,
+                                              " at offset ", offset, " go past its end"));
   }
 
   const std::string path_;

@@ -26,7 +26,8 @@ bool EndsWith(const std::string& name, std::string_view end) {
 absl::Status HashRange(const ByteSource& source, uint64_t offset, uint64_t length, Sha256& hash) {
   std::vector<std::byte> buffer(std::min(length, kDigestChunkBytes));
   while (length > 0) {
-    const std::span<std::byte> part = std::span(buffer).first(std::min<uint64_t>(length, buffer.size()));
+    const std::span<std::byte> part =
+        std::span(buffer).first(std::min<uint64_t>(length, buffer.size()));
     PAGODA_RETURN_IF_ERROR(source.Read(offset, part));
     hash.Update(part);
     offset += part.size();
@@ -39,7 +40,8 @@ absl::Status HashRange(const ByteSource& source, uint64_t offset, uint64_t lengt
 constexpr std::string_view kSplitPattern = "-00001-of-00000.gguf";
 
 absl::StatusOr<std::vector<std::string>> SplitNames(const std::string& first) {
-  const size_t stem = first.size() < kSplitPattern.size() ? std::string::npos : first.size() - kSplitPattern.size();
+  const size_t stem =
+      first.size() < kSplitPattern.size() ? std::string::npos : first.size() - kSplitPattern.size();
   int parts = 0;
   if (stem == std::string::npos || first.compare(stem, 10, kSplitPattern.substr(0, 10)) != 0 ||
       !absl::SimpleAtoi(first.substr(stem + 10, 5), &parts)) {
@@ -62,12 +64,15 @@ absl::StatusOr<std::vector<Checkpoint::RemoteFile>> ListModelFiles(const std::st
   fs::path file = path;
   if (fs::is_directory(path, error)) {
     std::vector<fs::path> found;
-    for (const fs::directory_entry& entry : fs::directory_iterator(path, error)) {
-      if (entry.path().extension() == ".gguf") found.push_back(entry.path());
+    for (fs::directory_iterator entry(path, error), end; !error && entry != end;
+         entry.increment(error)) {
+      if (entry->path().extension() == ".gguf") found.push_back(entry->path());
     }
-    if (found.empty() || fs::exists(fs::path(path) / "config.json", error)) return ListHuggingFaceFolder(path);
+    if (found.empty() || fs::exists(fs::path(path) / "config.json", error))
+      return ListHuggingFaceFolder(path);
     file = *std::min_element(found.begin(), found.end());
-    PAGODA_ASSIGN_OR_RETURN(const std::vector<std::string> parts, SplitNames(file.filename().string()));
+    PAGODA_ASSIGN_OR_RETURN(const std::vector<std::string> parts,
+                            SplitNames(file.filename().string()));
     if (parts.size() != found.size()) {
       return absl::InvalidArgumentError(
           absl::StrCat(path, " has ", found.size(), " .gguf files: name the one to open"));
@@ -75,13 +80,15 @@ absl::StatusOr<std::vector<Checkpoint::RemoteFile>> ListModelFiles(const std::st
   }
   if (file.extension() != ".gguf") {
     if (!fs::exists(file, error)) return absl::NotFoundError(absl::StrCat(path, " does not exist"));
-    return absl::InvalidArgumentError(
-        absl::StrCat(path, " is neither a .gguf file nor a folder with config.json and *.safetensors"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        path, " is neither a .gguf file nor a folder with config.json and *.safetensors"));
   }
-  PAGODA_ASSIGN_OR_RETURN(const std::vector<std::string> names, SplitNames(file.filename().string()));
+  PAGODA_ASSIGN_OR_RETURN(const std::vector<std::string> names,
+                          SplitNames(file.filename().string()));
   std::vector<Checkpoint::RemoteFile> files;
   for (const std::string& name : names) {
-    PAGODA_ASSIGN_OR_RETURN(std::shared_ptr<ByteSource> source, OpenFile((file.parent_path() / name).string()));
+    PAGODA_ASSIGN_OR_RETURN(std::shared_ptr<ByteSource> source,
+                            OpenFile((file.parent_path() / name).string()));
     files.push_back({name, std::move(source)});
   }
   return files;
@@ -98,9 +105,11 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& 
 
 absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(std::vector<RemoteFile> files) {
   if (files.empty()) return absl::InvalidArgumentError("a model needs at least one file");
-  const bool gguf = std::any_of(files.begin(), files.end(),
-                                [](const RemoteFile& file) { return EndsWith(file.name, ".gguf"); });
-  absl::StatusOr<OpenedModel> model = gguf ? OpenGguf(std::move(files)) : OpenHuggingFace(std::move(files));
+  const bool gguf = std::any_of(files.begin(), files.end(), [](const RemoteFile& file) {
+    return EndsWith(file.name, ".gguf");
+  });
+  absl::StatusOr<OpenedModel> model =
+      gguf ? OpenGguf(std::move(files)) : OpenHuggingFace(std::move(files));
   if (!model.ok()) return model.status();
   PAGODA_RETURN_IF_ERROR(Validate(model->spec));
   std::unique_ptr<Checkpoint> checkpoint(new Checkpoint(*std::move(model)));
@@ -110,7 +119,9 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(std::vector<RemoteF
 }
 
 Checkpoint::Checkpoint(OpenedModel model)
-    : spec_(std::move(model.spec)), files_(std::move(model.files)), tensors_(std::move(model.tensors)) {
+    : spec_(std::move(model.spec)),
+      files_(std::move(model.files)),
+      tensors_(std::move(model.tensors)) {
   model_ = std::make_unique<const OpenedModel>(std::move(model));
 }
 
@@ -118,7 +129,8 @@ Checkpoint::~Checkpoint() = default;
 
 absl::Status Checkpoint::IndexRoles() {
   std::unordered_map<std::string_view, int> by_name;
-  for (size_t i = 0; i < tensors_.size(); ++i) by_name.emplace(tensors_[i].name, static_cast<int>(i));
+  for (size_t i = 0; i < tensors_.size(); ++i)
+    by_name.emplace(tensors_[i].name, static_cast<int>(i));
   by_role_.assign(static_cast<size_t>(spec_.layers + 1) * kTensorRoles, -1);
   for (int layer = -1; layer < spec_.layers; ++layer) {
     for (int index = 0; index < kTensorRoles; ++index) {
@@ -128,8 +140,9 @@ absl::Status Checkpoint::IndexRoles() {
       const auto found = by_name.find(name);
       const bool wanted = IsRequired(spec_, role);
       if (found == by_name.end() && wanted) {
-        return absl::NotFoundError(absl::StrCat("the model has no tensor ", name, " (", AsAbsl(NameOf(role)),
-                                                "), which its architecture ", spec_.architecture, " needs"));
+        return absl::NotFoundError(absl::StrCat("the model has no tensor ", name, " (",
+                                                AsAbsl(NameOf(role)), "), which its architecture ",
+                                                spec_.architecture, " needs"));
       }
       if (found == by_name.end() || !wanted) continue;
       PAGODA_RETURN_IF_ERROR(CheckShape(role, tensors_[static_cast<size_t>(found->second)]));
@@ -137,7 +150,8 @@ absl::Status Checkpoint::IndexRoles() {
     }
   }
   if (spec_.tied_embedding) {
-    by_role_[static_cast<size_t>(TensorRole::kOutputHead)] = by_role_[static_cast<size_t>(TensorRole::kTokenEmbedding)];
+    by_role_[static_cast<size_t>(TensorRole::kOutputHead)] =
+        by_role_[static_cast<size_t>(TensorRole::kTokenEmbedding)];
   }
   return absl::OkStatus();
 }
@@ -145,9 +159,9 @@ absl::Status Checkpoint::IndexRoles() {
 absl::Status Checkpoint::CheckShape(TensorRole role, const TensorInfo& tensor) const {
   const Shape shape = ShapeOf(spec_, role);
   if (tensor.rows == shape.rows && tensor.columns == shape.columns) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("tensor ", tensor.name, " (", AsAbsl(NameOf(role)), ") is ", tensor.rows,
-                                                 " x ", tensor.columns, "; the model's settings make it ", shape.rows,
-                                                 " x ", shape.columns));
+  return absl::InvalidArgumentError(absl::StrCat(
+      "tensor ", tensor.name, " (", AsAbsl(NameOf(role)), ") is ", tensor.rows, " x ",
+      tensor.columns, "; the model's settings make it ", shape.rows, " x ", shape.columns));
 }
 
 bool Checkpoint::Has(TensorRole role, int layer) const {
@@ -157,18 +171,20 @@ bool Checkpoint::Has(TensorRole role, int layer) const {
 
 absl::StatusOr<const TensorInfo*> Checkpoint::Find(TensorRole role, int layer) const {
   if (!Has(role, layer)) {
-    return absl::NotFoundError(absl::StrCat("the model has no ", AsAbsl(NameOf(role)), " for layer ", layer, "; it has ",
-                                            spec_.layers, " layers and ", tensors_.size(), " tensors"));
+    return absl::NotFoundError(absl::StrCat("the model has no ", AsAbsl(NameOf(role)),
+                                            " for layer ", layer, "; it has ", spec_.layers,
+                                            " layers and ", tensors_.size(), " tensors"));
   }
-  const int index = by_role_[static_cast<size_t>((layer + 1) * kTensorRoles + static_cast<int>(role))];
+  const int index =
+      by_role_[static_cast<size_t>((layer + 1) * kTensorRoles + static_cast<int>(role))];
   return &tensors_[static_cast<size_t>(index)];
 }
 
 absl::StatusOr<Checkpoint::Bytes> Checkpoint::ReadRows(const TensorInfo& tensor, int64_t row_begin,
                                                        int64_t row_end) const {
   if (row_begin < 0 || row_end < row_begin || row_end > tensor.rows) {
-    return absl::OutOfRangeError(absl::StrCat("rows ", row_begin, " to ", row_end, " of tensor ", tensor.name,
-                                              ", which has ", tensor.rows));
+    return absl::OutOfRangeError(absl::StrCat("rows ", row_begin, " to ", row_end, " of tensor ",
+                                              tensor.name, ", which has ", tensor.rows));
   }
   PAGODA_ASSIGN_OR_RETURN(const uint64_t row_bytes, TensorBytes(tensor.type, 1, tensor.columns));
   const uint64_t offset = tensor.offset + static_cast<uint64_t>(row_begin) * row_bytes;
@@ -181,7 +197,9 @@ absl::StatusOr<Checkpoint::Bytes> Checkpoint::ReadRows(const TensorInfo& tensor,
   return Bytes{buffer->data(), size, buffer};
 }
 
-absl::StatusOr<std::vector<Checkpoint::BundleEntry>> Checkpoint::TextBundle() const { return model_->bundle; }
+absl::StatusOr<std::vector<Checkpoint::BundleEntry>> Checkpoint::TextBundle() const {
+  return model_->bundle;
+}
 
 absl::Status Checkpoint::ComputeDigest() {
   Sha256 hash;
@@ -190,8 +208,8 @@ absl::Status Checkpoint::ComputeDigest() {
   std::sort(sorted.begin(), sorted.end(),
             [](const TensorInfo* a, const TensorInfo* b) { return a->name < b->name; });
   for (const TensorInfo* tensor : sorted) {
-    hash.UpdateField(absl::StrCat(tensor->name, " ", AsAbsl(NameOf(tensor->type)), " ", tensor->rows, " ",
-                                  tensor->columns, " ", tensor->bytes));
+    hash.UpdateField(absl::StrCat(tensor->name, " ", AsAbsl(NameOf(tensor->type)), " ",
+                                  tensor->rows, " ", tensor->columns, " ", tensor->bytes));
     const ByteSource& source = *model_->sources[static_cast<size_t>(tensor->file)];
     const uint64_t edge = std::min(tensor->bytes, kDigestEdgeBytes);
     PAGODA_RETURN_IF_ERROR(HashRange(source, tensor->offset, edge, hash));

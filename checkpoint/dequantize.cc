@@ -9,8 +9,8 @@
 namespace pagoda::checkpoint {
 namespace {
 
-constexpr int kBlock = 32;       // weights of a Qx_0, Qx_1 block
-constexpr int kSuperBlock = 256; // weights of a Qx_K block
+constexpr int kBlock = 32;        // weights of a Qx_0, Qx_1 block
+constexpr int kSuperBlock = 256;  // weights of a Qx_K block
 
 uint8_t Byte(const std::byte* data, int index) { return static_cast<uint8_t>(data[index]); }
 int8_t SignedByte(const std::byte* data, int index) { return static_cast<int8_t>(data[index]); }
@@ -203,13 +203,16 @@ float HalfToFloat(uint16_t bits) {
   return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (fraction << 13));
 }
 
-float Bfloat16ToFloat(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+float Bfloat16ToFloat(uint16_t bits) {
+  return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
+}
 
 void Dequantize(TensorType type, std::span<const std::byte> stored, std::span<float> out) {
   const BlockLayout layout = LayoutOf(type);
   const size_t weights = static_cast<size_t>(layout.weights);
   const size_t blocks = out.size() / weights;
-  PAGODA_CHECK(out.size() % weights == 0 && stored.size() == blocks * static_cast<size_t>(layout.bytes));
+  PAGODA_CHECK(out.size() % weights == 0 &&
+               stored.size() == blocks * static_cast<size_t>(layout.bytes));
   const BlockFunction function = kFunctions[static_cast<size_t>(type)];
   for (size_t i = 0; i < blocks; ++i) {
     function(stored.data() + i * static_cast<size_t>(layout.bytes), out.data() + i * weights);

@@ -19,9 +19,10 @@ constexpr uint64_t kMaxDivisors = 4096;
 // ggml_type numbers, as files have them (ggml.h). -1: a type this program does not read.
 std::optional<TensorType> TypeOf(uint32_t ggml_type) {
   static const std::map<uint32_t, TensorType> kTypes = {
-      {0, TensorType::kF32},   {1, TensorType::kF16},   {2, TensorType::kQ4_0},  {3, TensorType::kQ4_1},
-      {6, TensorType::kQ5_0},  {7, TensorType::kQ5_1},  {8, TensorType::kQ8_0},  {10, TensorType::kQ2_K},
-      {11, TensorType::kQ3_K}, {12, TensorType::kQ4_K}, {13, TensorType::kQ5_K}, {14, TensorType::kQ6_K},
+      {0, TensorType::kF32},   {1, TensorType::kF16},   {2, TensorType::kQ4_0},
+      {3, TensorType::kQ4_1},  {6, TensorType::kQ5_0},  {7, TensorType::kQ5_1},
+      {8, TensorType::kQ8_0},  {10, TensorType::kQ2_K}, {11, TensorType::kQ3_K},
+      {12, TensorType::kQ4_K}, {13, TensorType::kQ5_K}, {14, TensorType::kQ6_K},
       {30, TensorType::kBF16},
   };
   const auto found = kTypes.find(ggml_type);
@@ -30,7 +31,8 @@ std::optional<TensorType> TypeOf(uint32_t ggml_type) {
 
 absl::StatusOr<GgufHeader> ReadHeader(const ByteSource& source) {
   const uint64_t most = std::min<uint64_t>(source.size(), limits::kMaxModelHeaderBytes);
-  if (const std::byte* mapped = source.Map(0, most)) return GgufHeader::Parse({mapped, most}, source.size());
+  if (const std::byte* mapped = source.Map(0, most))
+    return GgufHeader::Parse({mapped, most}, source.size());
   std::vector<std::byte> bytes;
   for (uint64_t want = std::min(kFirstReadBytes, most);; want = std::min(want * 2, most)) {
     const size_t have = bytes.size();
@@ -41,27 +43,30 @@ absl::StatusOr<GgufHeader> ReadHeader(const ByteSource& source) {
   }
 }
 
-absl::StatusOr<TensorInfo> ReadTensorInfo(const GgufTensorHeader& header, uint64_t data_begin, uint64_t file_size,
-                                          int file) {
+absl::StatusOr<TensorInfo> ReadTensorInfo(const GgufTensorHeader& header, uint64_t data_begin,
+                                          uint64_t file_size, int file) {
   TensorInfo tensor;
   tensor.name = header.name;
   tensor.file = file;
   const std::optional<TensorType> type = TypeOf(header.type);
   if (!type) {
-    return absl::UnimplementedError(absl::StrCat("tensor ", header.name, " has ggml type ", header.type,
-                                                 ", which is not read; F32, F16, BF16, Q4_0 to Q8_0 and Q2_K to Q6_K are"));
+    return absl::UnimplementedError(
+        absl::StrCat("tensor ", header.name, " has ggml type ", header.type,
+                     ", which is not read; F32, F16, BF16, Q4_0 to Q8_0 and Q2_K to Q6_K are"));
   }
   tensor.type = *type;
   constexpr uint64_t kMaxSide = std::numeric_limits<int64_t>::max();
   uint64_t rows = 1;
   for (size_t d = 1; d < header.dimensions.size(); ++d) {
     if (__builtin_mul_overflow(rows, header.dimensions[d], &rows) || rows > kMaxSide) {
-      return absl::InvalidArgumentError(absl::StrCat("tensor ", header.name, " has more rows than can be counted"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("tensor ", header.name, " has more rows than can be counted"));
     }
   }
   const uint64_t columns = header.dimensions.empty() ? 1 : header.dimensions[0];
   if (columns > kMaxSide) {
-    return absl::InvalidArgumentError(absl::StrCat("tensor ", header.name, " has ", columns, " columns"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("tensor ", header.name, " has ", columns, " columns"));
   }
   tensor.rows = static_cast<int64_t>(rows);
   tensor.columns = static_cast<int64_t>(columns);
@@ -71,8 +76,9 @@ absl::StatusOr<TensorInfo> ReadTensorInfo(const GgufTensorHeader& header, uint64
   if (data_begin > file_size || header.offset > file_size - data_begin ||
       tensor.bytes > file_size - data_begin - header.offset) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "tensor ", header.name, " of ", tensor.bytes, " bytes at offset ", header.offset, " of the data (which begins at ",
-        data_begin, ") goes past the end of the file, which has ", file_size, " bytes; was the file cut?"));
+        "tensor ", header.name, " of ", tensor.bytes, " bytes at offset ", header.offset,
+        " of the data (which begins at ", data_begin, ") goes past the end of the file, which has ",
+        file_size, " bytes; was the file cut?"));
   }
   tensor.offset = data_begin + header.offset;
   return tensor;
@@ -81,7 +87,8 @@ absl::StatusOr<TensorInfo> ReadTensorInfo(const GgufTensorHeader& header, uint64
 // Reads "<architecture>.<key>" values, remembering the first that is missing or too large.
 class Settings {
  public:
-  Settings(const GgufHeader& header, std::string prefix) : header_(header), prefix_(std::move(prefix)) {}
+  Settings(const GgufHeader& header, std::string prefix)
+      : header_(header), prefix_(std::move(prefix)) {}
 
   int Int(std::string_view key, std::optional<int64_t> fallback = std::nullopt) {
     return static_cast<int>(Bounded(key, fallback, std::numeric_limits<int>::max()));
@@ -136,18 +143,22 @@ absl::Status ReadRope(Settings& settings, RopeLayout layout, ModelSpec& spec) {
     rope.yarn_attention_factor = 0.0f;
     if (factor != 1.0f) rope.yarn_attention_factor = factor * RopeAttentionFactor(rope);
   } else if (type != nullptr && *type != "none") {
-    return absl::UnimplementedError(absl::StrCat("rope scaling of type ", *type, " is not supported; none, linear, yarn are"));
+    return absl::UnimplementedError(
+        absl::StrCat("rope scaling of type ", *type, " is not supported; none, linear, yarn are"));
   }
   if (rope.scaling == RopeScalingKind::kNone) rope.factor = 1.0f;
   return absl::OkStatus();
 }
 
-absl::StatusOr<ModelSpec> ReadSpec(const GgufHeader& header, const std::vector<TensorInfo>& tensors) {
+absl::StatusOr<ModelSpec> ReadSpec(const GgufHeader& header,
+                                   const std::vector<TensorInfo>& tensors) {
   const std::string* name = header.FindString("general.architecture");
-  if (name == nullptr) return absl::InvalidArgumentError("the GGUF file does not name its general.architecture");
+  if (name == nullptr)
+    return absl::InvalidArgumentError("the GGUF file does not name its general.architecture");
   const Architecture* architecture = FindByGgufName(*name);
   if (architecture == nullptr) {
-    return absl::UnimplementedError(absl::StrCat("the architecture \"", *name, "\" is not supported; GGUF files of ",
+    return absl::UnimplementedError(absl::StrCat("the architecture \"", *name,
+                                                 "\" is not supported; GGUF files of ",
                                                  KnownArchitectures(TensorNaming::kGguf), " are"));
   }
   Settings settings(header, *name);
@@ -157,7 +168,8 @@ absl::StatusOr<ModelSpec> ReadSpec(const GgufHeader& header, const std::vector<T
   spec.hidden = settings.Int("embedding_length");
   spec.heads = settings.Int("attention.head_count");
   spec.kv_heads = settings.Int("attention.head_count_kv", spec.heads);
-  spec.head_dim = settings.Int("attention.key_length", spec.heads > 0 ? spec.hidden / spec.heads : 0);
+  spec.head_dim =
+      settings.Int("attention.key_length", spec.heads > 0 ? spec.hidden / spec.heads : 0);
   spec.ffn = settings.Int("feed_forward_length");
   spec.max_context = settings.Int64("context_length");
   spec.norm_epsilon = settings.Float("attention.layer_norm_rms_epsilon", 1e-5f);
@@ -173,13 +185,17 @@ absl::StatusOr<ModelSpec> ReadSpec(const GgufHeader& header, const std::vector<T
   PAGODA_RETURN_IF_ERROR(settings.status());
   spec.tied_embedding = true;
   for (const TensorInfo& tensor : tensors) {
-    if (tensor.name == TensorNameOf(TensorNaming::kGguf, TensorRole::kOutputHead, -1)) spec.tied_embedding = false;
-    if (tensor.name == TensorNameOf(TensorNaming::kGguf, TensorRole::kQueryBias, 0)) spec.attention_bias = true;
+    if (tensor.name == TensorNameOf(TensorNaming::kGguf, TensorRole::kOutputHead, -1))
+      spec.tied_embedding = false;
+    if (tensor.name == TensorNameOf(TensorNaming::kGguf, TensorRole::kQueryBias, 0))
+      spec.attention_bias = true;
     if (tensor.name == TensorNameOf(TensorNaming::kGguf, TensorRole::kTokenEmbedding, -1)) {
-      spec.vocabulary = static_cast<int>(std::min<int64_t>(tensor.rows, std::numeric_limits<int>::max()));
+      spec.vocabulary =
+          static_cast<int>(std::min<int64_t>(tensor.rows, std::numeric_limits<int>::max()));
     }
     if (tensor.name == "blk.0.attn_output.bias" || tensor.name == "blk.0.ffn_up.bias") {
-      return absl::UnimplementedError(absl::StrCat("tensor ", tensor.name, ": a bias there is not supported"));
+      return absl::UnimplementedError(
+          absl::StrCat("tensor ", tensor.name, ": a bias there is not supported"));
     }
   }
   return spec;
@@ -189,8 +205,10 @@ absl::StatusOr<ModelSpec> ReadSpec(const GgufHeader& header, const std::vector<T
 absl::Status ReadDivisors(const OpenedModel& model, RopeSpec& rope) {
   for (const TensorInfo& tensor : model.tensors) {
     if (tensor.name != "rope_freqs.weight") continue;
-    if (tensor.type != TensorType::kF32 || tensor.rows != 1 || tensor.columns > static_cast<int64_t>(kMaxDivisors)) {
-      return absl::InvalidArgumentError("rope_freqs.weight is not a vector of F32 of a size that makes sense");
+    if (tensor.type != TensorType::kF32 || tensor.rows != 1 ||
+        tensor.columns > static_cast<int64_t>(kMaxDivisors)) {
+      return absl::InvalidArgumentError(
+          "rope_freqs.weight is not a vector of F32 of a size that makes sense");
     }
     rope.frequency_divisors.resize(static_cast<size_t>(tensor.columns));
     return model.sources[static_cast<size_t>(tensor.file)]->Read(
@@ -210,7 +228,8 @@ absl::StatusOr<std::string> TextHeader(const ByteSource& source, const GgufHeade
 absl::Status AddFile(Checkpoint::RemoteFile file, const GgufHeader& header, OpenedModel& model) {
   const int index = static_cast<int>(model.files.size());
   for (const GgufTensorHeader& tensor_header : header.tensors) {
-    PAGODA_ASSIGN_OR_RETURN(TensorInfo tensor, ReadTensorInfo(tensor_header, header.data_begin, file.source->size(), index));
+    PAGODA_ASSIGN_OR_RETURN(TensorInfo tensor, ReadTensorInfo(tensor_header, header.data_begin,
+                                                              file.source->size(), index));
     model.tensors.push_back(std::move(tensor));
   }
   std::vector<const TensorInfo*> own;
@@ -227,12 +246,13 @@ absl::Status AddFile(Checkpoint::RemoteFile file, const GgufHeader& header, Open
 absl::Status CheckSplits(const std::vector<GgufHeader>& headers) {
   const uint64_t announced = headers[0].FindUint("split.count").value_or(1);
   if (std::max<uint64_t>(announced, 1) != headers.size()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the model is split into ", announced, " GGUF files, ", headers.size(), " are here"));
+    return absl::InvalidArgumentError(absl::StrCat("the model is split into ", announced,
+                                                   " GGUF files, ", headers.size(), " are here"));
   }
   for (size_t i = 0; i < headers.size(); ++i) {
     if (headers[i].FindUint("split.no").value_or(0) != i) {
-      return absl::InvalidArgumentError(absl::StrCat("GGUF part ", i + 1, " of ", headers.size(), " is missing"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("GGUF part ", i + 1, " of ", headers.size(), " is missing"));
     }
   }
   return absl::OkStatus();
@@ -241,7 +261,8 @@ absl::Status CheckSplits(const std::vector<GgufHeader>& headers) {
 }  // namespace
 
 absl::StatusOr<OpenedModel> OpenGguf(std::vector<Checkpoint::RemoteFile> files) {
-  std::sort(files.begin(), files.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
+  std::sort(files.begin(), files.end(),
+            [](const auto& a, const auto& b) { return a.name < b.name; });
   std::vector<GgufHeader> headers;
   for (const Checkpoint::RemoteFile& file : files) {
     absl::StatusOr<GgufHeader> header = ReadHeader(*file.source);

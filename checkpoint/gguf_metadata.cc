@@ -19,22 +19,48 @@ constexpr uint64_t kMaxAlignment = 1u << 20;
 constexpr uint64_t kMaxKeyBytes = 65535;
 constexpr uint32_t kMaxDimensions = 4;
 constexpr int kMaxArrayDepth = 4;
-constexpr uint64_t kMinValueBytes = 8 + 4 + 1;            // key length, type, value
-constexpr uint64_t kMinTensorBytes = 8 + 4 + 4 + 8;       // name length, dimensions, type, offset
+constexpr uint64_t kMinValueBytes = 8 + 4 + 1;       // key length, type, value
+constexpr uint64_t kMinTensorBytes = 8 + 4 + 4 + 8;  // name length, dimensions, type, offset
 
 enum ValueType : uint32_t {
-  kUint8, kInt8, kUint16, kInt16, kUint32, kInt32, kFloat32, kBool, kString, kArray, kUint64, kInt64, kFloat64,
+  kUint8,
+  kInt8,
+  kUint16,
+  kInt16,
+  kUint32,
+  kInt32,
+  kFloat32,
+  kBool,
+  kString,
+  kArray,
+  kUint64,
+  kInt64,
+  kFloat64,
 };
 
 // The fewest bytes one element takes in a file; 0: no such type.
 uint64_t MinBytes(uint32_t type) {
   switch (type) {
-    case kUint8: case kInt8: case kBool: return 1;
-    case kUint16: case kInt16: return 2;
-    case kUint32: case kInt32: case kFloat32: return 4;
-    case kUint64: case kInt64: case kFloat64: case kString: return 8;
-    case kArray: return 12;
-    default: return 0;
+    case kUint8:
+    case kInt8:
+    case kBool:
+      return 1;
+    case kUint16:
+    case kInt16:
+      return 2;
+    case kUint32:
+    case kInt32:
+    case kFloat32:
+      return 4;
+    case kUint64:
+    case kInt64:
+    case kFloat64:
+    case kString:
+      return 8;
+    case kArray:
+      return 12;
+    default:
+      return 0;
   }
 }
 
@@ -51,7 +77,8 @@ class Cursor {
 
   void Fail(std::string_view what) {
     if (ok()) {
-      status_ = absl::InvalidArgumentError(absl::StrCat("GGUF header, offset ", offset_, ": ", AsAbsl(what)));
+      status_ = absl::InvalidArgumentError(
+          absl::StrCat("GGUF header, offset ", offset_, ": ", AsAbsl(what)));
     }
   }
 
@@ -63,8 +90,8 @@ class Cursor {
       return false;
     }
     if (count > bytes_.size() - offset_) {
-      status_ = absl::OutOfRangeError(
-          absl::StrCat("the GGUF header goes on past ", bytes_.size(), " bytes; at least ", offset_ + count));
+      status_ = absl::OutOfRangeError(absl::StrCat("the GGUF header goes on past ", bytes_.size(),
+                                                   " bytes; at least ", offset_ + count));
       return false;
     }
     return true;
@@ -107,19 +134,27 @@ class Cursor {
 
 uint64_t ReadUint(Cursor& cursor, uint32_t type) {
   switch (type) {
-    case kUint8: return cursor.Number<uint8_t>();
-    case kUint16: return cursor.Number<uint16_t>();
-    case kUint32: return cursor.Number<uint32_t>();
-    default: return cursor.Number<uint64_t>();
+    case kUint8:
+      return cursor.Number<uint8_t>();
+    case kUint16:
+      return cursor.Number<uint16_t>();
+    case kUint32:
+      return cursor.Number<uint32_t>();
+    default:
+      return cursor.Number<uint64_t>();
   }
 }
 
 int64_t ReadInt(Cursor& cursor, uint32_t type) {
   switch (type) {
-    case kInt8: return cursor.Number<int8_t>();
-    case kInt16: return cursor.Number<int16_t>();
-    case kInt32: return cursor.Number<int32_t>();
-    default: return cursor.Number<int64_t>();
+    case kInt8:
+      return cursor.Number<int8_t>();
+    case kInt16:
+      return cursor.Number<int16_t>();
+    case kInt32:
+      return cursor.Number<int32_t>();
+    default:
+      return cursor.Number<int64_t>();
   }
 }
 
@@ -144,22 +179,30 @@ GgufValue ReadArray(Cursor& cursor, int depth) {
     return {};
   }
   if (count > cursor.left_in_file() / element_bytes) {
-    cursor.Fail(absl::StrCat("an array of ", count, " elements does not fit in the ", cursor.left_in_file(),
-                             " bytes that are left"));
+    cursor.Fail(absl::StrCat("an array of ", count, " elements does not fit in the ",
+                             cursor.left_in_file(), " bytes that are left"));
     return {};
   }
   if (type != kArray && type != kString && !cursor.Need(count * element_bytes)) return {};
   switch (type) {
-    case kUint8: case kUint16: case kUint32: case kUint64:
+    case kUint8:
+    case kUint16:
+    case kUint32:
+    case kUint64:
       return ReadElements<uint64_t>(cursor, count, [&] { return ReadUint(cursor, type); });
-    case kInt8: case kInt16: case kInt32: case kInt64:
+    case kInt8:
+    case kInt16:
+    case kInt32:
+    case kInt64:
       return ReadElements<int64_t>(cursor, count, [&] { return ReadInt(cursor, type); });
-    case kFloat32: case kFloat64:
+    case kFloat32:
+    case kFloat64:
       return ReadElements<double>(cursor, count, [&] { return ReadFloat(cursor, type); });
     case kBool:
       return ReadElements<bool>(cursor, count, [&] { return cursor.Bool(); });
     case kString:
-      return ReadElements<std::string>(cursor, count, [&] { return cursor.String(limits::kMaxModelTextFileBytes); });
+      return ReadElements<std::string>(
+          cursor, count, [&] { return cursor.String(limits::kMaxModelTextFileBytes); });
     default:
       break;
   }
@@ -174,12 +217,25 @@ GgufValue ReadArray(Cursor& cursor, int depth) {
 
 GgufValue ReadValue(Cursor& cursor, uint32_t type) {
   switch (type) {
-    case kUint8: case kUint16: case kUint32: case kUint64: return {ReadUint(cursor, type)};
-    case kInt8: case kInt16: case kInt32: case kInt64: return {ReadInt(cursor, type)};
-    case kFloat32: case kFloat64: return {ReadFloat(cursor, type)};
-    case kBool: return {cursor.Bool()};
-    case kString: return {cursor.String(limits::kMaxModelTextFileBytes)};
-    case kArray: return ReadArray(cursor, 1);
+    case kUint8:
+    case kUint16:
+    case kUint32:
+    case kUint64:
+      return {ReadUint(cursor, type)};
+    case kInt8:
+    case kInt16:
+    case kInt32:
+    case kInt64:
+      return {ReadInt(cursor, type)};
+    case kFloat32:
+    case kFloat64:
+      return {ReadFloat(cursor, type)};
+    case kBool:
+      return {cursor.Bool()};
+    case kString:
+      return {cursor.String(limits::kMaxModelTextFileBytes)};
+    case kArray:
+      return ReadArray(cursor, 1);
     default:
       cursor.Fail(absl::StrCat("a value of unknown type ", type));
       return {};
@@ -200,14 +256,16 @@ void ReadValues(Cursor& cursor, uint64_t count, std::map<std::string, GgufValue>
   }
 }
 
-void ReadTensors(Cursor& cursor, uint64_t count, uint64_t alignment, std::vector<GgufTensorHeader>& tensors) {
+void ReadTensors(Cursor& cursor, uint64_t count, uint64_t alignment,
+                 std::vector<GgufTensorHeader>& tensors) {
   std::set<std::string> names;
   for (uint64_t i = 0; i < count && cursor.ok(); ++i) {
     GgufTensorHeader tensor;
     tensor.name = cursor.String(kMaxKeyBytes);
     const uint32_t dimensions = cursor.Number<uint32_t>();
     if (dimensions > kMaxDimensions) {
-      cursor.Fail(absl::StrCat("a tensor of ", dimensions, " dimensions; at most ", kMaxDimensions));
+      cursor.Fail(
+          absl::StrCat("a tensor of ", dimensions, " dimensions; at most ", kMaxDimensions));
     }
     for (uint32_t d = 0; d < dimensions && cursor.ok(); ++d) {
       tensor.dimensions.push_back(cursor.Number<uint64_t>());
@@ -216,16 +274,18 @@ void ReadTensors(Cursor& cursor, uint64_t count, uint64_t alignment, std::vector
     tensor.offset = cursor.Number<uint64_t>();
     if (!cursor.ok()) return;
     if (tensor.offset % alignment != 0) {
-      cursor.Fail(absl::StrCat("tensor ", tensor.name, " begins at ", tensor.offset, ", which is not a multiple of ",
-                               alignment));
+      cursor.Fail(absl::StrCat("tensor ", tensor.name, " begins at ", tensor.offset,
+                               ", which is not a multiple of ", alignment));
     }
-    if (!names.insert(tensor.name).second) cursor.Fail(absl::StrCat("tensor ", tensor.name, " comes twice"));
+    if (!names.insert(tensor.name).second)
+      cursor.Fail(absl::StrCat("tensor ", tensor.name, " comes twice"));
     tensors.push_back(std::move(tensor));
   }
 }
 
 void CheckVersion(Cursor& cursor) {
-  if (cursor.Number<uint32_t>() != kMagic) cursor.Fail("does not begin with GGUF: this is no GGUF file");
+  if (cursor.Number<uint32_t>() != kMagic)
+    cursor.Fail("does not begin with GGUF: this is no GGUF file");
 }
 
 template <typename T>
@@ -242,11 +302,13 @@ absl::StatusOr<GgufHeader> GgufHeader::Parse(std::span<const std::byte> bytes, u
   CheckVersion(cursor);
   header.version = cursor.Number<uint32_t>();
   if (header.version != 2 && header.version != 3) {
-    cursor.Fail(absl::StrCat("GGUF version ", header.version, "; versions 2 and 3 (little-endian) are read"));
+    cursor.Fail(absl::StrCat("GGUF version ", header.version,
+                             "; versions 2 and 3 (little-endian) are read"));
   }
   const uint64_t tensor_count = cursor.Number<uint64_t>();
   const uint64_t value_count = cursor.Number<uint64_t>();
-  if (tensor_count > cursor.left_in_file() / kMinTensorBytes || tensor_count > limits::kMaxModelTensors) {
+  if (tensor_count > cursor.left_in_file() / kMinTensorBytes ||
+      tensor_count > limits::kMaxModelTensors) {
     cursor.Fail(absl::StrCat("announces ", tensor_count, " tensors, which do not fit"));
   }
   if (value_count > cursor.left_in_file() / kMinValueBytes) {
@@ -287,7 +349,9 @@ std::optional<bool> GgufHeader::FindBool(const std::string& key) const {
   return value == nullptr ? std::nullopt : std::optional<bool>(*value);
 }
 
-const std::string* GgufHeader::FindString(const std::string& key) const { return Get<std::string>(values, key); }
+const std::string* GgufHeader::FindString(const std::string& key) const {
+  return Get<std::string>(values, key);
+}
 
 const std::vector<std::string>* GgufHeader::FindStrings(const std::string& key) const {
   return Get<std::vector<std::string>>(values, key);

@@ -26,11 +26,13 @@ constexpr uint32_t kMaxHeaderBytes = 64u << 10;
 constexpr size_t kBodyChunkBytes = 256u << 10;
 
 bool IsLoopback(const std::string& host) {
-  const bool number = host.find_first_not_of("0123456789.") == std::string::npos;  // and not 127.example.com
+  const bool number =
+      host.find_first_not_of("0123456789.") == std::string::npos;  // and not 127.example.com
   return host == "localhost" || host == "::1" || (number && host.starts_with("127."));
 }
 
-// One connection, one request. Every step is started, then the context runs until it is done or its time is up.
+// One connection, one request. Every step is started, then the context runs until it is done or its
+// time is up.
 class Exchange {
  public:
   explicit Exchange(const HttpRequest& request) : request_(request) {}
@@ -49,7 +51,9 @@ class Exchange {
     } else {
       tls.load_verify_file(request_.ca_file, error);
     }
-    if (error) return absl::FailedPreconditionError(absl::StrCat("cannot load TLS certificates: ", error.message()));
+    if (error)
+      return absl::FailedPreconditionError(
+          absl::StrCat("cannot load TLS certificates: ", error.message()));
     beast::ssl_stream<beast::tcp_stream> stream(context_, tls);
     stream.set_verify_callback(ssl::host_name_verification(request_.url.host));
     if (SSL_set_tlsext_host_name(stream.native_handle(), request_.url.host.c_str()) != 1) {
@@ -79,20 +83,25 @@ class Exchange {
     asio::ip::tcp::resolver resolver(context_);
     beast::error_code error;
     const auto addresses = resolver.resolve(request_.url.host, request_.url.port, error);
-    if (error) return absl::UnavailableError(absl::StrCat("cannot find the host ", request_.url.host, ": ", error.message()));
+    if (error)
+      return absl::UnavailableError(
+          absl::StrCat("cannot find the host ", request_.url.host, ": ", error.message()));
     return Step(stream, "connecting", [&](auto done) { stream.async_connect(addresses, done); });
   }
 
   template <typename Stream>
-  absl::StatusOr<HttpHead> Talk(Stream& stream, const HttpHeadHandler& on_head, const HttpBodyHandler& on_body) {
+  absl::StatusOr<HttpHead> Talk(Stream& stream, const HttpHeadHandler& on_head,
+                                const HttpBodyHandler& on_body) {
     http::request<http::empty_body> request(http::verb::get, request_.url.target, 11);
     const bool default_port = request_.url.port == (request_.url.scheme == "https" ? "443" : "80");
-    request.set(http::field::host, default_port ? request_.url.host : request_.url.host + ":" + request_.url.port);
+    request.set(http::field::host,
+                default_port ? request_.url.host : request_.url.host + ":" + request_.url.port);
     request.set(http::field::user_agent, "pagoda");
     request.set(http::field::accept_encoding, "identity");
     request.set(http::field::connection, "close");
     for (const auto& [name, value] : request_.headers) request.set(name, value);
-    PAGODA_RETURN_IF_ERROR(Step(stream, "sending the request", [&](auto done) { http::async_write(stream, request, done); }));
+    PAGODA_RETURN_IF_ERROR(Step(stream, "sending the request",
+                                [&](auto done) { http::async_write(stream, request, done); }));
 
     beast::flat_buffer buffer;
     http::response_parser<http::buffer_body> parser;
@@ -105,7 +114,8 @@ class Exchange {
     head.status = static_cast<int>(parser.get().result_int());
     for (const auto& field : parser.get()) {
       std::string name(field.name_string());
-      std::transform(name.begin(), name.end(), name.begin(), [](char c) { return c >= 'A' && c <= 'Z' ? c + 32 : c; });
+      std::transform(name.begin(), name.end(), name.begin(),
+                     [](char c) { return c >= 'A' && c <= 'Z' ? c + 32 : c; });
       head.headers.emplace(std::move(name), std::string(field.value()));
     }
     PAGODA_RETURN_IF_ERROR(on_head(head));
@@ -140,7 +150,8 @@ std::string Url::Origin() const {
 
 absl::StatusOr<Url> ParseUrl(std::string_view text) {
   const auto bad = [&](std::string_view why) {
-    return absl::InvalidArgumentError(absl::StrCat("the address \"", AsAbsl(text), "\" ", AsAbsl(why)));
+    return absl::InvalidArgumentError(
+        absl::StrCat("the address \"", AsAbsl(text), "\" ", AsAbsl(why)));
   };
   Url url;
   std::string_view rest;
@@ -165,12 +176,16 @@ absl::StatusOr<Url> ParseUrl(std::string_view text) {
     url.port = authority.substr(colon + 1);
     authority = authority.substr(0, colon);
   }
-  if (authority.starts_with('[') && authority.ends_with(']')) authority = authority.substr(1, authority.size() - 2);
+  if (authority.starts_with('[') && authority.ends_with(']'))
+    authority = authority.substr(1, authority.size() - 2);
   url.host = authority;
   const bool digits = !url.port.empty() && url.port.size() <= 5 &&
-                      url.port.find_first_not_of("0123456789") == std::string::npos && std::stoi(url.port) <= 65535;
-  if (url.host.empty() || url.host.find_first_of("@[]") != std::string::npos || !digits) return bad("has no proper host and port");
-  if (url.scheme == "http" && !IsLoopback(url.host)) return bad("is plain http, which is only allowed to this machine itself");
+                      url.port.find_first_not_of("0123456789") == std::string::npos &&
+                      std::stoi(url.port) <= 65535;
+  if (url.host.empty() || url.host.find_first_of("@[]") != std::string::npos || !digits)
+    return bad("has no proper host and port");
+  if (url.scheme == "http" && !IsLoopback(url.host))
+    return bad("is plain http, which is only allowed to this machine itself");
   return url;
 }
 
@@ -179,7 +194,8 @@ absl::StatusOr<Url> ResolveLocation(const Url& base, std::string_view location) 
   if (location.starts_with("/")) return ParseUrl(base.Origin() + std::string(location));
   PAGODA_ASSIGN_OR_RETURN(Url url, ParseUrl(location));
   if (base.scheme == "https" && url.scheme == "http") {
-    return absl::InvalidArgumentError(absl::StrCat(base.Origin(), " redirects to plain http, which is refused"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(base.Origin(), " redirects to plain http, which is refused"));
   }
   return url;
 }

@@ -1,5 +1,6 @@
-// One HTTP GET at a time, blocking, over TLS (certificates checked against the system's, or `ca_file`). Plain http only
-// to this machine itself. Follows no redirect: the caller decides what goes on to another host. Internal to this folder.
+// One HTTP GET at a time, blocking, over TLS (certificates checked against the system's, or
+// `ca_file`). Plain http only to this machine itself. Follows no redirect: the caller decides what
+// goes on to another host. Internal to this folder.
 #pragma once
 
 #include <cstddef>
@@ -35,7 +36,7 @@ struct HttpRequest {
 };
 struct HttpHead {
   int status = 0;
-  std::map<std::string, std::string> headers;  // names in lower case
+  std::map<std::string, std::string> headers;         // names in lower case
   std::string Header(const std::string& name) const;  // empty: absent
 };
 

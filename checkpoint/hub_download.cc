@@ -30,17 +30,22 @@ bool IsRedirect(int status) {
 absl::Status StatusOfAnswer(const HttpHead& head, const Url& url, bool had_token) {
   const std::string where = absl::StrCat(url.Origin(), url.target.substr(0, url.target.find('?')));
   switch (head.status) {
-    case 200: case 206:
+    case 200:
+    case 206:
       return absl::OkStatus();
     case 401:
       return absl::UnauthenticatedError(absl::StrCat(
-          where, " answers 401: ", had_token ? "the token is not accepted, or the model does not exist"
-                                             : "the model does not exist, or is private or gated and needs a token (--hub-token)"));
+          where, " answers 401: ",
+          had_token
+              ? "the token is not accepted, or the model does not exist"
+              : "the model does not exist, or is private or gated and needs a token of the hub"));
     case 403:
-      return absl::PermissionDeniedError(
-          absl::StrCat(where, " answers 403: this token may not read the model; was its licence accepted on the hub?"));
+      return absl::PermissionDeniedError(absl::StrCat(
+          where,
+          " answers 403: this token may not read the model; was its licence accepted on the hub?"));
     case 404:
-      return absl::NotFoundError(absl::StrCat(where, " answers 404: there is no such model, revision or file"));
+      return absl::NotFoundError(
+          absl::StrCat(where, " answers 404: there is no such model, revision or file"));
     case 416:
       return absl::AbortedError(absl::StrCat(where, " has nothing from there on"));
     default:
@@ -80,7 +85,10 @@ PartState ReadPartState(const std::string& path) {
 class Transfer {
  public:
   Transfer(std::string part, const std::function<void(uint64_t, uint64_t)>& progress)
-      : part_(std::move(part)), state_path_(part_ + ".tag"), progress_(progress), state_(ReadPartState(state_path_)) {
+      : part_(std::move(part)),
+        state_path_(part_ + ".tag"),
+        progress_(progress),
+        state_(ReadPartState(state_path_)) {
     std::error_code error;
     const uint64_t size = fs::file_size(part_, error);
     if (!error && !state_.tag.empty()) begin_ = size;
@@ -117,7 +125,8 @@ class Transfer {
       total_ = absl::SimpleAtoi(head.Header("content-length"), &size) ? size : kUnknown;
     }
     if (linked_size_ != kUnknown) {
-      if (total_ != kUnknown && total_ != linked_size_) return absl::DataLossError("the hub and its storage disagree about the file's size");
+      if (total_ != kUnknown && total_ != linked_size_)
+        return absl::DataLossError("the hub and its storage disagree about the file's size");
       total_ = linked_size_;
     }
     done_ = begin_;
@@ -127,9 +136,11 @@ class Transfer {
   }
 
   absl::Status OnBody(std::span<const std::byte> bytes) {
-    if (bytes.size() > total_ - done_) return absl::DataLossError("the server sends more than the file's size");
+    if (bytes.size() > total_ - done_)
+      return absl::DataLossError("the server sends more than the file's size");
     if (std::fwrite(bytes.data(), 1, bytes.size(), file_) != bytes.size()) {
-      return absl::ResourceExhaustedError(absl::StrCat("cannot write ", part_, "; is the disk full?"));
+      return absl::ResourceExhaustedError(
+          absl::StrCat("cannot write ", part_, "; is the disk full?"));
     }
     done_ += bytes.size();
     wrote_ = wrote_ || !bytes.empty();
@@ -139,15 +150,20 @@ class Transfer {
 
   absl::Status Finish(const std::string& path) {
     if (file_ == nullptr) return absl::UnavailableError("the server sent nothing");
-    const bool synced = std::fflush(file_) == 0 && fsync(fileno(file_)) == 0;  // before the rename says it is whole
+    const bool synced =
+        std::fflush(file_) == 0 && fsync(fileno(file_)) == 0;  // before the rename says it is whole
     const bool closed = std::fclose(file_) == 0 && synced;
     file_ = nullptr;
-    if (!closed) return absl::ResourceExhaustedError(absl::StrCat("cannot write ", part_, "; is the disk full?"));
-    if (total_ != kUnknown && done_ != total_) return absl::UnavailableError("the connection ended early");
+    if (!closed)
+      return absl::ResourceExhaustedError(
+          absl::StrCat("cannot write ", part_, "; is the disk full?"));
+    if (total_ != kUnknown && done_ != total_)
+      return absl::UnavailableError("the connection ended early");
     PAGODA_RETURN_IF_ERROR(Verify());
     std::error_code error;
     fs::rename(part_, path, error);
-    if (error) return absl::UnavailableError(absl::StrCat("cannot rename ", part_, ": ", error.message()));
+    if (error)
+      return absl::UnavailableError(absl::StrCat("cannot rename ", part_, ": ", error.message()));
     fs::remove(state_path_, error);
     return absl::OkStatus();
   }
@@ -160,8 +176,10 @@ class Transfer {
     uint64_t total = 0;
     const size_t dash = range.find('-');
     const size_t slash = range.find('/');
-    const bool parsed = range.starts_with("bytes ") && dash != std::string::npos && slash != std::string::npos &&
-                        absl::SimpleAtoi(range.substr(6, dash - 6), &first) && absl::SimpleAtoi(range.substr(slash + 1), &total);
+    const bool parsed = range.starts_with("bytes ") && dash != std::string::npos &&
+                        slash != std::string::npos &&
+                        absl::SimpleAtoi(range.substr(6, dash - 6), &first) &&
+                        absl::SimpleAtoi(range.substr(slash + 1), &total);
     if (!parsed || first != begin_ || total < begin_ || identity_ != state_.identity) {
       return absl::AbortedError("the file changed while it was downloaded");
     }
@@ -180,7 +198,8 @@ class Transfer {
     }
     if (actual == identity_) return absl::OkStatus();
     Discard();
-    return absl::DataLossError(absl::StrCat("the bytes hash to ", actual, ", the hub announced ", identity_));
+    return absl::DataLossError(
+        absl::StrCat("the bytes hash to ", actual, ", the hub announced ", identity_));
   }
 
   const std::string part_;
@@ -206,26 +225,33 @@ absl::StatusOr<HubClient> HubClient::Make(const PullOptions& options) {
   return HubClient(options, std::move(origin));
 }
 
-absl::Status HubClient::Get(const std::string& target, const Headers& headers, const HttpHeadHandler& on_head,
-                            const HttpBodyHandler& on_body) const {
+absl::Status HubClient::Get(const std::string& target, const Headers& headers,
+                            const HttpHeadHandler& on_head, const HttpBodyHandler& on_body) const {
   Url url = origin_;
   url.target = (url.target == "/" ? "" : url.target) + target;
   for (int hop = 0; hop <= kMaxRedirects; ++hop) {
     const bool own = url.Origin() == origin_.Origin();
-    HttpRequest request{.url = url, .headers = headers, .timeout_ms = options_.timeout_ms, .ca_file = options_.ca_file};
-    if (own && !options_.token.empty()) request.headers.emplace_back("Authorization", "Bearer " + options_.token);
+    HttpRequest request{.url = url,
+                        .headers = headers,
+                        .timeout_ms = options_.timeout_ms,
+                        .ca_file = options_.ca_file};
+    if (own && !options_.token.empty())
+      request.headers.emplace_back("Authorization", "Bearer " + options_.token);
     const auto checked = [&](const HttpHead& head) -> absl::Status {
-      if (!IsRedirect(head.status)) PAGODA_RETURN_IF_ERROR(StatusOfAnswer(head, url, !options_.token.empty()));
+      if (!IsRedirect(head.status))
+        PAGODA_RETURN_IF_ERROR(StatusOfAnswer(head, url, !options_.token.empty()));
       return on_head(head);
     };
     PAGODA_ASSIGN_OR_RETURN(const HttpHead head, HttpGet(request, checked, on_body));
     if (!IsRedirect(head.status)) return absl::OkStatus();
     PAGODA_ASSIGN_OR_RETURN(url, ResolveLocation(url, head.Header("location")));
   }
-  return absl::UnavailableError(absl::StrCat(origin_.Origin(), target, " redirects more than ", kMaxRedirects, " times"));
+  return absl::UnavailableError(
+      absl::StrCat(origin_.Origin(), target, " redirects more than ", kMaxRedirects, " times"));
 }
 
-absl::Status HubClient::WithRetries(const std::function<absl::Status(bool& progressed)>& attempt) const {
+absl::Status HubClient::WithRetries(
+    const std::function<absl::Status(bool& progressed)>& attempt) const {
   int failures = 0;
   absl::Status status;
   for (int i = 0; i < kMaxAttemptsInAll; ++i) {
@@ -234,22 +260,26 @@ absl::Status HubClient::WithRetries(const std::function<absl::Status(bool& progr
     if (!absl::IsUnavailable(status) && !absl::IsAborted(status)) return status;
     failures = progressed ? 1 : failures + 1;
     if (failures >= options_.attempts) break;
-    const int delay_ms = std::min<int64_t>(kMaxDelayMs, int64_t{options_.retry_delay_ms} << std::min(failures - 1, 10));
+    const int delay_ms = std::min<int64_t>(
+        kMaxDelayMs, int64_t{options_.retry_delay_ms} << std::min(failures - 1, 10));
     std::this_thread::sleep_for(std::chrono::milliseconds(delay_ms));
   }
-  return absl::UnavailableError(absl::StrCat("given up after ", failures, " attempts that brought nothing: ", status.message()));
+  return absl::UnavailableError(absl::StrCat("given up after ", failures,
+                                             " attempts that brought nothing: ", status.message()));
 }
 
 absl::StatusOr<std::string> HubClient::GetText(const std::string& target, size_t limit) const {
   std::string text;
   const absl::Status status = WithRetries([&](bool&) {
     text.clear();
-    return Get(target, {}, [](const HttpHead&) { return absl::OkStatus(); },
-               [&](std::span<const std::byte> bytes) -> absl::Status {
-                 if (text.size() + bytes.size() > limit) return absl::InvalidArgumentError("the hub's answer is too long");
-                 text.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-                 return absl::OkStatus();
-               });
+    return Get(
+        target, {}, [](const HttpHead&) { return absl::OkStatus(); },
+        [&](std::span<const std::byte> bytes) -> absl::Status {
+          if (text.size() + bytes.size() > limit)
+            return absl::InvalidArgumentError("the hub's answer is too long");
+          text.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+          return absl::OkStatus();
+        });
   });
   if (!status.ok()) return status;
   return text;
@@ -261,10 +291,12 @@ absl::Status HubClient::Download(const std::string& target, const std::string& p
     Transfer transfer(path + ".part", progress);
     Headers headers;
     if (transfer.begin() > 0) {
-      headers = {{"Range", absl::StrCat("bytes=", transfer.begin(), "-")}, {"If-Range", "\"" + transfer.tag() + "\""}};
+      headers = {{"Range", absl::StrCat("bytes=", transfer.begin(), "-")},
+                 {"If-Range", "\"" + transfer.tag() + "\""}};
     }
-    absl::Status status = Get(target, headers, [&](const HttpHead& head) { return transfer.OnHead(head); },
-                              [&](std::span<const std::byte> bytes) { return transfer.OnBody(bytes); });
+    absl::Status status = Get(
+        target, headers, [&](const HttpHead& head) { return transfer.OnHead(head); },
+        [&](std::span<const std::byte> bytes) { return transfer.OnBody(bytes); });
     if (status.ok()) status = transfer.Finish(path);
     progressed = transfer.progressed();
     if (absl::IsAborted(status)) transfer.Discard();

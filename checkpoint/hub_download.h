@@ -1,4 +1,5 @@
-// One file from a hub into a folder: follows redirects, goes on where it was cut, verifies. Internal to this folder.
+// One file from a hub into a folder: follows redirects, goes on where it was cut, verifies.
+// Internal to this folder.
 #pragma once
 
 #include <functional>
@@ -9,7 +10,8 @@
 
 namespace pagoda::checkpoint {
 
-// GET that follows redirects. The token goes to the hub's own origin only. `on_head` sees the redirects too.
+// GET that follows redirects. The token goes to the hub's own origin only. `on_head` sees the
+// redirects too.
 class HubClient {
  public:
   static absl::StatusOr<HubClient> Make(const PullOptions& options);
@@ -21,12 +23,14 @@ class HubClient {
                         const std::function<void(uint64_t done, uint64_t total)>& progress) const;
 
  private:
-  HubClient(const PullOptions& options, Url origin) : options_(options), origin_(std::move(origin)) {}
+  HubClient(const PullOptions& options, Url origin)
+      : options_(options), origin_(std::move(origin)) {}
 
   using Headers = std::vector<std::pair<std::string, std::string>>;
-  absl::Status Get(const std::string& target, const Headers& headers, const HttpHeadHandler& on_head,
-                   const HttpBodyHandler& on_body) const;
-  // Runs `attempt` until it succeeds, fails for good, or fails `attempts` times without `progressed`.
+  absl::Status Get(const std::string& target, const Headers& headers,
+                   const HttpHeadHandler& on_head, const HttpBodyHandler& on_body) const;
+  // Runs `attempt` until it succeeds, fails for good, or fails `attempts` times without
+  // `progressed`.
   absl::Status WithRetries(const std::function<absl::Status(bool& progressed)>& attempt) const;
 
   const PullOptions options_;

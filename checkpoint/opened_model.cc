@@ -6,8 +6,8 @@ namespace pagoda::checkpoint {
 
 absl::StatusOr<std::string> ReadWhole(const ByteSource& source, uint64_t limit) {
   if (source.size() > limit) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(source.name(), " has ", source.size(), " bytes; at most ", limit, " are allowed"));
+    return absl::InvalidArgumentError(absl::StrCat(source.name(), " has ", source.size(),
+                                                   " bytes; at most ", limit, " are allowed"));
   }
   std::string text(source.size(), '\0');
   PAGODA_RETURN_IF_ERROR(source.Read(0, std::as_writable_bytes(std::span(text))));
@@ -21,8 +21,9 @@ absl::Status CheckNoOverlap(std::vector<const TensorInfo*> tensors) {
   for (const TensorInfo* tensor : tensors) {
     if (tensor->bytes == 0) continue;
     if (previous != nullptr && tensor->offset - previous->offset < previous->bytes) {
-      return absl::InvalidArgumentError(absl::StrCat("tensors ", previous->name, " and ", tensor->name,
-                                                     " overlap at offset ", tensor->offset));
+      return absl::InvalidArgumentError(absl::StrCat("tensors ", previous->name, " and ",
+                                                     tensor->name, " overlap at offset ",
+                                                     tensor->offset));
     }
     previous = tensor;
   }

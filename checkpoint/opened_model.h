@@ -23,8 +23,10 @@ struct OpenedModel {
 absl::StatusOr<OpenedModel> OpenGguf(std::vector<Checkpoint::RemoteFile> files);
 absl::StatusOr<OpenedModel> OpenHuggingFace(std::vector<Checkpoint::RemoteFile> files);
 
-// The files of a model's folder that OpenHuggingFace needs. Names from an index are single path components, or refused.
-absl::StatusOr<std::vector<Checkpoint::RemoteFile>> ListHuggingFaceFolder(const std::string& folder);
+// The files of a model's folder that OpenHuggingFace needs. Names from an index are single path
+// components, or refused.
+absl::StatusOr<std::vector<Checkpoint::RemoteFile>> ListHuggingFaceFolder(
+    const std::string& folder);
 
 // Whole small file; kInvalidArgument above `limit`.
 absl::StatusOr<std::string> ReadWhole(const ByteSource& source, uint64_t limit);

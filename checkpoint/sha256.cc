@@ -47,7 +47,8 @@ template <typename Sink>
 absl::Status FeedFile(const ByteSource& file, Sink sink) {
   std::vector<std::byte> buffer(1u << 20);
   for (uint64_t offset = 0; offset < file.size();) {
-    const std::span<std::byte> part = std::span(buffer).first(std::min<uint64_t>(buffer.size(), file.size() - offset));
+    const std::span<std::byte> part =
+        std::span(buffer).first(std::min<uint64_t>(buffer.size(), file.size() - offset));
     PAGODA_RETURN_IF_ERROR(file.Read(offset, part));
     sink(part);
     offset += part.size();
@@ -60,13 +61,15 @@ absl::Status FeedFile(const ByteSource& file, Sink sink) {
 absl::StatusOr<std::string> Sha256OfFile(const std::string& path) {
   PAGODA_ASSIGN_OR_RETURN(const std::shared_ptr<ByteSource> file, OpenFile(path));
   Sha256 hash;
-  PAGODA_RETURN_IF_ERROR(FeedFile(*file, [&](std::span<const std::byte> part) { hash.Update(part); }));
+  PAGODA_RETURN_IF_ERROR(
+      FeedFile(*file, [&](std::span<const std::byte> part) { hash.Update(part); }));
   return hash.FinishHex();
 }
 
 absl::StatusOr<std::string> GitBlobIdOfFile(const std::string& path) {
   PAGODA_ASSIGN_OR_RETURN(const std::shared_ptr<ByteSource> file, OpenFile(path));
-  const std::unique_ptr<EVP_MD_CTX, void (*)(EVP_MD_CTX*)> context(EVP_MD_CTX_new(), EVP_MD_CTX_free);
+  const std::unique_ptr<EVP_MD_CTX, void (*)(EVP_MD_CTX*)> context(EVP_MD_CTX_new(),
+                                                                   EVP_MD_CTX_free);
   const std::string prefix = absl::StrCat("blob ", file->size());
   PAGODA_CHECK(EVP_DigestInit_ex(context.get(), EVP_sha1(), nullptr) == 1);
   EVP_DigestUpdate(context.get(), prefix.c_str(), prefix.size() + 1);  // with its 0

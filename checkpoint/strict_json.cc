@@ -16,7 +16,8 @@ absl::StatusOr<Json> ParseJsonObject(std::string_view text, std::string_view wha
     if (!problem.empty()) return false;
     if (event == Json::parse_event_t::object_start) keys.emplace_back();
     if (event == Json::parse_event_t::object_end) keys.pop_back();
-    if (event == Json::parse_event_t::key && !keys.back().insert(parsed.get<std::string>()).second) {
+    if (event == Json::parse_event_t::key &&
+        !keys.back().insert(parsed.get<std::string>()).second) {
       problem = absl::StrCat("has the key \"", parsed.get<std::string>(), "\" twice in one object");
     }
     return problem.empty();
@@ -34,7 +35,8 @@ const Json* JsonSettings::Find(const char* key) const {
 }
 
 void JsonSettings::Fail(const char* key, std::string_view problem) {
-  if (status_.ok()) status_ = absl::InvalidArgumentError(absl::StrCat(what_, ": \"", key, "\" ", AsAbsl(problem)));
+  if (status_.ok())
+    status_ = absl::InvalidArgumentError(absl::StrCat(what_, ": \"", key, "\" ", AsAbsl(problem)));
 }
 
 int64_t JsonSettings::Int(const char* key, std::optional<int64_t> fallback, int64_t most) {
@@ -44,7 +46,8 @@ int64_t JsonSettings::Int(const char* key, std::optional<int64_t> fallback, int6
     return fallback.value_or(0);
   }
   // 4096.0 is how some writers put an integer.
-  const bool whole = value->is_number_float() && std::floor(value->get<double>()) == value->get<double>();
+  const bool whole =
+      value->is_number_float() && std::floor(value->get<double>()) == value->get<double>();
   if (!value->is_number_integer() && !whole) {
     Fail(key, "is not an integer");
     return 0;

@@ -1,5 +1,6 @@
-// JSON from a model's files, parsed without trust: no duplicate keys, bounded depth, typed look-ups that name the key.
-// Internal to this folder; includes a heavy header, so only .cc files include it.
+// JSON from a model's files, parsed without trust: no duplicate keys, bounded depth, typed look-ups
+// that name the key. Internal to this folder; includes a heavy header, so only .cc files include
+// it.
 #pragma once
 
 #include <limits>
@@ -17,7 +18,8 @@ using Json = nlohmann::json;
 // `what` names the file in errors. The result is an object.
 absl::StatusOr<Json> ParseJsonObject(std::string_view text, std::string_view what);
 
-// Reads keys of one object, remembering the first that is wrong. An absent key and null are the fallback.
+// Reads keys of one object, remembering the first that is wrong. An absent key and null are the
+// fallback.
 class JsonSettings {
  public:
   JsonSettings(const Json& object, std::string what) : object_(object), what_(std::move(what)) {}

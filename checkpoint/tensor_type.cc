@@ -42,8 +42,8 @@ absl::StatusOr<uint64_t> TensorBytes(TensorType type, int64_t rows, int64_t colu
   }
   if (columns % layout.weights != 0) {
     return absl::InvalidArgumentError(
-        absl::StrCat("a row of ", columns, " values is not a whole number of ", AsAbsl(NameOf(type)),
-                     " blocks of ", layout.weights));
+        absl::StrCat("a row of ", columns, " values is not a whole number of ",
+                     AsAbsl(NameOf(type)), " blocks of ", layout.weights));
   }
   uint64_t row_bytes = 0;
   uint64_t total = 0;

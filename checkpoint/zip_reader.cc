@@ -45,13 +45,15 @@ struct Directory {
 
 absl::StatusOr<Directory> ReadDirectory(const ByteSource& archive) {
   const uint64_t tail_bytes = std::min(archive.size(), kEndBytes + kMaxCommentBytes);
-  PAGODA_ASSIGN_OR_RETURN(const std::string tail, ReadRange(archive, archive.size() - tail_bytes, tail_bytes));
+  PAGODA_ASSIGN_OR_RETURN(const std::string tail,
+                          ReadRange(archive, archive.size() - tail_bytes, tail_bytes));
   for (size_t at = tail.size() < kEndBytes ? 0 : tail.size() - kEndBytes + 1; at-- > 0;) {
     if (Get<uint32_t>(tail, at) != kEndMagic) continue;
     const uint16_t count = Get<uint16_t>(tail, at + 10);
     const uint32_t size = Get<uint32_t>(tail, at + 12);
     const uint32_t offset = Get<uint32_t>(tail, at + 16);
-    if (offset == 0xffffffffu || size == 0xffffffffu || count == 0xffffu) return Malformed("is zip64, which is not read");
+    if (offset == 0xffffffffu || size == 0xffffffffu || count == 0xffffu)
+      return Malformed("is zip64, which is not read");
     if (size > kMaxCentralBytes) return Malformed("has a directory that is too large");
     PAGODA_ASSIGN_OR_RETURN(std::string bytes, ReadRange(archive, offset, size));
     return Directory{std::move(bytes), count};
@@ -62,7 +64,8 @@ absl::StatusOr<Directory> ReadDirectory(const ByteSource& archive) {
 // Writes what it gets, up to a size, and keeps the CRC.
 class MemberFile {
  public:
-  MemberFile(const std::string& path, uint64_t size) : path_(path), left_(size), file_(std::fopen(path.c_str(), "wbe")) {}
+  MemberFile(const std::string& path, uint64_t size)
+      : path_(path), left_(size), file_(std::fopen(path.c_str(), "wbe")) {}
   ~MemberFile() {
     if (file_ != nullptr) std::fclose(file_);
     if (!finished_) std::remove(path_.c_str());
@@ -89,7 +92,8 @@ class MemberFile {
       closed = std::fclose(file_) == 0 && synced;
     }
     file_ = nullptr;
-    if (!closed) return absl::UnavailableError(absl::StrCat("cannot write ", path_, "; is the disk full?"));
+    if (!closed)
+      return absl::UnavailableError(absl::StrCat("cannot write ", path_, "; is the disk full?"));
     finished_ = true;
     return absl::OkStatus();
   }
@@ -119,9 +123,11 @@ class Inflater {
       stream_.next_out = buffer_.data();
       stream_.avail_out = static_cast<uInt>(buffer_.size());
       const int result = inflate(&stream_, Z_NO_FLUSH);
-      if (result != Z_OK && result != Z_STREAM_END) return Malformed("has a member that cannot be inflated");
+      if (result != Z_OK && result != Z_STREAM_END)
+        return Malformed("has a member that cannot be inflated");
       ended_ = result == Z_STREAM_END;
-      PAGODA_RETURN_IF_ERROR(out.Write(std::span(buffer_).first(buffer_.size() - stream_.avail_out)));
+      PAGODA_RETURN_IF_ERROR(
+          out.Write(std::span(buffer_).first(buffer_.size() - stream_.avail_out)));
     }
     return absl::OkStatus();
   }
@@ -134,7 +140,8 @@ class Inflater {
       const int result = inflate(&stream_, Z_FINISH);
       ended_ = result == Z_STREAM_END;
       const size_t count = buffer_.size() - stream_.avail_out;
-      if (!ended_ && (count == 0 || (result != Z_OK && result != Z_BUF_ERROR))) return Malformed("has a member that was cut");
+      if (!ended_ && (count == 0 || (result != Z_OK && result != Z_BUF_ERROR)))
+        return Malformed("has a member that was cut");
       PAGODA_RETURN_IF_ERROR(out.Write(std::span(buffer_).first(count)));
     }
     return absl::OkStatus();
@@ -154,7 +161,8 @@ absl::StatusOr<std::vector<ZipMember>> ListZip(const ByteSource& archive) {
   std::vector<ZipMember> members;
   size_t at = 0;
   for (int i = 0; i < directory.count; ++i) {
-    if (directory.bytes.size() - at < kCentralBytes || Get<uint32_t>(directory.bytes, at) != kCentralMagic) {
+    if (directory.bytes.size() - at < kCentralBytes ||
+        Get<uint32_t>(directory.bytes, at) != kCentralMagic) {
       return Malformed("has a directory that ends too early");
     }
     const uint16_t flags = Get<uint16_t>(directory.bytes, at + 8);
@@ -168,9 +176,11 @@ absl::StatusOr<std::vector<ZipMember>> ListZip(const ByteSource& archive) {
     const size_t comment_bytes = Get<uint16_t>(directory.bytes, at + 32);
     member.header_offset = Get<uint32_t>(directory.bytes, at + 42);
     const size_t length = kCentralBytes + name_bytes + extra_bytes + comment_bytes;
-    if (directory.bytes.size() - at < length) return Malformed("has a directory that ends too early");
+    if (directory.bytes.size() - at < length)
+      return Malformed("has a directory that ends too early");
     if ((flags & kEncryptedFlag) != 0) return Malformed("is encrypted");
-    if (member.bytes == 0xffffffffu || member.compressed_bytes == 0xffffffffu) return Malformed("is zip64, which is not read");
+    if (member.bytes == 0xffffffffu || member.compressed_bytes == 0xffffffffu)
+      return Malformed("is zip64, which is not read");
     member.name = directory.bytes.substr(at + kCentralBytes, name_bytes);
     members.push_back(std::move(member));
     at += length;
@@ -178,19 +188,25 @@ absl::StatusOr<std::vector<ZipMember>> ListZip(const ByteSource& archive) {
   return members;
 }
 
-absl::Status ExtractZipMember(const ByteSource& archive, const ZipMember& member, const std::string& path) {
-  PAGODA_ASSIGN_OR_RETURN(const std::string local, ReadRange(archive, member.header_offset, kLocalBytes));
+absl::Status ExtractZipMember(const ByteSource& archive, const ZipMember& member,
+                              const std::string& path) {
+  PAGODA_ASSIGN_OR_RETURN(const std::string local,
+                          ReadRange(archive, member.header_offset, kLocalBytes));
   if (Get<uint32_t>(local, 0) != kLocalMagic) return Malformed("has a member where there is none");
-  uint64_t offset = member.header_offset + kLocalBytes + Get<uint16_t>(local, 26) + Get<uint16_t>(local, 28);
-  if (offset > archive.size() || member.compressed_bytes > archive.size() - offset) return Malformed("was cut");
+  uint64_t offset =
+      member.header_offset + kLocalBytes + Get<uint16_t>(local, 26) + Get<uint16_t>(local, 28);
+  if (offset > archive.size() || member.compressed_bytes > archive.size() - offset)
+    return Malformed("was cut");
   if (member.method != kStored && member.method != kDeflated) {
-    return Malformed(absl::StrCat("uses compression method ", member.method, "; stored and deflated are read"));
+    return Malformed(
+        absl::StrCat("uses compression method ", member.method, "; stored and deflated are read"));
   }
   MemberFile file(path, member.bytes);
   Inflater inflater;
   std::vector<unsigned char> chunk(kChunkBytes);
   for (uint64_t left = member.compressed_bytes; left > 0;) {
-    const std::span<unsigned char> part = std::span(chunk).first(std::min<uint64_t>(left, chunk.size()));
+    const std::span<unsigned char> part =
+        std::span(chunk).first(std::min<uint64_t>(left, chunk.size()));
     PAGODA_RETURN_IF_ERROR(archive.Read(offset, std::as_writable_bytes(part)));
     PAGODA_RETURN_IF_ERROR(member.method == kStored ? file.Write(part) : inflater.Add(part, file));
     offset += part.size();

@@ -1,6 +1,6 @@
-// Reads members of a zip archive (a Python wheel) without trust: every number is checked against the file, nothing is written but what
-// the caller names. No zip64, no encryption. Internal to this folder.
-// Source: PKWARE APPNOTE 4.3.
+// Reads members of a zip archive (a Python wheel) without trust: every number is checked against
+// the file, nothing is written but what the caller names. No zip64, no encryption. Internal to this
+// folder. Source: PKWARE APPNOTE 4.3.
 #pragma once
 
 #include <memory>
@@ -22,6 +22,7 @@ struct ZipMember {
 
 absl::StatusOr<std::vector<ZipMember>> ListZip(const ByteSource& archive);
 // Writes the member to `path` and checks its size and CRC; a file that fails is removed.
-absl::Status ExtractZipMember(const ByteSource& archive, const ZipMember& member, const std::string& path);
+absl::Status ExtractZipMember(const ByteSource& archive, const ZipMember& member,
+                              const std::string& path);
 
 }  // namespace pagoda::checkpoint

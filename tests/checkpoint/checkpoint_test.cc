@@ -1,4 +1,5 @@
-// Opening models: the default model of the project (where it is there), and what is asked of its spec and its bytes.
+// Opening models: the default model of the project (where it is there), and what is asked of its
+// spec and its bytes.
 #include "checkpoint/checkpoint.h"
 
 #include <gmock/gmock.h>
@@ -132,7 +133,8 @@ TEST_F(DefaultModelTest, TextBundleIsAGgufFileWithoutTensors) {
 }
 
 TEST(CheckpointTest, NamesWhatIsWrongWithAPath) {
-  EXPECT_EQ(Checkpoint::Open("/nonexistent/model.gguf").status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(Checkpoint::Open("/nonexistent/model.gguf").status().code(),
+            absl::StatusCode::kNotFound);
   EXPECT_EQ(Checkpoint::Open("/nonexistent").status().code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(Checkpoint::Open("tests/checkpoint/checkpoint_test.cc").status().code(),
             absl::StatusCode::kInvalidArgument);

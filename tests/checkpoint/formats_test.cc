@@ -1,4 +1,5 @@
-// The same tiny model as GGUF and as a folder, in every type: both open, and give the same weights where they should.
+// The same tiny model as GGUF and as a folder, in every type: both open, and give the same weights
+// where they should.
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -24,7 +25,8 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> OpenGgufBytes(std::string bytes) {
 
 absl::StatusOr<std::unique_ptr<Checkpoint>> OpenFolderBytes(const TinyModelOptions& options) {
   std::vector<Checkpoint::RemoteFile> files;
-  for (auto& [name, bytes] : TinyFolder(options)) files.push_back({name, std::make_shared<MemorySource>(std::move(bytes))});
+  for (auto& [name, bytes] : TinyFolder(options))
+    files.push_back({name, std::make_shared<MemorySource>(std::move(bytes))});
   return Checkpoint::Open(std::move(files));
 }
 
@@ -64,9 +66,10 @@ TEST_P(EveryTypeTest, QuantisedAndDequantisedFilesHoldTheSameWeights) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Types, EveryTypeTest,
-                         ::testing::Values(TensorType::kF32, TensorType::kF16, TensorType::kBF16, TensorType::kQ4_0,
-                                           TensorType::kQ4_1, TensorType::kQ5_0, TensorType::kQ5_1, TensorType::kQ8_0,
-                                           TensorType::kQ2_K, TensorType::kQ3_K, TensorType::kQ4_K, TensorType::kQ5_K,
+                         ::testing::Values(TensorType::kF32, TensorType::kF16, TensorType::kBF16,
+                                           TensorType::kQ4_0, TensorType::kQ4_1, TensorType::kQ5_0,
+                                           TensorType::kQ5_1, TensorType::kQ8_0, TensorType::kQ2_K,
+                                           TensorType::kQ3_K, TensorType::kQ4_K, TensorType::kQ5_K,
                                            TensorType::kQ6_K),
                          [](const auto& info) { return std::string(NameOf(info.param)); });
 
@@ -81,7 +84,8 @@ TEST(FormatsTest, FolderAndGgufDifferOnlyInTheOrderOfQueryAndKeyRows) {
   EXPECT_EQ((*folder)->spec().rope.layout, RopeLayout::kHalves);
   EXPECT_EQ((*gguf)->spec().rope.layout, RopeLayout::kInterleaved);
   EXPECT_FALSE((*gguf)->spec().tied_embedding);
-  EXPECT_EQ(Values(**folder, TensorRole::kOutputHead, -1), Values(**gguf, TensorRole::kOutputHead, -1));
+  EXPECT_EQ(Values(**folder, TensorRole::kOutputHead, -1),
+            Values(**gguf, TensorRole::kOutputHead, -1));
   EXPECT_EQ(Values(**folder, TensorRole::kValue, 1), Values(**gguf, TensorRole::kValue, 1));
   const std::vector<float> halves = Values(**folder, TensorRole::kQuery, 0);
   const std::vector<float> pairs = Values(**gguf, TensorRole::kQuery, 0);
@@ -91,7 +95,8 @@ TEST(FormatsTest, FolderAndGgufDifferOnlyInTheOrderOfQueryAndKeyRows) {
       for (size_t half = 0; half < 2; ++half) {
         const float* a = &halves[(head * 16 + half * 8 + pair) * columns];
         const float* b = &pairs[(head * 16 + pair * 2 + half) * columns];
-        EXPECT_EQ(std::memcmp(a, b, columns * sizeof(float)), 0) << head << " " << pair << " " << half;
+        EXPECT_EQ(std::memcmp(a, b, columns * sizeof(float)), 0)
+            << head << " " << pair << " " << half;
       }
     }
   }
@@ -120,8 +125,9 @@ TEST(FormatsTest, SplitGgufIsOneModel) {
   for (int part = 0; part < 2; ++part) {
     pagoda::testing::GgufWriter writer;
     if (part == 0) {
-      for (const char* key : {"block_count", "context_length", "embedding_length", "feed_forward_length",
-                              "attention.head_count", "attention.head_count_kv", "attention.key_length"}) {
+      for (const char* key :
+           {"block_count", "context_length", "embedding_length", "feed_forward_length",
+            "attention.head_count", "attention.head_count_kv", "attention.key_length"}) {
         const std::string name = std::string("llama.") + key;
         writer.AddUint32(name, static_cast<uint32_t>(*header->FindUint(name)));
       }
@@ -133,9 +139,11 @@ TEST(FormatsTest, SplitGgufIsOneModel) {
       const GgufTensorHeader& tensor = header->tensors[i];
       uint64_t bytes = 4;
       for (const uint64_t side : tensor.dimensions) bytes *= side;
-      writer.AddTensor(tensor.name, tensor.dimensions, tensor.type, whole.substr(header->data_begin + tensor.offset, bytes));
+      writer.AddTensor(tensor.name, tensor.dimensions, tensor.type,
+                       whole.substr(header->data_begin + tensor.offset, bytes));
     }
-    files.push_back({"m-0000" + std::to_string(part + 1) + "-of-00002.gguf", std::make_shared<MemorySource>(writer.Finish())});
+    files.push_back({"m-0000" + std::to_string(part + 1) + "-of-00002.gguf",
+                     std::make_shared<MemorySource>(writer.Finish())});
   }
   const auto first_only = Checkpoint::Open({files[0]});
   EXPECT_EQ(first_only.status().code(), absl::StatusCode::kInvalidArgument) << first_only.status();
@@ -161,7 +169,8 @@ TEST(FormatsTest, RopeDivisorsOfAGgufFileAreRead) {
 TEST(FormatsTest, DigestTellsModelsApart) {
   TinyModelOptions options;
   const auto one = OpenGgufBytes(TinyGguf(options));
-  const auto same = Checkpoint::Open({{"other-name.gguf", std::make_shared<MemorySource>(TinyGguf(options))}});
+  const auto same =
+      Checkpoint::Open({{"other-name.gguf", std::make_shared<MemorySource>(TinyGguf(options))}});
   options.seed = 2;
   const auto other = OpenGgufBytes(TinyGguf(options));
   ASSERT_TRUE(one.ok() && same.ok() && other.ok());
@@ -171,29 +180,44 @@ TEST(FormatsTest, DigestTellsModelsApart) {
 
 std::string Config(const std::string& members) {
   return R"({"vocab_size":256,"hidden_size":64,"intermediate_size":128,"num_hidden_layers":4,"num_attention_heads":4,)"
-         R"("num_key_value_heads":2,)" + members + "}";
+         R"("num_key_value_heads":2,)" +
+         members + "}";
 }
 
 TEST(ConfigTest, SlidingWindows) {
-  const auto window = [](const std::string& members) { return SpecFromConfigJson(Config(members)); };
+  const auto window = [](const std::string& members) {
+    return SpecFromConfigJson(Config(members));
+  };
   EXPECT_EQ(window(R"("model_type":"mistral")")->sliding_window, 4096);
   EXPECT_EQ(window(R"("model_type":"mistral","sliding_window":null)")->sliding_window, 0);
   EXPECT_EQ(window(R"("model_type":"mistral","sliding_window":1024)")->sliding_window, 1024);
   EXPECT_EQ(window(R"("model_type":"qwen2","sliding_window":1024)")->sliding_window, 0);
-  EXPECT_EQ(window(R"("model_type":"qwen2","use_sliding_window":true,"sliding_window":99,"max_window_layers":0)")
-                ->sliding_window, 99);
-  EXPECT_EQ(window(R"("model_type":"qwen2","use_sliding_window":true,"sliding_window":99,"max_window_layers":4)")
-                ->sliding_window, 0);
-  EXPECT_EQ(window(R"("model_type":"qwen2","use_sliding_window":true,"sliding_window":99,"max_window_layers":2)")
-                .status().code(), absl::StatusCode::kUnimplemented);
+  EXPECT_EQ(
+      window(
+          R"("model_type":"qwen2","use_sliding_window":true,"sliding_window":99,"max_window_layers":0)")
+          ->sliding_window,
+      99);
+  EXPECT_EQ(
+      window(
+          R"("model_type":"qwen2","use_sliding_window":true,"sliding_window":99,"max_window_layers":4)")
+          ->sliding_window,
+      0);
+  EXPECT_EQ(
+      window(
+          R"("model_type":"qwen2","use_sliding_window":true,"sliding_window":99,"max_window_layers":2)")
+          .status()
+          .code(),
+      absl::StatusCode::kUnimplemented);
 }
 
 TEST(ConfigTest, RefusesWhatItWouldComputeWrongly) {
   for (const char* members :
-       {R"("model_type":"gpt2")", R"("model_type":"llama","hidden_act":"gelu")", R"("model_type":"llama","mlp_bias":true)",
-        R"("model_type":"llama","attention_bias":true)", R"("model_type":"llama","quantization_config":{})",
+       {R"("model_type":"gpt2")", R"("model_type":"llama","hidden_act":"gelu")",
+        R"("model_type":"llama","mlp_bias":true)", R"("model_type":"llama","attention_bias":true)",
+        R"("model_type":"llama","quantization_config":{})",
         R"("model_type":"llama","rope_scaling":{"type":"dynamic","factor":2.0})"}) {
-    EXPECT_EQ(SpecFromConfigJson(Config(members)).status().code(), absl::StatusCode::kUnimplemented) << members;
+    EXPECT_EQ(SpecFromConfigJson(Config(members)).status().code(), absl::StatusCode::kUnimplemented)
+        << members;
   }
 }
 

@@ -1,5 +1,5 @@
-// Values against the programs that define them: transformers for rope, llama.cpp's gguf package for dequantisation. The
-// reference files are made by scripts beside them in tests/golden.
+// Values against the programs that define them: transformers for rope, llama.cpp's gguf package for
+// dequantisation. The reference files are made by scripts beside them in tests/golden.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -40,7 +40,8 @@ TEST(RopeGoldenTest, FrequenciesAreThoseOfTransformers) {
     const auto want = reference["frequencies"].get<std::vector<double>>();
     ASSERT_EQ(got.size(), want.size());
     // transformers computes in float32, we in float64 rounded once.
-    for (size_t i = 0; i < want.size(); ++i) EXPECT_NEAR(got[i] / want[i], 1.0, 2e-6) << "pair " << i;
+    for (size_t i = 0; i < want.size(); ++i)
+      EXPECT_NEAR(got[i] / want[i], 1.0, 2e-6) << "pair " << i;
     EXPECT_NEAR(RopeAttentionFactor(spec->rope), reference["attention_factor"].get<double>(), 1e-6);
   }
 }
@@ -57,7 +58,8 @@ TEST(RopeGoldenTest, DivisorsOfAGgufFileAreLlama3ScalingWrittenOut) {
   const std::vector<float> want = RopeFrequencies(scaled);
   const std::vector<float> unscaled = RopeFrequencies(plain);
   RopeSpec divided = plain;
-  for (size_t i = 0; i < want.size(); ++i) divided.frequency_divisors.push_back(unscaled[i] / want[i]);
+  for (size_t i = 0; i < want.size(); ++i)
+    divided.frequency_divisors.push_back(unscaled[i] / want[i]);
   const std::vector<float> got = RopeFrequencies(divided);
   EXPECT_FLOAT_EQ(divided.frequency_divisors.front(), 1.0f);
   EXPECT_FLOAT_EQ(divided.frequency_divisors.back(), 32.0f);

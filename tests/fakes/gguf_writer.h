@@ -1,4 +1,5 @@
-// Writes GGUF and safetensors files in memory, field by field, so that a test may also write wrong ones.
+// Writes GGUF and safetensors files in memory, field by field, so that a test may also write wrong
+// ones.
 #pragma once
 
 #include <cstdint>
@@ -21,11 +22,13 @@ class GgufWriter {
   // Any value: its GGUF type number and its bytes as they are in the file.
   void AddRaw(std::string_view key, uint32_t type, std::string_view bytes);
 
-  // Dimensions as GGUF has them (columns first); `type` is ggml's number. Data is laid out in the order of the calls.
-  void AddTensor(std::string_view name, const std::vector<uint64_t>& dimensions, uint32_t type, std::string bytes);
+  // Dimensions as GGUF has them (columns first); `type` is ggml's number. Data is laid out in the
+  // order of the calls.
+  void AddTensor(std::string_view name, const std::vector<uint64_t>& dimensions, uint32_t type,
+                 std::string bytes);
   // The same with an offset of the caller's; `bytes` may be empty.
-  void AddTensorAt(std::string_view name, const std::vector<uint64_t>& dimensions, uint32_t type, uint64_t offset,
-                   std::string bytes);
+  void AddTensorAt(std::string_view name, const std::vector<uint64_t>& dimensions, uint32_t type,
+                   uint64_t offset, std::string bytes);
 
   std::string Finish() const;
   // With these numbers in the header, whatever was added.

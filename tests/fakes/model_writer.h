@@ -1,6 +1,7 @@
-// Tiny random models of the shapes that real ones have, for tests: as one GGUF file or as a Hugging Face folder. The same
-// options and seed always give the same weights, and both formats give the same function (GGUF's "llama" has q and k
-// permuted, as llama.cpp's converter does). The tokenizer is byte-level: ids 0 to 2 are <|endoftext|>, <|im_start|>,
+// Tiny random models of the shapes that real ones have, for tests: as one GGUF file or as a Hugging
+// Face folder. The same options and seed always give the same weights, and both formats give the
+// same function (GGUF's "llama" has q and k permuted, as llama.cpp's converter does). The tokenizer
+// is byte-level: ids 0 to 2 are <|endoftext|>, <|im_start|>,
 // <|im_end|> (also the end of an answer), id 3 + b is the byte b, and there are no merges.
 #pragma once
 
@@ -22,9 +23,10 @@ struct TinyModelOptions {
   std::string architecture = "llama";  // llama, mistral (folder only), qwen2 (with q, k, v biases)
   checkpoint::TensorType type = checkpoint::TensorType::kF32;            // of the layers' matrices
   checkpoint::TensorType embedding_type = checkpoint::TensorType::kF32;  // of embedding and head
-  bool dequantized = false;  // the values of those types, written as F32: a reference for quantised runs
+  bool dequantized =
+      false;  // the values of those types, written as F32: a reference for quantised runs
   int layers = 2;
-  int hidden = 64;   // a multiple of the type's block (32, or 256 for Q2_K to Q6_K), as is ffn
+  int hidden = 64;  // a multiple of the type's block (32, or 256 for Q2_K to Q6_K), as is ffn
   int heads = 4;
   int kv_heads = 2;
   int head_dim = 16;
@@ -33,8 +35,8 @@ struct TinyModelOptions {
   float rope_base = 10000.0f;
   std::vector<float> rope_divisors;  // GGUF: rope_freqs.weight
   bool tied = true;
-  int shards = 1;                    // folder: number of safetensors files
-  std::string extra_config;          // folder: members for config.json, e.g. "\"rope_scaling\": {...},"
+  int shards = 1;            // folder: number of safetensors files
+  std::string extra_config;  // folder: members for config.json, e.g. "\"rope_scaling\": {...},"
   uint64_t seed = 1;
 };
 
@@ -49,7 +51,8 @@ absl::Status WriteTinyFolder(const std::string& folder, const TinyModelOptions& 
 absl::Status WriteFile(const std::string& path, std::string_view bytes);
 
 // `weights` random weights stored as `type`, of spread about `deviation`.
-std::string RandomTensor(checkpoint::TensorType type, int64_t weights, double deviation, uint64_t seed);
+std::string RandomTensor(checkpoint::TensorType type, int64_t weights, double deviation,
+                         uint64_t seed);
 uint16_t FloatToHalf(float value);  // round to nearest even; finite values
 
 }  // namespace pagoda::testing
