@@ -22,6 +22,13 @@ inline M16 LaneRange(int begin, int end) {
   return static_cast<M16>((1u << end) - 1u) & static_cast<M16>(~((1u << begin) - 1u));
 }
 inline float MaxLanes(V16 v) { return _mm512_reduce_max_ps(v); }
+// Lanes 8 apart, then 4, 2, 1 apart.
+inline float AddLanes(V16 v) {
+  const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+  __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(four, _mm_shuffle_ps(four, four, 1)));
+}
 inline V16 ExpPower(V16 t) {
   const I16 shifted = _mm512_slli_epi32(_mm512_castps_si512(t), 23);
   return _mm512_castsi512_ps(_mm512_add_epi32(shifted, _mm512_set1_epi32(0x3f000000)));
@@ -74,6 +81,18 @@ inline float TopMagnitude(V16 a, V16 b) {
 
 // ---- Weights ----
 
+// How far ahead of its reading a weight is asked for, into the second-level cache: tiles are read a few at a time, which the
+// processor's own prefetchers follow badly (bench/kernels: 1.4 to 1.7 times at 1 to 8 tokens on Zen 4; 24 to 64 KiB are alike).
+constexpr int64_t kPrefetchBytes = 32 << 10;
+
+template <int kBytes>
+inline void PrefetchAhead(const uint8_t* p) {
+#pragma GCC unroll 32
+  for (int i = 0; i < kBytes; i += 64) {
+    _mm_prefetch(reinterpret_cast<const char*>(p + kPrefetchBytes + i), _MM_HINT_T1);
+  }
+}
+
 // How one format's packed block is read. LoadPair gives columns 8g..8g+3 and 8g+4..8g+7 as unsigned bytes.
 template <int kExtraBits>
 struct NibbleQuants {
@@ -114,6 +133,7 @@ struct ByteQuants {
 template <int kMinFactor>
 struct PlainScales {
   static constexpr int kSubs = 1;
+  static constexpr int kBytes = 32;  // per block
   static constexpr bool kHasMin = kMinFactor != 0;
   static inline void Get(const GemmTask& task, const uint8_t* tile, int64_t b, int, __m512& d, __m512& m) {
     d = LoadHalf(tile + task.scales_at + b * 32);
@@ -122,6 +142,7 @@ struct PlainScales {
 };
 struct MinScales {
   static constexpr int kSubs = 1;
+  static constexpr int kBytes = 64;
   static constexpr bool kHasMin = true;
   static inline void Get(const GemmTask& task, const uint8_t* tile, int64_t b, int, __m512& d, __m512& m) {
     d = LoadHalf(tile + task.scales_at + b * 64);
@@ -134,6 +155,7 @@ inline __m512 UnsignedBytes(const uint8_t* p) {
 template <int kSubBlocks>
 struct SuperMinScales {
   static constexpr int kSubs = kSubBlocks;
+  static constexpr int kBytes = 32 * kSubBlocks;
   static constexpr bool kHasMin = true;
   static inline void Get(const GemmTask& task, const uint8_t* tile, int64_t b, int sub, __m512& d, __m512& m) {
     const uint8_t* scales = tile + task.scales_at + b * 32 * kSubBlocks;
@@ -144,6 +166,7 @@ struct SuperMinScales {
 };
 struct SuperSignedScales {
   static constexpr int kSubs = 2;
+  static constexpr int kBytes = 32;
   static constexpr bool kHasMin = false;
   static inline void Get(const GemmTask& task, const uint8_t* tile, int64_t b, int sub, __m512& d, __m512&) {
     const uint8_t* scales = tile + task.scales_at + b * 32;

@@ -53,6 +53,13 @@ inline float MaxLanes(V16 v) {
   four = _mm_max_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_max_ss(four, _mm_shuffle_ps(four, four, 1)));
 }
+// Lanes 8 apart, then 4, 2, 1 apart.
+inline float AddLanes(V16 v) {
+  const __m256 eight = _mm256_add_ps(v.a, v.b);
+  __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(four, _mm_shuffle_ps(four, four, 1)));
+}
 inline __m256 ExpPower8(__m256 t) {
   const __m256i shifted = _mm256_slli_epi32(_mm256_castps_si256(t), 23);
   return _mm256_castsi256_ps(_mm256_add_epi32(shifted, _mm256_set1_epi32(0x3f000000)));
@@ -134,11 +141,23 @@ inline float TopMagnitude(V16 x, V16 y) {
 }
 constexpr int kQkVectors = 4;
 constexpr int kPvVectors = 2;
+constexpr int kDirectVectors = 3;
 constexpr int kPvDims = 2;
 
 #include "kernels/cpu/row_kernels.h"
 
 // ---- Matrix products: half tiles of 8 rows ----
+
+// As in the AVX-512 file: weights are asked for well ahead, into the second-level cache.
+constexpr int64_t kPrefetchBytes = 32 << 10;
+
+template <int kBytes>
+inline void PrefetchAhead(const uint8_t* p) {
+#pragma GCC unroll 32
+  for (int i = 0; i < kBytes; i += 64) {
+    _mm_prefetch(reinterpret_cast<const char*>(p + kPrefetchBytes + i), _MM_HINT_T1);
+  }
+}
 
 // How one format's packed block is read: columns 8g..8g+3 and 8g+4..8g+7 of rows 8 * half on. vpmaddubsw saturates at 16
 // bits, so kSteps says how many products of unsigned weights with |q| <= 127 may be added up before they are widened:
@@ -315,6 +334,8 @@ inline __attribute__((always_inline)) void AddBlock(const GemmTask& task, const 
   const int64_t blocks = task.blocks;
   const int8_t* input = quant.q + (place.token * blocks + b) * kInputBytes;
   const uint8_t* quants = place.tile + b * F::Quants::kQuantBytes;
+  PrefetchAhead<F::Quants::kQuantBytes>(quants);
+  PrefetchAhead<64>(place.tile + task.scales_at + b * 64);
 #pragma GCC unroll 2
   for (int sub = 0; sub < Scales::kSubs; ++sub) {
     __m256i sum[kTokens][kHalves];

@@ -14,6 +14,7 @@ namespace {
 
 constexpr int kQkVectors = 12;
 constexpr int kPvVectors = 6;
+constexpr int kDirectVectors = 6;
 constexpr int kPvDims = 4;
 
 #include "kernels/cpu/row_kernels.h"
@@ -48,6 +49,12 @@ inline __attribute__((always_inline)) void AddBlock(const GemmTask& task, const 
   const int8_t* input = quant.q + (place.token * blocks + b) * kQuantBlockBytes;
   const int64_t input_stride = blocks * kQuantBlockBytes;
   const int64_t at = place.token * blocks + b;
+#pragma GCC unroll 8
+  for (int r = 0; r < kTiles; ++r) {
+    const uint8_t* tile = place.tile + r * task.tile_bytes;
+    PrefetchAhead<Quants::kQuantBytes>(tile + b * Quants::kQuantBytes);
+    PrefetchAhead<Scales::kBytes>(tile + task.scales_at + b * Scales::kBytes);
+  }
 #pragma GCC unroll 2
   for (int sub = 0; sub < Scales::kSubs; ++sub) {
     __m512i sum[kTokens][kTiles], low_sum[kTokens][kTiles];
@@ -191,7 +198,11 @@ struct FloatKernel {
       for (int64_t k = 32 * b; k < 32 * b + 32; ++k) {
         __m512 w[kTiles];
 #pragma GCC unroll 8
-        for (int r = 0; r < kTiles; ++r) w[r] = LoadWeights(place.tile + r * task.tile_bytes + k * 16 * kBytes);
+        for (int r = 0; r < kTiles; ++r) {
+          const uint8_t* weights = place.tile + r * task.tile_bytes + k * 16 * kBytes;
+          PrefetchAhead<1>(weights);
+          w[r] = LoadWeights(weights);
+        }
 #pragma GCC unroll 8
         for (int t = 0; t < kTokens; ++t) {
           const __m512 x = Set1(input[t * columns + k]);

@@ -3,9 +3,10 @@
 //   V16 (16 floats), M16 (16 lanes of yes or no), I16 (16 int32)
 //   Load Store Set1 Zero Add Sub Mul Div Fma(a, b, c) Fnma(a, b, c) = c - a * b in one rounding, Max
 //   LoadHalf StoreHalf LoadBFloat StoreBFloat LoadInt8 (16 stored values <-> V16)
-//   LaneRange(begin, end), Select(mask, yes, no), Less(a, b)
+//   LaneRange(begin, end), Select(mask, yes, no), Less(a, b), AddLanes, MaxLanes
 //   ExpPower(t): 2^(n-1) from t of exp.h; TopBits/MaxBits: see below; RoundToInt, StoreInt8, SumInt
-//   kQkVectors, kPvVectors, kPvDims: register tiles of attention
+//   kQkVectors, kPvVectors, kPvDims: register tiles of attention; kDirectVectors: up to so many query vectors read the
+//   cache itself, more read an f32 copy of the tile
 // No includes here: the including file has them, and nothing may leak out of its namespace.
 
 V16 Exp(V16 x) {
@@ -19,15 +20,6 @@ V16 Exp(V16 x) {
   p = Mul(Mul(p, ExpPower(t)), Set1(2.0f));
   p = Select(Less(x, Set1(kExpLow)), Zero(), p);
   return Select(Less(Set1(kExpHigh), x), Set1(__builtin_inff()), p);
-}
-
-float AddLanes(V16 value) {
-  alignas(64) float lanes[16];
-  Store(lanes, value);
-  for (int apart = 8; apart > 0; apart /= 2) {
-    for (int i = 0; i < apart; ++i) lanes[i] = lanes[i] + lanes[i + apart];
-  }
-  return lanes[0];
 }
 
 struct Scaling {
@@ -225,60 +217,83 @@ void StoreKvRow(const StoreRow& row) {
 // One task's view of its scratch memory. Query vector v is row v / heads, head v % heads.
 struct AttendState {
   const AttendTask* task;
+  float* query;    // [head_dim][kAttendVectors]
   float* output;   // [vectors][padded]
-  float* keys;     // [head_dim][16], this tile in f32
-  float* values;   // [16][padded]
+  float* keys;     // [head_dim][16], a tile in f32
+  float* values;   // [16][padded], the same
   float* scores;   // [vectors][16]; later the weights p
   float* maximum;  // [vectors]
   float* total;    // [vectors]
   float* change;   // [vectors]: c of this tile
-  const float* query[kAttendVectors];
+};
+
+// Where a tile of 16 positions is read from: the cache, or the f32 copy in scratch.
+struct TileSource {
+  const uint8_t* keys;
+  const uint8_t* values;
+  V16 key_scale;             // 8 bits only
+  const float* value_scale;  // the same
+  int64_t padded;
 };
 
 template <int kKind>
-void LoadTile(const AttendState& state, int64_t base) {
-  constexpr int kBytes = KvBytes(kKind);
-  const AttendTask& task = *state.task;
+inline V16 KeysAt(const TileSource& source, int d) {
+  const V16 k = LoadKv<kKind>(source.keys + d * 16 * KvBytes(kKind));
+  if constexpr (kKind == kKvI8) return Mul(k, source.key_scale);
+  return k;
+}
+
+template <int kKind>
+inline V16 ValuesAt(const TileSource& source, int j, int d) {
+  const V16 v = LoadKv<kKind>(source.values + (j * source.padded + d) * KvBytes(kKind));
+  if constexpr (kKind == kKvI8) return Mul(v, Set1(source.value_scale[j]));
+  return v;
+}
+
+template <int kKind>
+TileSource FindTile(const AttendTask& task, int64_t base) {
   const KvLayout& layout = *task.layout;
   const uint8_t* head = task.layer + task.blocks[base / layout.block_tokens] * layout.block_bytes +
                         task.kv_head * layout.head_bytes;
   const int64_t token = base % layout.block_tokens;
-  const uint8_t* keys = head + token * layout.head_dim * kBytes;
-  const uint8_t* values = head + layout.value_at + token * layout.padded_dim * kBytes;
-  V16 key_scale = Zero();
-  const float* value_scale = nullptr;
+  TileSource source;
+  source.keys = head + token * layout.head_dim * KvBytes(kKind);
+  source.values = head + layout.value_at + token * layout.padded_dim * KvBytes(kKind);
+  source.padded = layout.padded_dim;
+  source.key_scale = Zero();
+  source.value_scale = nullptr;
   if constexpr (kKind == kKvI8) {
-    key_scale = Load(reinterpret_cast<const float*>(head + layout.key_scale_at) + token);
-    value_scale = reinterpret_cast<const float*>(head + layout.value_scale_at) + token;
+    source.key_scale = Load(reinterpret_cast<const float*>(head + layout.key_scale_at) + token);
+    source.value_scale = reinterpret_cast<const float*>(head + layout.value_scale_at) + token;
   }
-  for (int d = 0; d < layout.head_dim; ++d) {
-    V16 k = LoadKv<kKind>(keys + d * 16 * kBytes);
-    if constexpr (kKind == kKvI8) k = Mul(k, key_scale);
-    Store(state.keys + d * 16, k);
-  }
-  for (int j = 0; j < 16; ++j) {
-    for (int d = 0; d < layout.padded_dim; d += 16) {
-      V16 v = LoadKv<kKind>(values + (j * layout.padded_dim + d) * kBytes);
-      if constexpr (kKind == kKvI8) v = Mul(v, Set1(value_scale[j]));
-      Store(state.values + j * layout.padded_dim + d, v);
-    }
-  }
+  return source;
 }
 
-template <int kCount>
-inline void ScoresOf(const AttendState& state, int first) {
+// The f32 copy of a tile that is read more than once.
+template <int kKind>
+TileSource CopyTile(const AttendState& state, const TileSource& source) {
   const int dim = state.task->layout->head_dim;
-  V16 sum[kCount];
-  const float* q[kCount];
-#pragma GCC unroll 16
-  for (int i = 0; i < kCount; ++i) {
-    sum[i] = Zero();
-    q[i] = state.query[first + i];
+  for (int d = 0; d < dim; ++d) Store(state.keys + d * 16, KeysAt<kKind>(source, d));
+  for (int j = 0; j < 16; ++j) {
+    for (int d = 0; d < source.padded; d += 16) {
+      Store(state.values + j * source.padded + d, ValuesAt<kKind>(source, j, d));
+    }
   }
-  for (int d = 0; d < dim; ++d) {
-    const V16 k = Load(state.keys + d * 16);
+  return {reinterpret_cast<const uint8_t*>(state.keys), reinterpret_cast<const uint8_t*>(state.values), Zero(), nullptr,
+          source.padded};
+}
+
+template <int kKind, int kCount>
+inline void ScoresOf(const AttendState& state, const TileSource& source, int first) {
+  const int dim = state.task->layout->head_dim;
+  const float* q = state.query + first;
+  V16 sum[kCount];
 #pragma GCC unroll 16
-    for (int i = 0; i < kCount; ++i) sum[i] = Fma(Set1(q[i][d]), k, sum[i]);
+  for (int i = 0; i < kCount; ++i) sum[i] = Zero();
+  for (int d = 0; d < dim; ++d, q += kAttendVectors) {
+    const V16 k = KeysAt<kKind>(source, d);
+#pragma GCC unroll 16
+    for (int i = 0; i < kCount; ++i) sum[i] = Fma(Set1(q[i]), k, sum[i]);
   }
   const V16 scale = Set1(state.task->scale);
 #pragma GCC unroll 16
@@ -317,9 +332,9 @@ void WeighVector(AttendState& state, int v, Visible visible) {
   Store(state.scores + v * 16, p);
 }
 
-template <int kCount, int kDims>
-inline void MixOf(const AttendState& state, int v, int d, Visible visible) {
-  const int64_t padded = state.task->layout->padded_dim;
+template <int kKind, int kCount, int kDims>
+inline void MixOf(const AttendState& state, const TileSource& source, int v, int d, Visible visible) {
+  const int64_t padded = source.padded;
   V16 o[kCount][kDims];
 #pragma GCC unroll 8
   for (int i = 0; i < kCount; ++i) {
@@ -328,10 +343,9 @@ inline void MixOf(const AttendState& state, int v, int d, Visible visible) {
     for (int k = 0; k < kDims; ++k) o[i][k] = Mul(Load(state.output + (v + i) * padded + d + 16 * k), c);
   }
   for (int j = visible.begin; j < visible.end; ++j) {
-    const float* values = state.values + j * padded + d;
     V16 value[kDims];
 #pragma GCC unroll 8
-    for (int k = 0; k < kDims; ++k) value[k] = Load(values + 16 * k);
+    for (int k = 0; k < kDims; ++k) value[k] = ValuesAt<kKind>(source, j, d + 16 * k);
 #pragma GCC unroll 8
     for (int i = 0; i < kCount; ++i) {
       const V16 p = Set1(state.scores[(v + i) * 16 + j]);
@@ -346,42 +360,23 @@ inline void MixOf(const AttendState& state, int v, int d, Visible visible) {
   }
 }
 
-template <int kCount>
-void MixVectors(const AttendState& state, int v, Visible visible) {
-  const int padded = state.task->layout->padded_dim;
+template <int kKind, int kCount>
+void MixVectors(const AttendState& state, const TileSource& source, int v, Visible visible) {
+  const int padded = static_cast<int>(source.padded);
   int d = 0;
-  for (; d + 16 * kPvDims <= padded; d += 16 * kPvDims) MixOf<kCount, kPvDims>(state, v, d, visible);
-  for (; d < padded; d += 16) MixOf<kCount, 1>(state, v, d, visible);
+  for (; d + 16 * kPvDims <= padded; d += 16 * kPvDims) MixOf<kKind, kCount, kPvDims>(state, source, v, d, visible);
+  for (; d < padded; d += 16) MixOf<kKind, kCount, 1>(state, source, v, d, visible);
 }
 
-void AttendTile(AttendState& state, int64_t base) {
+// Rows [first, last) see something of the tile at `base`.
+template <int kKind>
+void UseTile(AttendState& state, const TileSource& source, int64_t base, int first, int last) {
   const AttendTask& task = *state.task;
-  // The rows that see something of this tile follow each other.
-  int first = 0, last = task.rows;
-  if (base > task.first_position) first = static_cast<int>(base - task.first_position);
-  if (task.sliding_window > 0) {
-    const int64_t end = base + 15 + task.sliding_window - task.first_position;
-    if (end < last) last = static_cast<int>(end);
-  }
-  if (first >= last) return;
-  switch (task.layout->type) {
-    case kKvF32:
-      LoadTile<kKvF32>(state, base);
-      break;
-    case kKvF16:
-      LoadTile<kKvF16>(state, base);
-      break;
-    case kKvBF16:
-      LoadTile<kKvBF16>(state, base);
-      break;
-    default:
-      LoadTile<kKvI8>(state, base);
-  }
   const int begin = first * task.heads, end = last * task.heads;
   int v = begin;
-  for (; v + kQkVectors <= end; v += kQkVectors) ScoresOf<kQkVectors>(state, v);
-  for (; v + 3 <= end; v += 3) ScoresOf<3>(state, v);
-  for (; v < end; ++v) ScoresOf<1>(state, v);
+  for (; v + kQkVectors <= end; v += kQkVectors) ScoresOf<kKind, kQkVectors>(state, source, v);
+  for (; v + 3 <= end; v += 3) ScoresOf<kKind, 3>(state, source, v);
+  for (; v < end; ++v) ScoresOf<kKind, 1>(state, source, v);
   for (int row = first; row < last; ++row) {
     const Visible visible = VisibleOf(task, row, base);
     for (int h = 0; h < task.heads; ++h) WeighVector(state, row * task.heads + h, visible);
@@ -395,16 +390,43 @@ void AttendTile(AttendState& state, int64_t base) {
       ++same;
     }
     if (same == kPvVectors) {
-      MixVectors<kPvVectors>(state, v, visible);
+      MixVectors<kKind, kPvVectors>(state, source, v, visible);
     } else if (same >= 3) {
-      MixVectors<3>(state, v, visible);
+      MixVectors<kKind, 3>(state, source, v, visible);
       same = 3;
     } else {
-      MixVectors<1>(state, v, visible);
+      MixVectors<kKind, 1>(state, source, v, visible);
       same = 1;
     }
     v += same;
   }
+}
+
+template <int kKind>
+void AttendTile(AttendState& state, int64_t base) {
+  const AttendTask& task = *state.task;
+  // The rows that see something of this tile follow each other.
+  int first = 0, last = task.rows;
+  if (base > task.first_position) first = static_cast<int>(base - task.first_position);
+  if (task.sliding_window > 0) {
+    const int64_t end = base + 15 + task.sliding_window - task.first_position;
+    if (end < last) last = static_cast<int>(end);
+  }
+  if (first >= last) return;
+  const TileSource source = FindTile<kKind>(task, base);
+  if (kKind == kKvF32 || (last - first) * task.heads <= kDirectVectors) {
+    UseTile<kKind>(state, source, base, first, last);
+  } else {
+    UseTile<kKvF32>(state, CopyTile<kKind>(state, source), base, first, last);
+  }
+}
+
+template <int kKind>
+void AttendTiles(AttendState& state) {
+  const AttendTask& task = *state.task;
+  const int64_t window_start = task.first_position - task.sliding_window + 1;
+  int64_t base = task.sliding_window > 0 && window_start > 0 ? window_start / 16 * 16 : 0;
+  for (; base < task.first_position + task.rows; base += 16) AttendTile<kKind>(state, base);
 }
 
 void Attend(const AttendTask& task) {
@@ -413,7 +435,8 @@ void Attend(const AttendTask& task) {
   const int64_t padded = layout.padded_dim;
   AttendState state;
   state.task = &task;
-  state.output = task.scratch;
+  state.query = task.scratch;
+  state.output = state.query + kAttendVectors * padded;
   state.keys = state.output + kAttendVectors * padded;
   state.values = state.keys + 16 * padded;
   state.scores = state.values + 16 * padded;
@@ -421,15 +444,26 @@ void Attend(const AttendTask& task) {
   state.total = state.maximum + kAttendVectors;
   state.change = state.total + kAttendVectors;
   for (int v = 0; v < vectors; ++v) {
-    state.query[v] = task.query + v / task.heads * task.query_stride +
-                     static_cast<int64_t>(task.head_ids[v % task.heads]) * layout.head_dim;
+    const float* query = task.query + v / task.heads * task.query_stride +
+                         static_cast<int64_t>(task.head_ids[v % task.heads]) * layout.head_dim;
+    for (int d = 0; d < layout.head_dim; ++d) state.query[d * kAttendVectors + v] = query[d];
     state.maximum[v] = -__builtin_inff();
     state.total[v] = 0;
   }
   for (int64_t i = 0; i < vectors * padded; i += 16) Store(state.output + i, Zero());
-  const int64_t window_start = task.first_position - task.sliding_window + 1;
-  int64_t base = task.sliding_window > 0 && window_start > 0 ? window_start / 16 * 16 : 0;
-  for (; base < task.first_position + task.rows; base += 16) AttendTile(state, base);
+  switch (layout.type) {
+    case kKvF32:
+      AttendTiles<kKvF32>(state);
+      break;
+    case kKvF16:
+      AttendTiles<kKvF16>(state);
+      break;
+    case kKvBF16:
+      AttendTiles<kKvBF16>(state);
+      break;
+    default:
+      AttendTiles<kKvI8>(state);
+  }
   for (int v = 0; v < vectors; ++v) {
     float* out = task.out + v / task.heads * task.out_stride +
                  static_cast<int64_t>(task.head_ids[v % task.heads]) * layout.head_dim;

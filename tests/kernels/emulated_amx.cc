@@ -17,6 +17,7 @@ constexpr int64_t kAmxTokens = 3;
 
 struct TilePair;
 thread_local int tile_depth = 0;
+int64_t tile_products = 0;
 
 class Tiles {
  public:
@@ -29,6 +30,7 @@ class Tiles {
 
 // tdpbsud, as Intel's manual states it: signed bytes of A by unsigned bytes of B, in groups of four.
 void Tiles::Multiply(const TilePair& pair) {
+  __atomic_fetch_add(&tile_products, 1, __ATOMIC_RELAXED);
   for (int part = 0; part < 4; ++part) {
     const int8_t* a = pair.a[part / 2];
     const uint8_t* b = pair.b[part % 2];
@@ -46,6 +48,8 @@ void Tiles::Multiply(const TilePair& pair) {
 }  // namespace cpu
 
 namespace testing {
+int64_t EmulatedTileProducts() { return __atomic_load_n(&cpu::tile_products, __ATOMIC_RELAXED); }
+
 const cpu::KernelTable& EmulatedAmxKernels() {
   static const cpu::KernelTable table = cpu::MakeAmxTable();
   return table;

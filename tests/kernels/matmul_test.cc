@@ -226,6 +226,13 @@ TEST(MatMul, ARowIsTheSameAloneAndInABatchAndOnAnyNumberOfThreads) {
   }
 }
 
+TEST(MatMul, AmxTestsReachTheTiles) {
+  if (!IsaSupported(Isa::kAvx512) || IsaSupported(Isa::kAmx)) GTEST_SKIP() << "no emulation on this machine";
+  const int64_t before = EmulatedTileProducts();
+  Multiply({.parts = {RandomMatrix(WeightFormat::kQ4_1, 33, 96, 1)}, .tokens = 40, .isa = Isa::kAmx});
+  EXPECT_EQ(EmulatedTileProducts() - before, 2 * 2 * 3);  // pairs of tiles, pairs of token groups, blocks
+}
+
 TEST(MatMul, NonFiniteInputShowsInItsRowOnly) {
   for (Isa isa : AllIsas()) {
     auto backend = MakeBackend(isa);

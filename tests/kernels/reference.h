@@ -38,6 +38,7 @@ std::vector<float> RandomFloats(int64_t count, uint64_t seed, float scale = 1.0f
 // AMX is the emulation of its tile instructions (emulated_amx.cc) where the machine has AVX-512 and no AMX.
 std::unique_ptr<Backend> MakeBackend(Isa isa, int threads = 1);
 const cpu::KernelTable& EmulatedAmxKernels();
+int64_t EmulatedTileProducts();  // so far: shows that the emulation is what ran
 std::vector<Isa> VectorIsas();  // of this machine, without scalar
 
 // Values in a backend buffer.
