@@ -10,7 +10,6 @@ constexpr std::string_view kGpt2Pattern =
 
 namespace {
 
-constexpr std::string_view kDigit = R"(\p{N})";
 constexpr std::string_view kLlama3 =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 constexpr std::string_view kQwen2 =
@@ -28,9 +27,9 @@ constexpr std::string_view kDeepSeek3 =
 constexpr std::string_view kFalconPunctuation = R"([\p{P}\$\+<=>\^~\|`]+)";
 constexpr std::string_view kFalconDigits = R"([0-9][0-9][0-9])";
 
-constexpr std::string_view kNoPatterns[] = {""};
 constexpr std::string_view kGpt2List[] = {kGpt2Pattern};
-constexpr std::string_view kStarcoderList[] = {kDigit, kGpt2Pattern};
+// "" stands for the single-digit step.
+constexpr std::string_view kStarcoderList[] = {"", kGpt2Pattern};
 constexpr std::string_view kLlama3List[] = {kLlama3};
 constexpr std::string_view kQwen2List[] = {kQwen2};
 constexpr std::string_view kQwen35List[] = {kQwen35};
@@ -93,7 +92,6 @@ constexpr Family kFamilies[] = {
     {"deepseek-v3", kDeepSeek3List},
     {"deepseek-r1", kDeepSeek3List},
     {"falcon", kFalconList},
-    {"none", kNoPatterns},
 };
 
 }  // namespace
@@ -104,7 +102,11 @@ absl::StatusOr<GgufPretokenizer> FindGgufPretokenizer(std::string_view name) {
   if (family != std::end(kFamilies)) {
     GgufPretokenizer out;
     for (std::string_view pattern : family->patterns) {
-      if (!pattern.empty()) out.patterns.push_back(pattern);
+      if (pattern.empty()) {
+        out.single_digits = true;
+      } else {
+        out.patterns.push_back(pattern);
+      }
     }
     out.ignore_merges = family->ignore_merges;
     out.add_bos = family->add_bos;

@@ -11,6 +11,7 @@ namespace pagoda::text {
 
 struct GgufPretokenizer {
   std::vector<std::string_view> patterns;  // applied one after another; text between matches is a piece too
+  bool single_digits = false;  // before the patterns: each number character is a piece
   bool ignore_merges = false;
   bool add_bos = false;  // unless tokenizer.ggml.add_bos_token says otherwise
   bool nfc = false;      // the model's own normaliser, which the file does not carry

@@ -167,6 +167,7 @@ absl::StatusOr<TokenizerParts> ByteLevelParts(const GgufHeader& header, const Ra
   parts.model =
       std::make_unique<BpeModel>(options, parts.index.get(), byte_tokens, std::move(merges));
   if (family.nfc) parts.normalizer.push_back(NfcStep{});
+  if (family.single_digits) parts.pretokenizer.push_back(DigitsStep{true});
   for (std::string_view pattern : family.patterns) {
     PAGODA_ASSIGN_OR_RETURN(auto compiled, Regex::Compile(pattern));
     parts.pretokenizer.push_back(SplitStep{std::move(compiled)});

@@ -40,12 +40,37 @@ void ReplacePattern(const Regex& pattern, const std::string& to, std::string* te
   *text = std::move(out);
 }
 
+std::string Normalize(const std::vector<NormalizerStep>& steps, std::string_view text, bool prepend) {
+  std::string out(text);
+  for (const NormalizerStep& any : steps) {
+    if (std::holds_alternative<NfcStep>(any)) {
+      out = ToNfc(out);
+    } else if (const auto* step = std::get_if<PrependStep>(&any)) {
+      if (prepend && !out.empty()) out.insert(0, step->text);
+    } else if (const auto* replace = std::get_if<ReplaceStep>(&any)) {
+      if (replace->pattern != nullptr) {
+        ReplacePattern(*replace->pattern, replace->to, &out);
+      } else {
+        ReplaceLiteral(replace->from, replace->to, &out);
+      }
+    } else {
+      out = ToLower(out);
+    }
+  }
+  return out;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> PipelineTokenizer::Build(TokenizerParts parts) {
   std::vector<AddedToken> raw, normalized;
-  for (const AddedToken& token : parts.added) {
-    (token.normalized ? normalized : raw).push_back(token);
+  for (AddedToken token : parts.added) {
+    if (token.normalized) {  // is looked for in normalised text
+      token.content = Normalize(parts.normalizer, token.content, true);
+      if (!token.content.empty()) normalized.push_back(std::move(token));
+    } else {
+      raw.push_back(std::move(token));
+    }
   }
   PAGODA_ASSIGN_OR_RETURN(AddedTokenMatcher raw_matcher, AddedTokenMatcher::Build(std::move(raw)));
   PAGODA_ASSIGN_OR_RETURN(AddedTokenMatcher normalized_matcher,
@@ -89,29 +114,10 @@ std::vector<TokenId> PipelineTokenizer::Encode(std::string_view text, EncodeOpti
   return out;
 }
 
-std::string PipelineTokenizer::Normalize(std::string_view text, bool prepend) const {
-  std::string out(text);
-  for (const NormalizerStep& any : parts_.normalizer) {
-    if (std::holds_alternative<NfcStep>(any)) {
-      out = ToNfc(out);
-    } else if (const auto* step = std::get_if<PrependStep>(&any)) {
-      if (prepend && !out.empty()) out.insert(0, step->text);
-    } else if (const auto* replace = std::get_if<ReplaceStep>(&any)) {
-      if (replace->pattern != nullptr) {
-        ReplacePattern(*replace->pattern, replace->to, &out);
-      } else {
-        ReplaceLiteral(replace->from, replace->to, &out);
-      }
-    } else {
-      out = ToLower(out);
-    }
-  }
-  return out;
-}
-
 void PipelineTokenizer::EncodeText(std::string_view text, bool at_start, bool after_special,
                                    bool with_special, std::vector<TokenId>* out) const {
-  std::string clean = Normalize(text, after_special || !parts_.prefix_after_special_only);
+  std::string clean = 
+      Normalize(parts_.normalizer, text, after_special || !parts_.prefix_after_special_only);
   if (normalized_.empty()) {
     EncodeWords(std::move(clean), at_start, out);
     return;

@@ -71,7 +71,6 @@ class PipelineTokenizer : public Tokenizer {
   bool Known(TokenId token) const {
     return token >= 0 && static_cast<size_t>(token) < parts_.tokens.size();
   }
-  std::string Normalize(std::string_view text, bool prepend) const;
   // Text between raw added tokens: normalise, match the normalised added tokens, encode what is left.
   void EncodeText(std::string_view text, bool at_start, bool after_special, bool with_special,
                   std::vector<TokenId>* out) const;

@@ -13,6 +13,9 @@ namespace {
 
 bool IsContinuation(unsigned char byte) { return (byte & 0xC0) == 0x80; }
 
+// Decomposes since Unicode 13, which the reference tokenizers do not know.
+constexpr char32_t kDivesAkuruVowelO = 0x11938;
+
 // The category of a code point, one letter and one more ("Lu").
 const char* Category(char32_t code_point) {
   if (const char* added = AddedCategory(code_point)) return added;
@@ -144,6 +147,10 @@ std::string ToNfc(std::string_view utf8) {
     i += step.length;
     utf8proc_int32_t parts[8];
     int last_boundclass = 0;
+    if (step.code_point == kDivesAkuruVowelO) {
+      points.push_back(static_cast<utf8proc_int32_t>(step.code_point));
+      continue;
+    }
     const auto count =
         utf8proc_decompose_char(static_cast<utf8proc_int32_t>(step.code_point), parts, 8,
                                 static_cast<utf8proc_option_t>(UTF8PROC_DECOMPOSE), &last_boundclass);
@@ -155,7 +162,9 @@ std::string ToNfc(std::string_view utf8) {
   }
   // Canonical order by a stable sort of each run of marks; utf8proc's own is quadratic.
   const auto combining = [](utf8proc_int32_t point) {
-    return utf8proc_get_property(point)->combining_class;
+    return IsUnknownToReferenceNfc(static_cast<char32_t>(point))
+               ? 0
+               : utf8proc_get_property(point)->combining_class;
   };
   for (size_t i = 0; i < points.size();) {
     if (combining(points[i]) == 0) {
@@ -168,13 +177,18 @@ std::string ToNfc(std::string_view utf8) {
                      [&](auto a, auto b) { return combining(a) < combining(b); });
     i = end;
   }
-  const auto composed = utf8proc_normalize_utf32(
-      points.data(), static_cast<utf8proc_ssize_t>(points.size()),
-      static_cast<utf8proc_option_t>(UTF8PROC_COMPOSE | UTF8PROC_STABLE));
   std::string out;
   out.reserve(utf8.size());
-  for (utf8proc_ssize_t i = 0; i < composed; ++i) {
-    AppendUtf8(static_cast<char32_t>(points[i]), &out);
+  for (size_t begin = 0; begin < points.size();) {
+    size_t end = begin + 1;
+    while (end < points.size() && !IsUnknownToReferenceNfc(static_cast<char32_t>(points[end]))) ++end;
+    const auto composed = utf8proc_normalize_utf32(
+        points.data() + begin, static_cast<utf8proc_ssize_t>(end - begin),
+        static_cast<utf8proc_option_t>(UTF8PROC_COMPOSE | UTF8PROC_STABLE));
+    for (utf8proc_ssize_t i = 0; i < composed; ++i) {
+      AppendUtf8(static_cast<char32_t>(points[begin + i]), &out);
+    }
+    begin = end;
   }
   return out;
 }
@@ -189,6 +203,11 @@ bool IsPythonSpace(char32_t c) { return IsWhiteSpace(c) || (c >= 0x1C && c <= 0x
 
 bool IsNumeric(char32_t code_point) {
   if (code_point < 0x80) return code_point >= '0' && code_point <= '9';
+  // Unicode 17 has these, and so does the reference's is_numeric.
+  if ((code_point >= 0x11DE0 && code_point <= 0x11DE9) ||
+      (code_point >= 0x16FF4 && code_point <= 0x16FF6)) {
+    return true;
+  }
   return Category(code_point)[0] == 'N';
 }
 
@@ -199,11 +218,17 @@ bool IsPunctuation(char32_t c) {
     return (c >= 33 && c <= 47) || (c >= 58 && c <= 64) || (c >= 91 && c <= 96) ||
            (c >= 123 && c <= 126);
   }
-  return Category(c)[0] == 'P';
+  if (c == 0x166D || c == 0x111C9) return true;  // were punctuation once
+  return Category(c)[0] == 'P' && !IsUnknownReferencePunctuation(c);
 }
 
 bool IsWordCharacter(char32_t c) {
   if (c == 0x200C || c == 0x200D) return true;
+  // Letters in circles and squares are alphabetic, though their category is So.
+  if ((c >= 0x24B6 && c <= 0x24E9) || (c >= 0x1F130 && c <= 0x1F149) ||
+      (c >= 0x1F150 && c <= 0x1F169) || (c >= 0x1F170 && c <= 0x1F189)) {
+    return true;
+  }
   const char* category = Category(c);
   if (category[0] == 'L' || category[0] == 'M') return true;
   if (category[0] == 'N') return category[1] == 'd' || category[1] == 'l';

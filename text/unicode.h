@@ -27,7 +27,8 @@ bool IsValidUtf8(std::string_view text);
 std::string ReplaceInvalidUtf8(std::string_view text);
 size_t CountCodePoints(std::string_view utf8);
 
-// Normalisation form C of valid UTF-8 in O(n log n), whatever the runs of combining marks are.
+// Normalisation form C of valid UTF-8 as the reference tokenizers do it (see unicode_additions.h), in O(n log n),
+// whatever the runs of combining marks are.
 std::string ToNfc(std::string_view utf8);
 
 // White_Space of Unicode.
@@ -38,7 +39,7 @@ bool IsPythonSpace(char32_t code_point);
 bool IsNumeric(char32_t code_point);
 // General category M*.
 bool IsMark(char32_t code_point);
-// General category P*, or ASCII punctuation.
+// ASCII punctuation, or general category P* as the reference tokenizers' Punctuation step knows it.
 bool IsPunctuation(char32_t code_point);
 // \w of Unicode: letters, marks, decimal digits, connectors, joiners.
 bool IsWordCharacter(char32_t code_point);
