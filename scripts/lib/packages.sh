@@ -8,7 +8,7 @@ PAGODA_BUILD_PACKAGES=(
   protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libgrpc++-dev
   libabsl-dev libspdlog-dev libfmt-dev libcli11-dev libyaml-cpp-dev
   nlohmann-json3-dev libsimdjson-dev libboost1.81-dev
-  libpcre2-dev libre2-dev libssl-dev libsqlite3-dev zlib1g-dev
+  libpcre2-dev libutf8proc-dev libre2-dev libssl-dev libsqlite3-dev zlib1g-dev
   libucx-dev ucx-utils prometheus-cpp-dev
   libgtest-dev libgmock-dev libbenchmark-dev
   python3 python3-pip
