@@ -105,7 +105,8 @@ void Router::State::OnTick() {
 }
 
 void Router::State::CheckShutdown() {
-  if (dispatcher.in_flight() > 0 && NowNs() < stop_at_ns) return;
+  const bool busy = dispatcher.in_flight() > 0 || !http->Idle();
+  if (busy && NowNs() < stop_at_ns) return;
   if (dispatcher.in_flight() > 0 && !failed_rest) {
     failed_rest = true;
     metrics.StreamCut("shutdown");

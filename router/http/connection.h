@@ -37,6 +37,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void Start();
   void Close();                     // at once; tells a handler that still answers
   void CloseIfIdle();
+  bool busy() const { return phase_ == Phase::kAnswering || writing_; }
   size_t index = 0;                 // in State::connections
 
  private:

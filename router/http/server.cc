@@ -1,5 +1,6 @@
 #include "router/http/server.h"
 
+#include <algorithm>
 #include <boost/asio/ip/address.hpp>
 
 #include "router/event_loop_asio.h"
@@ -92,6 +93,10 @@ void Server::Drain() {
   state_->draining = true;
   const auto connections = state_->connections;
   for (const auto& connection : connections) connection->CloseIfIdle();
+}
+
+bool Server::Idle() const {
+  return std::ranges::none_of(state_->connections, [](const auto& connection) { return connection->busy(); });
 }
 
 void Server::Close() {

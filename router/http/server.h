@@ -82,6 +82,8 @@ class Server {
   int port() const;
   // From now on every response closes its connection, and idle connections are closed.
   void Drain();
+  // No answer is being made or written.
+  bool Idle() const;
   // Closes the listener and all connections.
   void Close();
 

@@ -22,13 +22,13 @@ struct PipelineLoad {
 using PipelineLoads = absl::flat_hash_map<PipelineKey, PipelineLoad>;
 
 struct RouteRequest {
-  std::string_view model;
-  std::string_view digest;
+  std::string_view model = {};
+  std::string_view digest = {};
   int64_t prompt_tokens = 0;
   int64_t total_tokens = 0;              // prompt + max_tokens: must fit in max_model_len
-  std::span<const BlockHash> chain;      // of the prompt; empty: no affinity
-  std::string_view preferred_profile;    // of a resumed stream; empty: none
-  std::span<const PipelineKey> avoid;    // have just refused or lost this request; taken only when nothing else is left
+  std::span<const BlockHash> chain = {};      // of the prompt; empty: no affinity
+  std::string_view preferred_profile = {};    // of a resumed stream; empty: none
+  std::span<const PipelineKey> avoid = {};    // have just refused or lost this request; taken only when nothing else is left
 };
 
 struct PolicyOptions {
