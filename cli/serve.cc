@@ -14,7 +14,7 @@
 namespace pagoda::cli {
 namespace {
 
-constexpr const char* kQuestion = "What is the capital of France?";
+constexpr const char* kQuestion = "What is a pagoda?";
 
 std::string QuestionBody(const std::string& model) {
   nlohmann::json body = {{"model", model},

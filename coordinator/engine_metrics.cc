@@ -70,7 +70,7 @@ EngineMetrics::EngineMetrics(prometheus::Registry& registry, const std::string& 
   s.running = s.Gauge("pagoda_running_sequences", "Sequences that have a slot on the workers");
   s.waiting = s.Gauge("pagoda_waiting_sequences", "Sequences in the pipeline's queue");
   s.blocks_used = s.Gauge("pagoda_kv_blocks_used", "KV blocks that sequences hold");
-  s.blocks_total = s.Gauge("pagoda_kv_blocks_total", "KV blocks of the pipeline's pool");
+  s.blocks_total = s.Gauge("pagoda_kv_blocks", "KV blocks of the pipeline's pool");
   s.blocks_cached = s.Gauge("pagoda_kv_blocks_cached", "KV blocks that only the prefix cache keeps");
   s.leaked = s.Gauge("pagoda_coordinator_leaked_blocks", "KV blocks in use although nothing runs: always 0");
   s.hit_tokens = s.Counter("pagoda_prefix_cache_hit_tokens_total", "Tokens found in the prefix cache");

@@ -23,7 +23,7 @@ def url():
 
 
 def chat_from_a_pipe():
-    questions = "What is the capital of France? Answer in one word.\n/stats\n/reset\nWhat is two plus two?\n/quit\n"
+    questions = "In which city is the Eiffel Tower?\n/stats\n/reset\nWhat is two plus two?\n/quit\n"
     for where in (["--url", url()], ["--grpc", serving.grpc_address]):
         text = pagoda("chat", *where, "--temperature", "0", "--max-tokens", "24", stdin=questions)
         assert "Paris" in text, text
