@@ -221,12 +221,17 @@ void ClusterState::Remove(PipelineId id, int64_t now_ns) {
 }
 
 void ClusterState::Tick(int64_t now_ns) {
-  std::vector<WorkerId> late;
+  std::vector<std::pair<WorkerId, std::string>> late;
   for (const auto& [id, worker] : workers_) {
-    if (worker.phase != WorkerPhase::kLost && now_ns - worker.heard_ns > limits_.lease_ns) late.push_back(id);
+    if (worker.phase == WorkerPhase::kLost) continue;
+    if (now_ns - worker.heard_ns > limits_.lease_ns) {
+      late.emplace_back(id, absl::StrCat("nothing was heard of it for ", limits_.lease_ns / 1'000'000, " ms"));
+    } else if (worker.phase == WorkerPhase::kReleasing && now_ns - worker.releasing_since_ns > limits_.release_deadline_ns) {
+      late.emplace_back(id, absl::StrCat("it did not release epoch ", worker.epoch.value(), " within ",
+                                         limits_.release_deadline_ns / 1'000'000, " ms"));
+    }
   }
-  for (const WorkerId id : late) {
-    const std::string why = absl::StrCat("nothing was heard of it for ", limits_.lease_ns / 1'000'000, " ms");
+  for (const auto& [id, why] : late) {
     Do(CloseWorker{id, why});
     Gone(id, why, now_ns);
   }
@@ -318,6 +323,38 @@ std::vector<WorkerId> ClusterState::ChooseWorkers(const PipelineRecord& pipeline
   return places;
 }
 
+// Workers of one host share its memory, and each measured it while the others did: they count as equal. So do workers
+// whose measurements differ by less than measurements of equal machines do; noise must not move layers.
+std::vector<WorkerResources> ClusterState::ResourcesOf(const std::vector<WorkerId>& chosen) const {
+  std::map<std::string, std::pair<double, int>> by_host;
+  bool measured = true;
+  for (const WorkerId id : chosen) {
+    const WorkerInfo& info = workers_.at(id).info;
+    measured = measured && info.memory_bandwidth > 0;
+    by_host[info.host].first += info.memory_bandwidth;
+    ++by_host[info.host].second;
+  }
+  double slowest = 0;
+  double fastest = 0;
+  for (const auto& [host, sum] : by_host) {
+    const double mean = sum.first / sum.second;
+    slowest = slowest == 0 ? mean : std::min(slowest, mean);
+    fastest = std::max(fastest, mean);
+  }
+  const bool alike = !measured || fastest < 1.5 * slowest;
+  std::vector<WorkerResources> resources;
+  for (const WorkerId id : chosen) {
+    const WorkerInfo& info = workers_.at(id).info;
+    const auto& [sum, count] = by_host.at(info.host);
+    resources.push_back({.name = info.name,
+                         .memory_bytes = info.memory_bytes,
+                         .threads = info.threads,
+                         .memory_bandwidth = alike ? 0 : sum / count,
+                         .compute_rate = info.compute_rate});
+  }
+  return resources;
+}
+
 void ClusterState::TryAssemble(PipelineRecord& pipeline, int64_t now_ns) {
   if (now_ns < pipeline.not_before_ns) return;
   const auto found = deployments_.find(pipeline.deployment);
@@ -344,30 +381,7 @@ void ClusterState::TryAssemble(PipelineRecord& pipeline, int64_t now_ns) {
     return;
   }
   const std::vector<WorkerId> chosen = ChooseWorkers(pipeline, deployment, *needed);
-  std::vector<WorkerResources> resources;
-  for (const WorkerId id : chosen) {
-    const WorkerInfo& info = workers_.at(id).info;
-    // All are taken as equally fast for now when any was not measured, so that the cut is the same on every start.
-    resources.push_back({.name = info.name,
-                         .memory_bytes = info.memory_bytes,
-                         .threads = info.threads,
-                         .memory_bandwidth = info.memory_bandwidth,
-                         .compute_rate = info.compute_rate});
-  }
-  const bool measured = std::all_of(resources.begin(), resources.end(), [](const auto& r) { return r.memory_bandwidth > 0; });
-  double slowest = 0, fastest = 0;
-  for (const WorkerResources& resource : resources) {
-    slowest = slowest == 0 ? resource.memory_bandwidth : std::min(slowest, resource.memory_bandwidth);
-    fastest = std::max(fastest, resource.memory_bandwidth);
-  }
-  // Workers of one host measured each other's noise as they started; measurements of equal machines differ a little. Neither
-  // must move layers.
-  const bool one_host = std::all_of(chosen.begin(), chosen.end(), [&](WorkerId id) {
-    return workers_.at(id).info.host == workers_.at(chosen.front()).info.host;
-  });
-  if (!measured || one_host || fastest < 1.5 * slowest) {
-    for (WorkerResources& resource : resources) resource.memory_bandwidth = 0;
-  }
+  const std::vector<WorkerResources> resources = ResourcesOf(chosen);
   absl::StatusOr<Placement> placement = PlaceModel(*deployment.model.sizes, resources, request);
   if (!placement.ok()) {
     pipeline.message = std::string(AsStd(placement.status().message()));
@@ -460,6 +474,7 @@ void ClusterState::Disband(PipelineRecord& pipeline, const std::string& why, boo
     WorkerRecord& worker = found->second;
     if (!keep_weights || worker.phase == WorkerPhase::kLoading) worker.shard.clear();
     worker.phase = WorkerPhase::kReleasing;
+    worker.releasing_since_ns = now_ns;
     worker.pipeline = PipelineId();
     Do(SendRelease{id, pipeline.epoch, keep_weights});
   }

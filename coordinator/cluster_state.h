@@ -64,6 +64,7 @@ struct WorkerRecord {
   WorkerInfo info;
   WorkerPhase phase = WorkerPhase::kIdle;
   int64_t heard_ns = 0;
+  int64_t releasing_since_ns = 0;
   uint64_t joined_order = 0;
   PipelineId pipeline;  // 0: none
   Epoch epoch;          // of its assignment
@@ -152,6 +153,7 @@ using Action = std::variant<SaveEpoch, SavePipeline, ForgetPipeline, SendAssignm
 struct ClusterLimits {
   int64_t lease_ns = 3'000'000'000;
   int64_t assembly_deadline_ns = 600'000'000'000;
+  int64_t release_deadline_ns = 15'000'000'000;  // a worker that does not say that it left is taken for lost
   int64_t first_retry_ns = 200'000'000;
   int64_t most_retry_ns = 5'000'000'000;
   std::vector<std::string> own_blob_addresses;
@@ -199,6 +201,7 @@ class ClusterState {
   void MatchReplicas(DeploymentRecord& deployment, int64_t now_ns);
   void TryAssemble(PipelineRecord& pipeline, int64_t now_ns);
   std::vector<WorkerId> ChooseWorkers(const PipelineRecord& pipeline, const DeploymentRecord& deployment, int needed) const;
+  std::vector<WorkerResources> ResourcesOf(const std::vector<WorkerId>& chosen) const;
   void SendAssignments(PipelineRecord& pipeline, const DeploymentRecord& deployment, int64_t now_ns);
   void Advance(PipelineRecord& pipeline, int64_t now_ns);
   void Disband(PipelineRecord& pipeline, const std::string& why, bool keep_weights, int64_t now_ns);

@@ -351,7 +351,7 @@ bool Coordinator::FinishRunning(int timeout_ms) {
   const int64_t until_ns = NowNs() + timeout_ms * kNsPerMs;
   while (NowNs() < until_ns) {
     bool idle = true;
-    for (const auto& engine : Engines()) idle = idle && engine->status().idle;
+    for (const auto& engine : Engines()) idle = idle && !engine->busy();
     if (idle) return true;
     absl::SleepFor(absl::Milliseconds(20));
   }
@@ -454,6 +454,12 @@ void Coordinator::Submit(PipelineId pipeline, Request request, RouterLink& link)
                   .code = RefusalCode::kUnavailable,
                   .message = "the coordinator is shutting down",
                   .retry_after_ms = 0};
+  LogDebug("submit", {{"request_id", request.id.ToString()},
+                      {"client_request_id", request.client_request_id},
+                      {"attempt", request.attempt},
+                      {"pipeline", pipeline.value()},
+                      {"prompt_tokens", request.prompt.size()},
+                      {"choices", request.choices.size()}});
   if (refusing_.load()) return link.SendRefused(refusal);
   const auto engine = FindEngine(pipeline);
   if (engine == nullptr) {

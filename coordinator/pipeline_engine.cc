@@ -89,6 +89,12 @@ void PipelineEngine::Publish() {
   std::map<RouterId, std::vector<ChoiceOutput*>> by_router;
   for (ChoiceOutput& output : outputs) {
     metrics_->Observe(output);
+    if (output.finish != FinishReason::kNone) {
+      LogDebug("choice_ended", {{"request_id", output.request.ToString()},
+                                {"choice", output.choice},
+                                {"finish", static_cast<int>(output.finish)},
+                                {"output_tokens", output.output_tokens}});
+    }
     by_router[output.router].push_back(&output);
   }
   const StepTokens head{.pipeline = options_.pipeline, .epoch = epoch_, .step = last_step_};

@@ -62,6 +62,8 @@ class PipelineEngine {
   void Stop(const std::string& message);   // ends what is left with an error; the thread ends
 
   EngineStatus status() const;
+  // Something is queued, waits or runs.
+  bool busy() const { return queued_.load(std::memory_order_relaxed) > 0 || !status().idle; }
   const EngineOptions& options() const { return options_; }
 
  private:

@@ -1,0 +1,338 @@
+#include "coordinator/cluster_state.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+
+namespace pagoda::coordinator {
+namespace {
+
+constexpr int64_t kMs = 1'000'000;
+
+ModelFacts Facts(int layers = 8) {
+  auto sizes = std::make_shared<ModelSizes>();
+  sizes->spec.layers = layers;
+  sizes->spec.hidden = 64;
+  sizes->spec.heads = 4;
+  sizes->spec.kv_heads = 2;
+  sizes->spec.head_dim = 16;
+  sizes->spec.ffn = 128;
+  sizes->spec.vocabulary = 100;
+  sizes->spec.max_context = 256;
+  sizes->layers.assign(static_cast<size_t>(layers), {.ffn = 1000});
+  return {.digest = "digest", .sizes = sizes};
+}
+
+DeploymentSpec Spec(int stages, int ranks, int replicas) {
+  DeploymentSpec spec;
+  spec.name = "m";
+  spec.model = "/m";
+  spec.pipeline_parallel_size = stages;
+  spec.tensor_parallel_size = {ranks};
+  spec.replicas = replicas;
+  return *Settle(spec);
+}
+
+WorkerInfo Info(const std::string& name, uint64_t incarnation = 1) {
+  WorkerInfo info;
+  info.name = name;
+  info.incarnation = incarnation;
+  info.memory_bytes = int64_t{1} << 32;
+  info.numerics_profile = "p";
+  info.data_address = "data " + name;
+  return info;
+}
+
+// Obeys the actions as good workers would, and keeps what was told.
+class Cluster {
+ public:
+  explicit Cluster() : state(ClusterLimits{.lease_ns = 1000 * kMs, .own_blob_addresses = {"me:1"}}) {}
+
+  WorkerId Join(const std::string& name, uint64_t incarnation = 1) {
+    const WorkerId id = state.Join(Info(name, incarnation), now);
+    Obey();
+    return id;
+  }
+  void Obey() {
+    for (std::vector<Action> actions = state.TakeActions(); !actions.empty(); actions = state.TakeActions()) {
+      for (const Action& action : actions) {
+        log.push_back(action);
+        if (const auto* assign = std::get_if<SendAssignment>(&action)) {
+          assignments[assign->worker] = assign->assignment;
+          EXPECT_LE(assign->assignment.epoch.value(), saved_epoch) << "an epoch is saved before it is used";
+          if (loads) state.Loaded(assign->worker, assign->assignment.epoch, LoadPhase::kLoaded, 1, 0, 0, now);
+        } else if (const auto* link = std::get_if<SendLinkUp>(&action)) {
+          links[link->worker] = *link;
+          if (loads) state.Loaded(link->worker, link->epoch, LoadPhase::kLinked, 1, 0, 0, now);
+        } else if (const auto* release = std::get_if<SendRelease>(&action)) {
+          if (leaves) state.Left(release->worker, release->epoch, now);
+        } else if (const auto* save = std::get_if<SaveEpoch>(&action)) {
+          EXPECT_GT(save->epoch.value(), saved_epoch) << "epochs rise";
+          saved_epoch = save->epoch.value();
+        } else if (const auto* open = std::get_if<OpenEpoch>(&action)) {
+          ++opened[open->pipeline];
+        } else if (const auto* close = std::get_if<CloseEpoch>(&action)) {
+          ++closed[close->pipeline];
+        } else if (const auto* stop = std::get_if<StopPipeline>(&action)) {
+          if (stop->draining) state.Drained(stop->pipeline, now);
+        }
+      }
+    }
+  }
+  void Beat() {
+    for (const auto& [id, worker] : state.workers()) beating.push_back(id);
+    for (const WorkerId id : beating) state.Heartbeat(id, {}, now);
+    beating.clear();
+  }
+  void Pass(int64_t ms) {
+    for (int64_t i = 0; i < ms; i += 100) {
+      now += 100 * kMs;
+      Beat();
+      state.Tick(now);
+      Obey();
+    }
+  }
+  PipelinePhase PhaseOf(uint64_t pipeline) { return state.pipelines().at(PipelineId(pipeline)).phase; }
+
+  ClusterState state;
+  int64_t now = 1;
+  bool loads = true;
+  bool leaves = true;
+  uint64_t saved_epoch = 0;
+  std::vector<Action> log;
+  std::vector<WorkerId> beating;
+  std::map<WorkerId, Assignment> assignments;
+  std::map<WorkerId, SendLinkUp> links;
+  std::map<PipelineId, int> opened, closed;
+};
+
+TEST(ClusterState, AssemblesInOrderOfRegistration) {
+  Cluster cluster;
+  cluster.state.Apply(Spec(2, 2, 1), Facts(), cluster.now);
+  cluster.Obey();
+  EXPECT_NE(cluster.state.pipelines().at(PipelineId(1)).message.find("needs 4 workers, 0 of 0 are idle"), std::string::npos);
+  std::vector<WorkerId> workers;
+  for (const char* name : {"d", "c", "b", "a", "e"}) workers.push_back(cluster.Join(name));
+  ASSERT_EQ(cluster.PhaseOf(1), PipelinePhase::kReady);
+  EXPECT_EQ(cluster.opened[PipelineId(1)], 1);
+  for (int i = 0; i < 4; ++i) {
+    EXPECT_EQ(cluster.assignments.at(workers[static_cast<size_t>(i)]).stage, i / 2);
+    EXPECT_EQ(cluster.assignments.at(workers[static_cast<size_t>(i)]).rank, i % 2);
+  }
+  EXPECT_EQ(cluster.assignments.count(workers[4]), 0u);
+  const Assignment& assignment = cluster.assignments.at(workers[0]);
+  EXPECT_EQ(assignment.stages.size(), 2u);
+  EXPECT_EQ(assignment.stages[1].layer_end, 8);
+  EXPECT_EQ(assignment.model_peers, std::vector<std::string>{"me:1"});
+  EXPECT_GE(int64_t{assignment.blocks} * assignment.block_tokens, assignment.max_model_len);
+  ASSERT_EQ(cluster.links.at(workers[3]).peers.size(), 4u);
+  EXPECT_EQ(cluster.links.at(workers[3]).peers[1].data_address, "data c");
+}
+
+TEST(ClusterState, ALostWorkerIsReplacedByASpareAndTheOthersKeepTheirPlace) {
+  Cluster cluster;
+  cluster.state.Apply(Spec(3, 1, 1), Facts(), cluster.now);
+  const WorkerId a = cluster.Join("a"), b = cluster.Join("b"), c = cluster.Join("c"), spare = cluster.Join("s");
+  ASSERT_EQ(cluster.PhaseOf(1), PipelinePhase::kReady);
+  cluster.state.Gone(b, "killed", cluster.now);
+  cluster.Obey();
+  ASSERT_EQ(cluster.PhaseOf(1), PipelinePhase::kReady);
+  EXPECT_EQ(cluster.closed[PipelineId(1)], 1);
+  EXPECT_EQ(cluster.opened[PipelineId(1)], 2);
+  EXPECT_EQ(cluster.state.pipelines().at(PipelineId(1)).epoch, Epoch(2));
+  EXPECT_EQ(cluster.assignments.at(a).stage, 0);
+  EXPECT_EQ(cluster.assignments.at(spare).stage, 1);
+  EXPECT_EQ(cluster.assignments.at(c).stage, 2);
+  for (const Action& action : cluster.log) {
+    if (const auto* release = std::get_if<SendRelease>(&action)) EXPECT_TRUE(release->keep_weights);
+  }
+}
+
+TEST(ClusterState, WithoutASpareItWaitsForTheWorkerToComeBack) {
+  Cluster cluster;
+  cluster.state.Apply(Spec(2, 1, 1), Facts(), cluster.now);
+  cluster.Join("a");
+  const WorkerId b = cluster.Join("b");
+  cluster.state.Gone(b, "killed", cluster.now);
+  cluster.Obey();
+  EXPECT_EQ(cluster.PhaseOf(1), PipelinePhase::kPending);
+  EXPECT_NE(cluster.state.pipelines().at(PipelineId(1)).message.find("needs 2 workers"), std::string::npos);
+  const WorkerId again = cluster.Join("b", 2);
+  EXPECT_NE(again, b);
+  EXPECT_EQ(cluster.PhaseOf(1), PipelinePhase::kReady);
+  EXPECT_EQ(cluster.assignments.at(again).stage, 1);
+  EXPECT_EQ(cluster.state.workers().count(b), 0u);
+}
+
+TEST(ClusterState, AnotherIncarnationReplacesTheOldOneAtOnce) {
+  Cluster cluster;
+  cluster.state.Apply(Spec(1, 1, 1), Facts(), cluster.now);
+  cluster.Join("a", 1);
+  cluster.Join("a", 2);
+  EXPECT_EQ(cluster.state.workers().size(), 1u);
+  EXPECT_EQ(cluster.PhaseOf(1), PipelinePhase::kReady);
+  EXPECT_EQ(cluster.closed[PipelineId(1)], 1);
+  EXPECT_EQ(cluster.opened[PipelineId(1)], 2);
+}
+
+TEST(ClusterState, ASilentWorkerLosesItsLease) {
+  Cluster cluster;
+  cluster.state.Apply(Spec(1, 1, 1), Facts(), cluster.now);
+  const WorkerId a = cluster.Join("a");
+  cluster.Pass(5000);
+  EXPECT_EQ(cluster.PhaseOf(1), PipelinePhase::kReady);
+  cluster.now += 1001 * kMs;
+  cluster.state.Tick(cluster.now);
+  cluster.Obey();
+  EXPECT_EQ(cluster.state.FindWorker(a)->phase, WorkerPhase::kLost);
+  EXPECT_EQ(cluster.PhaseOf(1), PipelinePhase::kPending);
+  EXPECT_EQ(cluster.closed[PipelineId(1)], 1);
+}
+
+TEST(ClusterState, MessagesOfAnotherEpochAreDropped) {
+  Cluster cluster;
+  cluster.loads = false;
+  cluster.state.Apply(Spec(1, 1, 1), Facts(), cluster.now);
+  const WorkerId a = cluster.Join("a");
+  cluster.state.Loaded(a, Epoch(99), LoadPhase::kLoaded, 1, 0, 0, cluster.now);
+  EXPECT_EQ(cluster.PhaseOf(1), PipelinePhase::kLoading);
+  cluster.state.EpochFailed(PipelineId(1), Epoch(99), "old news", cluster.now);
+  EXPECT_EQ(cluster.PhaseOf(1), PipelinePhase::kLoading);
+  cluster.state.Left(a, Epoch(99), cluster.now);
+  EXPECT_EQ(cluster.state.FindWorker(a)->phase, WorkerPhase::kLoading);
+}
+
+TEST(ClusterState, AnAssemblyThatFailsIsTriedAgainLaterAndLater) {
+  Cluster cluster;
+  cluster.loads = false;
+  cluster.state.Apply(Spec(1, 1, 1), Facts(), cluster.now);
+  cluster.Join("a");
+  int tries = 0;
+  for (int i = 0; i < 6; ++i) {
+    cluster.state.EpochFailed(PipelineId(1), cluster.state.pipelines().at(PipelineId(1)).epoch, "no such file", cluster.now);
+    cluster.Obey();
+    EXPECT_EQ(cluster.PhaseOf(1), PipelinePhase::kPending);
+    cluster.Pass(10000);
+    EXPECT_EQ(cluster.PhaseOf(1), PipelinePhase::kLoading);
+    ++tries;
+  }
+  EXPECT_EQ(cluster.saved_epoch, static_cast<uint64_t>(tries + 1));
+  cluster.loads = true;
+}
+
+TEST(ClusterState, ReleasedWorkersAreNotUsedBeforeTheyHaveLeft) {
+  Cluster cluster;
+  cluster.state.Apply(Spec(2, 1, 1), Facts(), cluster.now);
+  const WorkerId a = cluster.Join("a"), b = cluster.Join("b");
+  cluster.leaves = false;
+  const WorkerId c = cluster.Join("c");
+  cluster.state.Gone(b, "killed", cluster.now);
+  cluster.Obey();
+  EXPECT_EQ(cluster.PhaseOf(1), PipelinePhase::kPending) << "a has not left yet, and c alone is too few";
+  cluster.state.Left(a, Epoch(1), cluster.now);
+  cluster.Obey();
+  EXPECT_EQ(cluster.PhaseOf(1), PipelinePhase::kReady);
+  EXPECT_EQ(cluster.assignments.at(c).stage, 1);
+}
+
+TEST(ClusterState, ScalesAndApplies) {
+  Cluster cluster;
+  for (const char* name : {"a", "b", "c"}) cluster.Join(name);
+  cluster.state.Apply(Spec(1, 1, 2), Facts(), cluster.now);
+  cluster.Obey();
+  EXPECT_EQ(cluster.state.pipelines().size(), 2u);
+  cluster.state.Apply(Spec(1, 1, 2), Facts(), cluster.now);
+  cluster.Obey();
+  EXPECT_EQ(cluster.saved_epoch, 2u) << "the same spec twice changes nothing";
+  ASSERT_TRUE(cluster.state.Scale("m", 3, cluster.now).ok());
+  cluster.Obey();
+  EXPECT_EQ(cluster.PhaseOf(3), PipelinePhase::kReady);
+  ASSERT_TRUE(cluster.state.Scale("m", 1, cluster.now).ok());
+  cluster.Obey();
+  EXPECT_EQ(cluster.state.pipelines().size(), 1u);
+  EXPECT_FALSE(cluster.state.Scale("x", 1, cluster.now).ok());
+  EXPECT_FALSE(cluster.state.Scale("m", -1, cluster.now).ok());
+  // Another shape: a new pipeline takes over.
+  cluster.state.Apply(Spec(2, 1, 1), Facts(), cluster.now);
+  cluster.Obey();
+  ASSERT_EQ(cluster.state.pipelines().size(), 1u);
+  EXPECT_EQ(cluster.state.pipelines().begin()->second.placement.stages.size(), 2u);
+  EXPECT_EQ(cluster.state.pipelines().begin()->second.phase, PipelinePhase::kReady);
+  ASSERT_TRUE(cluster.state.Delete("m", cluster.now).ok());
+  cluster.Obey();
+  EXPECT_TRUE(cluster.state.pipelines().empty());
+  for (const auto& [id, worker] : cluster.state.workers()) EXPECT_EQ(worker.phase, WorkerPhase::kIdle);
+}
+
+TEST(ClusterState, SaysWhyAModelDoesNotFit) {
+  Cluster cluster;
+  DeploymentSpec spec = Spec(1, 1, 1);
+  spec.kv_cache_bytes = 1;
+  cluster.state.Apply(spec, Facts(), cluster.now);
+  cluster.Join("a");
+  EXPECT_NE(cluster.state.pipelines().at(PipelineId(1)).message.find("does not fit"), std::string::npos);
+}
+
+TEST(ClusterState, RestoredPipelinesKeepTheirIdsAndEpochsGoOn) {
+  Cluster cluster;
+  cluster.state.Restore(41, 7, {{PipelineId(5), "m"}});
+  cluster.saved_epoch = 41;
+  cluster.state.Apply(Spec(1, 1, 2), Facts(), cluster.now);
+  cluster.Join("a");
+  cluster.Join("b");
+  EXPECT_EQ(cluster.PhaseOf(5), PipelinePhase::kReady);
+  EXPECT_EQ(cluster.PhaseOf(8), PipelinePhase::kReady);
+  EXPECT_EQ(cluster.saved_epoch, 43u);
+}
+
+// Whatever happens, once the storm is over everything that can run runs, and each worker has at most one place.
+TEST(ClusterState, RandomLossesAlwaysEndReady) {
+  for (uint64_t seed = 1; seed <= 300; ++seed) {
+    std::mt19937_64 random(seed);
+    Cluster cluster;
+    cluster.state.Apply(Spec(2, 1, 2), Facts(), cluster.now);
+    uint64_t incarnation = 1;
+    for (int turn = 0; turn < 60; ++turn) {
+      const std::string name = "w" + std::to_string(random() % 5);
+      switch (random() % 6) {
+        case 0:
+        case 1:
+          cluster.Join(name, ++incarnation);
+          break;
+        case 2:
+          for (const auto& [id, worker] : cluster.state.workers()) {
+            if (worker.info.name == name) {
+              cluster.state.Gone(id, "killed", cluster.now);
+              break;
+            }
+          }
+          break;
+        case 3:
+          cluster.leaves = random() % 2 == 0;
+          break;
+        case 4:
+          cluster.state.EpochFailed(PipelineId(1 + random() % 2), Epoch(cluster.saved_epoch), "fault", cluster.now);
+          break;
+        default:
+          cluster.Pass(static_cast<int64_t>(random() % 3) * 100);
+      }
+      cluster.Obey();
+      std::map<WorkerId, int> places;
+      for (const auto& [id, pipeline] : cluster.state.pipelines()) {
+        for (const WorkerId worker : pipeline.workers) {
+          ASSERT_EQ(++places[worker], 1) << "seed " << seed;
+          ASSERT_EQ(cluster.state.FindWorker(worker)->pipeline, id) << "seed " << seed;
+        }
+      }
+    }
+    cluster.leaves = true;
+    for (int i = 0; i < 5; ++i) cluster.Join("w" + std::to_string(i), ++incarnation);
+    cluster.Pass(20000);
+    for (const auto& [id, pipeline] : cluster.state.pipelines()) {
+      ASSERT_EQ(pipeline.phase, PipelinePhase::kReady) << "seed " << seed << ": " << pipeline.message;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace pagoda::coordinator
