@@ -84,7 +84,8 @@ std::vector<BadBody> BadCompletions() {
       {"frequency_penalty", Completion(R"("frequency_penalty":-3)"), "frequency_penalty", "[-2, 2]"},
       {"n_zero", Completion(R"("n":0)"), "n", "from 1"},
       {"n_high", Completion(R"("n":33)"), "n", "32"},
-      {"n_huge", Completion(R"("n":1e18)"), "n", "32"},
+      {"n_huge", Completion(R"("n":1e9)"), "n", "32"},
+      {"n_enormous", Completion(R"("n":1e30)"), "n", "integer"},
       {"n_greedy", Completion(R"("n":2,"temperature":0)"), "n", "temperature 0"},
       {"max_tokens_zero", Completion(R"("max_tokens":0)"), "max_tokens", "from 1"},
       {"max_tokens_negative", Completion(R"("max_tokens":-5)"), "max_tokens", "from 1"},
@@ -199,7 +200,7 @@ TEST(RequestTest, GoodFieldsArriveSettled) {
         "bad_words":["x"],"allowed_token_ids":[1,2],"seed":-7,"n":2,"max_tokens":10.0,"min_tokens":2,"priority":-3,
         "stop":"end","stop_token_ids":[9,3,9],"include_stop_str_in_output":true,"skip_special_tokens":false,
         "logprobs":3,"cache_salt":"s","unknown_field":{"a":[1]},"user":"me","stream":true,
-        "stream_options":{"include_usage":true,"continuous_usage_stats":true}})"),
+        "stream_options":{"include_usage":true,"continuous_usage_stats":true})"),
       OneModel(), 0);
   ASSERT_TRUE(prepared.ok()) << prepared.status();
   const GenerationRequest& request = prepared->requests.at(0);
