@@ -18,7 +18,7 @@ bool IsaSupported(Isa isa);  // by this machine and kernel
 struct CpuBackendOptions {
   int threads = 1;      // the caller's thread is one of them
   Isa isa = Isa::kAuto; // kUnimplemented when this machine lacks it
-  bool pin = false;     // bind thread i to the i-th CPU of the process's affinity mask
+  bool pin = false;     // bind thread i to the i-th allowed CPU; thread 0 is the one that makes the backend: let it be the engine's
   int spin_us = 20;     // how long an idle team thread spins before it sleeps
 };
 absl::StatusOr<std::unique_ptr<Backend>> MakeCpuBackend(const CpuBackendOptions& options);

@@ -214,6 +214,18 @@ void StoreKvRow(const StoreRow& row) {
   }
 }
 
+// The visible positions of a row within the tile at `base`.
+struct Visible {
+  int begin = 0;
+  int end = 0;
+};
+Visible VisibleOf(const AttendTask& task, int row, int64_t base) {
+  const int64_t position = task.first_position + row;
+  const int64_t end = position - base + 1;
+  const int64_t begin = task.sliding_window > 0 ? position - task.sliding_window + 1 - base : 0;
+  return {begin < 0 ? 0 : static_cast<int>(begin), end > 16 ? 16 : static_cast<int>(end)};
+}
+
 // One task's view of its scratch memory. Query vector v is row v / heads, head v % heads.
 struct AttendState {
   const AttendTask* task;
@@ -225,6 +237,7 @@ struct AttendState {
   float* maximum;  // [vectors]
   float* total;    // [vectors]
   float* change;   // [vectors]: c of this tile
+  Visible visible[kAttendVectors];
 };
 
 // Where a tile of 16 positions is read from: the cache, or the f32 copy in scratch.
@@ -300,36 +313,37 @@ inline void ScoresOf(const AttendState& state, const TileSource& source, int fir
   for (int i = 0; i < kCount; ++i) Store(state.scores + (first + i) * 16, Mul(sum[i], scale));
 }
 
-// The visible positions of a row within the tile at `base`.
-struct Visible {
-  int begin = 0;
-  int end = 0;
-};
-Visible VisibleOf(const AttendTask& task, int row, int64_t base) {
-  const int64_t position = task.first_position + row;
-  const int64_t end = position - base + 1;
-  const int64_t begin = task.sliding_window > 0 ? position - task.sliding_window + 1 - base : 0;
-  return {begin < 0 ? 0 : static_cast<int>(begin), end > 16 ? 16 : static_cast<int>(end)};
-}
-
-void WeighVector(AttendState& state, int v, Visible visible) {
-  const M16 mask = LaneRange(visible.begin, visible.end);
-  const V16 s = Select(mask, Load(state.scores + v * 16), Set1(-__builtin_inff()));
-  const float top = MaxLanes(s);
-  const float old = state.maximum[v];
-  const float next = top > old ? top : old;
-  const V16 p = Select(mask, Exp(Sub(s, Set1(next))), Zero());
-  // e(0) is 1, and the first tile's e(-inf) is 0.
-  float c = 1.0f;
-  if (old != next) {
-    alignas(64) float lanes[16];
-    Store(lanes, Exp(Set1(old - next)));
-    c = lanes[0];
+// Scores of vectors v .. v + kCount - 1 become weights p; several at once, so that their long chains of operations overlap.
+template <int kCount>
+inline void WeighVectors(AttendState& state, int v) {
+  V16 p[kCount];
+  alignas(64) float change[16] = {};
+  bool moved = false;
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) {
+    const Visible visible = state.visible[v + i];
+    const V16 s = Select(LaneRange(visible.begin, visible.end), Load(state.scores + (v + i) * 16), Set1(-__builtin_inff()));
+    const float top = MaxLanes(s), old = state.maximum[v + i];
+    const float next = top > old ? top : old;
+    state.maximum[v + i] = next;
+    change[i] = old - next;
+    moved |= old != next;
+    p[i] = Sub(s, Set1(next));
   }
-  state.total[v] = __builtin_fmaf(state.total[v], c, AddLanes(p));
-  state.maximum[v] = next;
-  state.change[v] = c;
-  Store(state.scores + v * 16, p);
+  // Masked lanes hold -inf: e makes them 0. e(0) is 1: no change of the maximum, no change of what was added up.
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) p[i] = Exp(p[i]);
+  if (moved) {
+    Store(change, Exp(Load(change)));
+  } else {
+    Store(change, Set1(1.0f));
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) {
+    Store(state.scores + (v + i) * 16, p[i]);
+    state.change[v + i] = change[i];
+    state.total[v + i] = __builtin_fmaf(state.total[v + i], change[i], AddLanes(p[i]));
+  }
 }
 
 template <int kKind, int kCount, int kDims>
@@ -379,14 +393,19 @@ void UseTile(AttendState& state, const TileSource& source, int64_t base, int fir
   for (; v < end; ++v) ScoresOf<kKind, 1>(state, source, v);
   for (int row = first; row < last; ++row) {
     const Visible visible = VisibleOf(task, row, base);
-    for (int h = 0; h < task.heads; ++h) WeighVector(state, row * task.heads + h, visible);
+    for (int h = 0; h < task.heads; ++h) state.visible[row * task.heads + h] = visible;
+  }
+  for (v = begin; v + 4 <= end; v += 4) WeighVectors<4>(state, v);
+  if (v + 3 == end) {
+    WeighVectors<3>(state, v);
+  } else {
+    for (; v < end; ++v) WeighVectors<1>(state, v);
   }
   for (v = begin; v < end;) {
-    const Visible visible = VisibleOf(task, v / task.heads, base);
+    const Visible visible = state.visible[v];
     int same = 1;  // vectors of the same visible positions
-    while (same < kPvVectors && v + same < end) {
-      const Visible other = VisibleOf(task, (v + same) / task.heads, base);
-      if (other.begin != visible.begin || other.end != visible.end) break;
+    while (same < kPvVectors && v + same < end && state.visible[v + same].begin == visible.begin &&
+           state.visible[v + same].end == visible.end) {
       ++same;
     }
     if (same == kPvVectors) {

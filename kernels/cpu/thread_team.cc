@@ -24,10 +24,8 @@ void FutexWakeAll(std::atomic<uint32_t>& word) {
   syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
 }
 
-// Binds the calling thread to the index-th CPU that the process may use.
-void PinThread(int index) {
-  cpu_set_t allowed;
-  if (sched_getaffinity(getpid(), sizeof allowed, &allowed) != 0) return;
+// Binds the calling thread to the index-th CPU of `allowed`.
+void PinThread(int index, const cpu_set_t& allowed) {
   const int count = CPU_COUNT(&allowed);
   if (count == 0) return;
   int left = index % count;
@@ -60,9 +58,13 @@ ThreadTeam::ThreadTeam(const TeamOptions& options)
     : threads_(options.threads < 1 ? 1 : options.threads),
       spin_us_(options.spin_us),
       shares_(new Share[threads_]) {
+  cpu_set_t allowed;
+  CPU_ZERO(&allowed);
+  const bool pin = options.pin && sched_getaffinity(0, sizeof allowed, &allowed) == 0;
+  if (pin) PinThread(0, allowed);
   for (int i = 1; i < threads_; ++i) {
-    helpers_.emplace_back([this, i, pin = options.pin] {
-      if (pin) PinThread(i);
+    helpers_.emplace_back([this, i, pin, allowed] {
+      if (pin) PinThread(i, allowed);
       Loop(i);
     });
   }

@@ -15,7 +15,7 @@ namespace pagoda::kernels::cpu {
 
 struct TeamOptions {
   int threads = 1;
-  bool pin = false;
+  bool pin = false;  // binds the constructing thread too, as thread 0
   int spin_us = 20;
 };
 
