@@ -1,4 +1,5 @@
-// An immutable picture of all pipelines of all coordinators that this router is attached to. Value type.
+// An immutable picture of all pipelines of all coordinators that this router is attached to. Value
+// type.
 #pragma once
 
 #include <compare>

@@ -13,7 +13,8 @@ namespace {
 
 namespace wire = pagoda::internal::v1;
 
-constexpr int kMaxLosses = 3;            // times that a live coordinator may give an accepted request up unasked
+constexpr int kMaxLosses =
+    3;  // times that a live coordinator may give an accepted request up unasked
 constexpr int64_t kRetryDelayMs = 50;    // after a refusal of an accepted request
 constexpr int64_t kRetryAfterMs = 1000;  // told to clients
 
@@ -28,7 +29,10 @@ absl::Status DeadlineError() {
 }  // namespace
 
 Dispatcher::Dispatcher(Options options, Edges edges, ModelRegistry* registry, Metrics* metrics)
-    : options_(options), edges_(std::move(edges)), registry_(registry), metrics_(metrics),
+    : options_(options),
+      edges_(std::move(edges)),
+      registry_(registry),
+      metrics_(metrics),
       prefixes_(options.prefix_index_bytes) {}
 
 Dispatcher::~Dispatcher() = default;
@@ -36,9 +40,10 @@ Dispatcher::~Dispatcher() = default;
 absl::Status Dispatcher::Start(GenerationRequest request, std::shared_ptr<GenerationSink> sink) {
   if (in_flight() >= options_.max_requests_in_flight) {
     metrics_->Rejected("overloaded");
-    return WithRetryAfter(absl::ResourceExhaustedError(absl::StrCat("this router already has ", in_flight(),
-                                                                    " requests in flight, its limit")),
-                          kRetryAfterMs);
+    return WithRetryAfter(
+        absl::ResourceExhaustedError(absl::StrCat("this router already has ", in_flight(),
+                                                  " requests in flight, its limit")),
+        kRetryAfterMs);
   }
   const RequestId id = request.id;
   Running running;
@@ -60,7 +65,8 @@ absl::Status Dispatcher::Start(GenerationRequest request, std::shared_ptr<Genera
   if (!Place(place->second)) {
     sessions_.erase(place);
     metrics_->Rejected("no_pipeline");
-    return WithRetryAfter(absl::UnavailableError("no pipeline of this model takes work now"), kRetryAfterMs);
+    return WithRetryAfter(absl::UnavailableError("no pipeline of this model takes work now"),
+                          kRetryAfterMs);
   }
   metrics_->PromptTokens(prompt_tokens);
   metrics_->SetInFlight(in_flight());
@@ -80,10 +86,12 @@ bool Dispatcher::Place(Running& running) {
                                   view_, loads_, prefixes_, options_.policy);
   if (!key) return false;
   const PipelineView& pipeline = *view_.Find(*key);
-  auto message = SubmitMessage(*running.session, running.session->NextSubmission(), *key, edges_.now());
+  auto message =
+      SubmitMessage(*running.session, running.session->NextSubmission(), *key, edges_.now());
   if (!edges_.send(key->link, std::move(message))) return false;  // its loss is on its way to us
 
-  if (!running.profile.empty() && running.session->any_token() && running.profile != pipeline.numerics_profile) {
+  if (!running.profile.empty() && running.session->any_token() &&
+      running.profile != pipeline.numerics_profile) {
     metrics_->ProfileChanged();
   }
   running.pipeline = *key;
@@ -109,10 +117,11 @@ void Dispatcher::Unplace(Running& running) {
 
 void Dispatcher::Replace(Running& running, const char* reason) {
   metrics_->Retried(reason);
-  LogInfo("request is submitted again", {{"request_id", running.session->request().client_request_id},
-                                         {"reason", reason},
-                                         {"attempt", running.session->attempt() + 1},
-                                         {"tokens", running.session->output_tokens()}});
+  LogInfo("request is submitted again",
+          {{"request_id", running.session->request().client_request_id},
+           {"reason", reason},
+           {"attempt", running.session->attempt() + 1},
+           {"tokens", running.session->output_tokens()}});
   Unplace(running);
   if (!Place(running)) running.retry_at_ns = edges_.now() + kRetryDelayMs * kNsPerMs;
 }
@@ -166,14 +175,20 @@ void Dispatcher::OnMessage(int link, const wire::CoordinatorMessage& message) {
       Link& entry = links_[link];
       entry.coordinator = hello.coordinator();
       metrics_->SetCoordinators(attached());
-      LogInfo("coordinator attached", {{"coordinator", hello.coordinator()}, {"leader", hello.leader()}});
-      if (!hello.leader() && !hello.leader_address().empty()) edges_.add_coordinator(hello.leader_address());
+      LogInfo("coordinator attached",
+              {{"coordinator", hello.coordinator()}, {"leader", hello.leader()}});
+      if (!hello.leader() && !hello.leader_address().empty())
+        edges_.add_coordinator(hello.leader_address());
       return;
     }
-    case wire::CoordinatorMessage::kSnapshot: return OnSnapshot(link, message.snapshot());
-    case wire::CoordinatorMessage::kTokens: return OnStep(link, message.tokens());
-    case wire::CoordinatorMessage::kRefused: return OnRefused(link, message.refused());
-    case wire::CoordinatorMessage::KIND_NOT_SET: return;
+    case wire::CoordinatorMessage::kSnapshot:
+      return OnSnapshot(link, message.snapshot());
+    case wire::CoordinatorMessage::kTokens:
+      return OnStep(link, message.tokens());
+    case wire::CoordinatorMessage::kRefused:
+      return OnRefused(link, message.refused());
+    case wire::CoordinatorMessage::KIND_NOT_SET:
+      return;
   }
 }
 
@@ -194,12 +209,14 @@ void Dispatcher::OnSnapshot(int link, const wire::Snapshot& snapshot) {
   Link& entry = links_[link];
   std::vector<PipelineView> pipelines = PipelinesOf(link, snapshot);
   for (const PipelineView& old : entry.pipelines) {
-    const bool kept = std::ranges::any_of(pipelines, [&](const PipelineView& p) { return p.key == old.key; });
+    const bool kept =
+        std::ranges::any_of(pipelines, [&](const PipelineView& p) { return p.key == old.key; });
     if (!kept) prefixes_.Erase(old.key);
   }
   entry.pipelines = std::move(pipelines);
   MergeView();
-  // A pipeline that is gone, or was assembled anew: what ran there is submitted again with its tokens.
+  // A pipeline that is gone, or was assembled anew: what ran there is submitted again with its
+  // tokens.
   for (auto& [id, running] : sessions_) {
     if (running.pipeline.link != link) continue;
     const PipelineView* pipeline = view_.Find(running.pipeline);
@@ -223,7 +240,7 @@ void Dispatcher::OnLinkLost(int link) {
 void Dispatcher::OnStep(int link, const wire::StepTokens& step) {
   std::vector<RequestId> touched;
   touched.reserve(static_cast<size_t>(step.choices_size()));
-  for (const wire::ChoiceTokens& tokens : step.choices()) OnChoice(link, step, tokens, touched);
+  for (const wire::ChoiceTokens& tokens : step.choices()) OnChoice(link, tokens, touched);
   for (RequestId id : touched) {
     const auto found = sessions_.find(id);
     if (found == sessions_.end()) continue;  // cancelled by its own sink
@@ -237,14 +254,14 @@ void Dispatcher::OnStep(int link, const wire::StepTokens& step) {
     const std::unique_ptr<Session> session = std::move(found->second.session);
     Unplace(found->second);
     sessions_.erase(found);
-    metrics_->Tokens(static_cast<int64_t>(session->request().prompt.size()), session->cached_tokens(),
-                     session->output_tokens());
+    metrics_->Tokens(static_cast<int64_t>(session->request().prompt.size()),
+                     session->cached_tokens(), session->output_tokens());
     metrics_->SetInFlight(in_flight());
     sink->OnDone(*session);
   }
 }
 
-void Dispatcher::OnChoice(int link, const wire::StepTokens& step, const wire::ChoiceTokens& tokens,
+void Dispatcher::OnChoice(int link, const wire::ChoiceTokens& tokens,
                           std::vector<RequestId>& touched) {
   const RequestId id{tokens.request().high(), tokens.request().low()};
   const auto found = sessions_.find(id);
@@ -254,18 +271,22 @@ void Dispatcher::OnChoice(int link, const wire::StepTokens& step, const wire::Ch
   const PipelineView* pipeline = view_.Find(running.pipeline);
   Session::Update update = running.session->OnTokens(BatchOf(tokens, id));
   switch (update.kind) {
-    case Session::Update::Kind::kIgnored: return;
+    case Session::Update::Kind::kIgnored:
+      return;
     case Session::Update::Kind::kFailed:
       SendCancel(running);
       return Fail(id, update.error);
-    case Session::Update::Kind::kGap: return Replace(running, "gap");
+    case Session::Update::Kind::kGap:
+      return Replace(running, "gap");
     case Session::Update::Kind::kLost:
       if (edges_.now() >= running.session->request().deadline_ns) return Fail(id, DeadlineError());
       if (++running.losses > kMaxLosses) {
-        return Fail(id, absl::UnavailableError("the coordinator gave the request up several times"));
+        return Fail(id,
+                    absl::UnavailableError("the coordinator gave the request up several times"));
       }
       return Replace(running, "pipeline_lost");
-    case Session::Update::Kind::kDelta: break;
+    case Session::Update::Kind::kDelta:
+      break;
   }
   if (update.stop) {
     auto message = std::make_unique<wire::RouterMessage>();
@@ -279,7 +300,8 @@ void Dispatcher::OnChoice(int link, const wire::StepTokens& step, const wire::Ch
   if (update.first_token) {
     metrics_->FirstToken(SecondsBetween(running.session->request().received_ns, now));
     running.refusals = 0;
-    if (pipeline != nullptr && running.profile.empty()) running.profile = pipeline->numerics_profile;
+    if (pipeline != nullptr && running.profile.empty())
+      running.profile = pipeline->numerics_profile;
   } else if (count > 0 && !running.touched) {
     metrics_->InterToken(SecondsBetween(running.last_news_ns, now) / static_cast<double>(count));
   }
@@ -289,12 +311,12 @@ void Dispatcher::OnChoice(int link, const wire::StepTokens& step, const wire::Ch
     running.counted_tokens += count;
     loads_[running.pipeline].tokens += count;
   }
-  (void)step;
   if (!running.touched) {
     running.touched = true;
     touched.push_back(id);
   }
-  const std::shared_ptr<GenerationSink> sink = running.sink;  // OnDelta may cancel, which ends `running`
+  const std::shared_ptr<GenerationSink> sink =
+      running.sink;  // OnDelta may cancel, which ends `running`
   sink->OnDelta(*running.session, std::move(update.delta));
 }
 
@@ -305,7 +327,8 @@ void Dispatcher::OnRefused(int link, const wire::Refused& refused) {
   Running& running = found->second;
   if (running.pipeline.link != link || refused.attempt() != running.session->attempt()) return;
   const auto code = static_cast<absl::StatusCode>(refused.code());
-  const bool may_pass = code == absl::StatusCode::kResourceExhausted || code == absl::StatusCode::kUnavailable ||
+  const bool may_pass = code == absl::StatusCode::kResourceExhausted ||
+                        code == absl::StatusCode::kUnavailable ||
                         code == absl::StatusCode::kNotFound || code == absl::StatusCode::kAborted;
   const PipelineKey refuser = running.pipeline;
   absl::Status status(code, refused.message());
@@ -315,8 +338,10 @@ void Dispatcher::OnRefused(int link, const wire::Refused& refused) {
   }
   running.avoid.push_back(refuser);
   ++running.refusals;
-  // An accepted stream goes on until its deadline. A new request tries each pipeline once, then is told to come later.
-  const bool accepted = running.session->any_token() || running.session->attempt() > static_cast<uint32_t>(running.refusals);
+  // An accepted stream goes on until its deadline. A new request tries each pipeline once, then is
+  // told to come later.
+  const bool accepted = running.session->any_token() ||
+                        running.session->attempt() > static_cast<uint32_t>(running.refusals);
   const bool another = std::ranges::any_of(view_.pipelines, [&](const PipelineView& pipeline) {
     return pipeline.ready && pipeline.model == running.session->request().model &&
            pipeline.digest == running.session->request().model_digest &&
@@ -327,12 +352,14 @@ void Dispatcher::OnRefused(int link, const wire::Refused& refused) {
     metrics_->Retried("refused");
     running.avoid.clear();
     Unplace(running);
-    running.retry_at_ns = edges_.now() + std::max<int64_t>(kRetryDelayMs, refused.retry_after_ms()) * kNsPerMs;
+    running.retry_at_ns =
+        edges_.now() + std::max<int64_t>(kRetryDelayMs, refused.retry_after_ms()) * kNsPerMs;
     return;
   }
   if (code == absl::StatusCode::kNotFound) status = absl::UnavailableError(refused.message());
   metrics_->Rejected(code == absl::StatusCode::kResourceExhausted ? "queue_full" : "no_pipeline");
-  Fail(id, WithRetryAfter(status, refused.retry_after_ms() > 0 ? refused.retry_after_ms() : kRetryAfterMs));
+  Fail(id, WithRetryAfter(status,
+                          refused.retry_after_ms() > 0 ? refused.retry_after_ms() : kRetryAfterMs));
 }
 
 void Dispatcher::Tick() {
@@ -350,7 +377,6 @@ void Dispatcher::Tick() {
     metrics_->Rejected("deadline");
     Fail(id, DeadlineError());
   }
-  registry_->Update(view_, now / kNsPerMs);
 }
 
 }  // namespace pagoda::router

@@ -1,7 +1,8 @@
-// Brings requests to pipelines and tokens back: owns the sessions in flight, the cluster view, the load counts. Every
-// method is called on the event loop's thread (Upstream's events are posted to it).
-// A request is accepted (Start returned OK) exactly once and then ends exactly once: OnDone, OnError, or Cancel.
-// When a pipeline or a coordinator is lost the session is submitted again, with its tokens, until its deadline.
+// Brings requests to pipelines and tokens back: owns the sessions in flight, the cluster view, the
+// load counts. Every method is called on the event loop's thread (Upstream's events are posted to
+// it). A request is accepted (Start returned OK) exactly once and then ends exactly once: OnDone,
+// OnError, or Cancel. When a pipeline or a coordinator is lost the session is submitted again, with
+// its tokens, until its deadline.
 #pragma once
 
 #include <functional>
@@ -74,16 +75,16 @@ class Dispatcher {
     std::unique_ptr<Session> session;
     std::shared_ptr<GenerationSink> sink;
     std::vector<BlockHash> chain;
-    PipelineKey pipeline;             // link < 0: waits for one
-    Epoch epoch;                      // of the pipeline when submitted
-    std::string profile;              // of the first pipeline that gave tokens
-    std::vector<PipelineKey> avoid;   // of the current attempt
-    int64_t counted_tokens = 0;       // in loads_
+    PipelineKey pipeline;            // link < 0: waits for one
+    Epoch epoch;                     // of the pipeline when submitted
+    std::string profile;             // of the first pipeline that gave tokens
+    std::vector<PipelineKey> avoid;  // of the current attempt
+    int64_t counted_tokens = 0;      // in loads_
     int refusals = 0;
-    int losses = 0;                   // given up by a coordinator that is alive
+    int losses = 0;  // given up by a coordinator that is alive
     MonotonicNs retry_at_ns = 0;
     MonotonicNs last_news_ns = 0;
-    bool touched = false;             // in this step
+    bool touched = false;  // in this step
   };
   struct Link {
     std::string coordinator;
@@ -91,12 +92,12 @@ class Dispatcher {
     bool heard_snapshot = false;
   };
 
-  bool Place(Running& running);       // chooses and submits; false: no pipeline now
-  void Unplace(Running& running);     // takes it out of the load counts
+  bool Place(Running& running);    // chooses and submits; false: no pipeline now
+  void Unplace(Running& running);  // takes it out of the load counts
   void Replace(Running& running, const char* reason);
   void OnSnapshot(int link, const internal::v1::Snapshot& snapshot);
   void OnStep(int link, const internal::v1::StepTokens& step);
-  void OnChoice(int link, const internal::v1::StepTokens& step, const internal::v1::ChoiceTokens& tokens,
+  void OnChoice(int link, const internal::v1::ChoiceTokens& tokens,
                 std::vector<RequestId>& touched);
   void OnRefused(int link, const internal::v1::Refused& refused);
   void MergeView();

@@ -10,21 +10,28 @@ namespace wire = pagoda::internal::v1;
 PositionLogprobs LogprobsOf(const pagoda::v1::PositionLogprobs& position) {
   PositionLogprobs entries;
   entries.reserve(static_cast<size_t>(position.entries_size()));
-  for (const auto& entry : position.entries()) entries.push_back({entry.token_id(), entry.logprob(), entry.rank()});
+  for (const auto& entry : position.entries())
+    entries.push_back({entry.token_id(), entry.logprob(), entry.rank()});
   return entries;
 }
 
 FinishReason ReasonOf(pagoda::v1::FinishReason reason) {
   switch (reason) {
-    case pagoda::v1::FINISH_REASON_STOP: return FinishReason::kStop;
-    case pagoda::v1::FINISH_REASON_LENGTH: return FinishReason::kLength;
-    case pagoda::v1::FINISH_REASON_CANCELLED: return FinishReason::kCancelled;
-    case pagoda::v1::FINISH_REASON_ERROR: return FinishReason::kError;
-    default: return FinishReason::kNone;
+    case pagoda::v1::FINISH_REASON_STOP:
+      return FinishReason::kStop;
+    case pagoda::v1::FINISH_REASON_LENGTH:
+      return FinishReason::kLength;
+    case pagoda::v1::FINISH_REASON_CANCELLED:
+      return FinishReason::kCancelled;
+    case pagoda::v1::FINISH_REASON_ERROR:
+      return FinishReason::kError;
+    default:
+      return FinishReason::kNone;
   }
 }
 
-void FillSampling(const SettledSampling& from, bool want_prompt_logprobs, wire::SettledSampling* to) {
+void FillSampling(const SettledSampling& from, bool want_prompt_logprobs,
+                  wire::SettledSampling* to) {
   to->set_temperature(from.temperature);
   to->set_top_p(from.top_p);
   to->set_top_k(from.top_k);
@@ -39,8 +46,10 @@ void FillSampling(const SettledSampling& from, bool want_prompt_logprobs, wire::
     entry->set_token_id(token);
     entry->set_bias(bias);
   }
-  for (const auto& word : from.bad_words) to->add_bad_words()->mutable_token_ids()->Add(word.begin(), word.end());
-  to->mutable_allowed_token_ids()->Add(from.allowed_token_ids.begin(), from.allowed_token_ids.end());
+  for (const auto& word : from.bad_words)
+    to->add_bad_words()->mutable_token_ids()->Add(word.begin(), word.end());
+  to->mutable_allowed_token_ids()->Add(from.allowed_token_ids.begin(),
+                                       from.allowed_token_ids.end());
   to->set_seed(from.seed);
   to->set_max_tokens(from.max_tokens);
   to->set_min_tokens(from.min_tokens);
@@ -64,7 +73,8 @@ std::string CacheSalt(const GenerationRequest& request) {
   return absl::StrCat(request.tenant.size(), ":", request.tenant, request.cache_salt);
 }
 
-std::unique_ptr<wire::RouterMessage> SubmitMessage(const Session& session, const Session::Submission& submission,
+std::unique_ptr<wire::RouterMessage> SubmitMessage(const Session& session,
+                                                   const Session::Submission& submission,
                                                    PipelineKey pipeline, MonotonicNs now) {
   const GenerationRequest& request = session.request();
   auto message = std::make_unique<wire::RouterMessage>();
@@ -94,9 +104,11 @@ TokenBatch BatchOf(const wire::ChoiceTokens& tokens, RequestId id) {
   batch.attempt = tokens.attempt();
   batch.choice = tokens.choice();
   batch.first_index = tokens.first_index();
-  batch.tokens = std::span<const TokenId>(tokens.tokens().data(), static_cast<size_t>(tokens.tokens_size()));
+  batch.tokens =
+      std::span<const TokenId>(tokens.tokens().data(), static_cast<size_t>(tokens.tokens_size()));
   for (const auto& position : tokens.logprobs()) batch.logprobs.push_back(LogprobsOf(position));
-  for (const auto& position : tokens.prompt_logprobs()) batch.prompt_logprobs.push_back(LogprobsOf(position));
+  for (const auto& position : tokens.prompt_logprobs())
+    batch.prompt_logprobs.push_back(LogprobsOf(position));
   batch.finish = ReasonOf(tokens.finish());
   if (tokens.has_stop_token_id()) batch.stop_token = tokens.stop_token_id();
   batch.cached_tokens = tokens.cached_tokens();

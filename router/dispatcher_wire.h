@@ -1,4 +1,5 @@
-// Between the dispatcher's plain data and the messages of Pipeline.Attach. Internal to this folder; free functions.
+// Between the dispatcher's plain data and the messages of Pipeline.Attach. Internal to this folder;
+// free functions.
 #pragma once
 
 #include <memory>
@@ -15,7 +16,8 @@ namespace pagoda::router {
 internal::v1::RequestKey KeyOf(RequestId id);
 // What the block hashes of a request start from: its tenant and its own salt.
 std::string CacheSalt(const GenerationRequest& request);
-std::unique_ptr<internal::v1::RouterMessage> SubmitMessage(const Session& session, const Session::Submission& submission,
+std::unique_ptr<internal::v1::RouterMessage> SubmitMessage(const Session& session,
+                                                           const Session::Submission& submission,
                                                            PipelineKey pipeline, MonotonicNs now);
 // The spans of the batch point into `tokens`.
 TokenBatch BatchOf(const internal::v1::ChoiceTokens& tokens, RequestId id);

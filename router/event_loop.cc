@@ -1,7 +1,6 @@
 #include "router/event_loop.h"
 
 #include <boost/asio/post.hpp>
-
 #include <chrono>
 #include <utility>
 

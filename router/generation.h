@@ -1,6 +1,6 @@
-// The plain data of a generation inside the router: what a front end read (GenerationFields), what is sent on once
-// everything is settled (GenerationRequest), what comes back (TokenBatch from a coordinator, ChoiceDelta to a front end).
-// No proto, no JSON.
+// The plain data of a generation inside the router: what a front end read (GenerationFields), what
+// is sent on once everything is settled (GenerationRequest), what comes back (TokenBatch from a
+// coordinator, ChoiceDelta to a front end). No proto, no JSON.
 #pragma once
 
 #include <cstdint>
@@ -25,9 +25,11 @@ struct TokenLogprob {
   float logprob = 0;
   int rank = 0;  // 1: the likeliest
 };
-using PositionLogprobs = std::vector<TokenLogprob>;  // the chosen (or given) token first, then the likeliest
+using PositionLogprobs =
+    std::vector<TokenLogprob>;  // the chosen (or given) token first, then the likeliest
 
-// As the client gave them; unset means the model's or the server's default. Any value may be hostile.
+// As the client gave them; unset means the model's or the server's default. Any value may be
+// hostile.
 struct GenerationFields {
   std::optional<double> temperature, top_p, min_p, typical_p;
   std::optional<double> repetition_penalty, presence_penalty, frequency_penalty;
@@ -108,11 +110,11 @@ struct TokenBatch {
 // News of one choice for its client.
 struct ChoiceDelta {
   int choice = 0;
-  std::string text;                        // whole characters
+  std::string text;  // whole characters
   std::vector<TokenId> tokens;
   std::vector<PositionLogprobs> logprobs;  // one per token, when asked for
   FinishReason finish = FinishReason::kNone;
-  std::optional<TokenId> stop_token;       // why it stopped, when the client's stop_token_ids say so
+  std::optional<TokenId> stop_token;  // why it stopped, when the client's stop_token_ids say so
   std::optional<std::string> stop_string;
 };
 

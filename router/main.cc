@@ -1,5 +1,5 @@
-// pagoda-router: the text side of a cluster. Reads flags, puts the parts together, runs the event loop until it is told
-// to stop, then drains.
+// pagoda-router: the text side of a cluster. Reads flags, puts the parts together, runs the event
+// loop until it is told to stop, then drains.
 #include <signal.h>
 #include <unistd.h>
 
@@ -31,46 +31,71 @@ void Declare(CLI::App& app, Flags& flags) {
   Router::Options& o = flags.options;
   AddConfigFile(app);
   app.set_version_flag("--version", std::string("pagoda-router ") + kVersion);
-  app.add_flag("--check-config", flags.check_config, "parse and check flags and configuration, then exit");
-  app.add_option("--coordinators", o.upstream.coordinators, "host:port of the coordinators; names may have several addresses")
-      ->delimiter(',')->required();
-  app.add_option("--listen", flags.listen, "host:port of the HTTP front end")->capture_default_str();
-  app.add_option("--grpc-listen", flags.grpc_listen, "host:port of the gRPC front end")->capture_default_str();
-  app.add_option("--name", o.upstream.router_name, "name of this router in logs (default: host and process)");
-  app.add_option("--ready-file", flags.ready_file, "file to write the bound addresses to once listening");
-  app.add_option("--log-level", flags.log_level, "debug, info, warning or error")->capture_default_str();
+  app.add_flag("--check-config", flags.check_config,
+               "parse and check flags and configuration, then exit");
+  app.add_option("--coordinators", o.upstream.coordinators,
+                 "host:port of the coordinators; names may have several addresses")
+      ->delimiter(',')
+      ->required();
+  app.add_option("--listen", flags.listen, "host:port of the HTTP front end")
+      ->capture_default_str();
+  app.add_option("--grpc-listen", flags.grpc_listen, "host:port of the gRPC front end")
+      ->capture_default_str();
+  app.add_option("--name", o.upstream.router_name,
+                 "name of this router in logs (default: host and process)");
+  app.add_option("--ready-file", flags.ready_file,
+                 "file to write the bound addresses to once listening");
+  app.add_option("--log-level", flags.log_level, "debug, info, warning or error")
+      ->capture_default_str();
   app.add_option("--log-format", flags.log_format, "json or plain")
-      ->check(CLI::IsMember({"json", "plain"}))->capture_default_str();
+      ->check(CLI::IsMember({"json", "plain"}))
+      ->capture_default_str();
   app.add_option("--access-log", o.access_log, "one log line per request")->capture_default_str();
-  app.add_option("--shutdown-timeout-ms", flags.shutdown_timeout_ms, "grace for running streams after SIGTERM")
-      ->check(CLI::Range(int64_t{0}, int64_t{86'400'000}))->capture_default_str();
-  app.add_option("--max-requests-in-flight", o.dispatcher.max_requests_in_flight, "generations at once")
-      ->check(CLI::Range(1, 1 << 20))->capture_default_str();
+  app.add_option("--shutdown-timeout-ms", flags.shutdown_timeout_ms,
+                 "grace for running streams after SIGTERM")
+      ->check(CLI::Range(int64_t{0}, int64_t{86'400'000}))
+      ->capture_default_str();
+  app.add_option("--max-requests-in-flight", o.dispatcher.max_requests_in_flight,
+                 "generations at once")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
   app.add_option("--request-timeout-ms", o.request_timeout_ms, "longest life of a request")
-      ->check(CLI::Range(int64_t{1}, int64_t{limits::kMaxRequestMs}))->capture_default_str();
-  app.add_option("--prefix-index-bytes", o.dispatcher.prefix_index_bytes, "memory for prefix affinity")
+      ->check(CLI::Range(int64_t{1}, int64_t{limits::kMaxRequestMs}))
+      ->capture_default_str();
+  app.add_option("--prefix-index-bytes", o.dispatcher.prefix_index_bytes,
+                 "memory for prefix affinity")
       ->capture_default_str();
   app.add_option("--max-connections", o.http.connections, "open HTTP connections")
-      ->check(CLI::Range(1, 1 << 20))->capture_default_str();
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
   app.add_option("--max-body-bytes", o.http.body_bytes, "of one HTTP request")
-      ->check(CLI::Range(size_t{1024}, size_t{limits::kMaxGrpcMessageBytes}))->capture_default_str();
+      ->check(CLI::Range(size_t{1024}, size_t{limits::kMaxGrpcMessageBytes}))
+      ->capture_default_str();
   app.add_option("--header-timeout-ms", o.http.header_timeout_ms, "for a whole request header")
-      ->check(CLI::Range(int64_t{1}, int64_t{3'600'000}))->capture_default_str();
+      ->check(CLI::Range(int64_t{1}, int64_t{3'600'000}))
+      ->capture_default_str();
   app.add_option("--body-timeout-ms", o.http.body_timeout_ms, "for a whole request body")
-      ->check(CLI::Range(int64_t{1}, int64_t{3'600'000}))->capture_default_str();
+      ->check(CLI::Range(int64_t{1}, int64_t{3'600'000}))
+      ->capture_default_str();
   app.add_option("--idle-timeout-ms", o.http.idle_timeout_ms, "of a connection between requests")
-      ->check(CLI::Range(int64_t{1}, int64_t{3'600'000}))->capture_default_str();
+      ->check(CLI::Range(int64_t{1}, int64_t{3'600'000}))
+      ->capture_default_str();
   app.add_option("--write-timeout-ms", o.http.write_timeout_ms, "for a reader that takes nothing")
-      ->check(CLI::Range(int64_t{1}, int64_t{3'600'000}))->capture_default_str();
+      ->check(CLI::Range(int64_t{1}, int64_t{3'600'000}))
+      ->capture_default_str();
   app.add_option("--coordinator-timeout-ms", o.upstream.silence_timeout_ms,
                  "silence after which a coordinator counts as lost")
-      ->check(CLI::Range(int64_t{100}, int64_t{3'600'000}))->capture_default_str();
-  app.add_option("--grpc-reflection", o.grpc_reflection, "serve gRPC reflection")->capture_default_str();
+      ->check(CLI::Range(int64_t{100}, int64_t{3'600'000}))
+      ->capture_default_str();
+  app.add_option("--grpc-reflection", o.grpc_reflection, "serve gRPC reflection")
+      ->capture_default_str();
   app.add_option("--threads", o.pool_threads, "threads for long prompts and tokenizer loading")
-      ->check(CLI::Range(1, 256))->capture_default_str();
+      ->check(CLI::Range(1, 256))
+      ->capture_default_str();
 }
 
-absl::Status WriteReadyFile(const std::string& path, const Router& router, const HostPort& http, const HostPort& grpc) {
+absl::Status WriteReadyFile(const std::string& path, const Router& router, const HostPort& http,
+                            const HostPort& grpc) {
   const std::string temporary = path + ".tmp";
   std::ofstream file(temporary, std::ios::trunc);
   file << "http " << HostPort{http.host, router.http_port()}.ToString() << "\n"
@@ -88,13 +113,15 @@ absl::Status Run(Flags& flags) {
   PAGODA_ASSIGN_OR_RETURN(const HostPort grpc, ParseHostPort(flags.grpc_listen));
   PAGODA_ASSIGN_OR_RETURN(const LogLevel level, ParseLogLevel(flags.log_level));
   for (const std::string& address : options.upstream.coordinators) {
-    if (auto parsed = ParseHostPort(address); !parsed.ok()) return Annotate(parsed.status(), "--coordinators");
+    if (auto parsed = ParseHostPort(address); !parsed.ok())
+      return Annotate(parsed.status(), "--coordinators");
   }
   if (flags.check_config) return absl::OkStatus();
   InitLog("router", level, flags.log_format == "plain");
   options.http_listen = http;
   options.grpc_listen = grpc;
-  if (options.upstream.router_name.empty()) options.upstream.router_name = absl::StrCat("router-", getpid());
+  if (options.upstream.router_name.empty())
+    options.upstream.router_name = absl::StrCat("router-", getpid());
 
   // Signals are taken by one thread; every other thread is started with them blocked.
   sigset_t signals;
@@ -108,7 +135,8 @@ absl::Status Run(Flags& flags) {
   LogInfo("listening", {{"http", HostPort{http.host, router->http_port()}.ToString()},
                         {"grpc", HostPort{grpc.host, router->grpc_port()}.ToString()}});
   if (!flags.ready_file.empty()) {
-    if (absl::Status status = WriteReadyFile(flags.ready_file, *router, http, grpc); !status.ok()) return status;
+    if (absl::Status status = WriteReadyFile(flags.ready_file, *router, http, grpc); !status.ok())
+      return status;
   }
   Router* running = router.get();
   std::thread([signals, running, grace = flags.shutdown_timeout_ms] {

@@ -23,11 +23,14 @@ using prometheus::Family;
 using prometheus::Gauge;
 using prometheus::Histogram;
 
-constexpr std::array kEndpoints = {"/v1/completions", "/v1/chat/completions", "/v1/models", "/tokenize", "/detokenize",
-                                   "grpc.Generate",   "grpc.Tokenize",        "grpc.Detokenize", "other"};
-constexpr std::array kCodes = {200, 400, 404, 405, 408, 413, 415, 429, 431, 499, 500, 501, 503, 504};
-constexpr std::array kRejectReasons = {"invalid", "too_large", "queue_full", "overloaded", "no_pipeline",
-                                       "not_found", "draining", "connections", "deadline"};
+constexpr std::array kEndpoints = {"/v1/completions", "/v1/chat/completions", "/v1/models",
+                                   "/tokenize",       "/detokenize",          "grpc.Generate",
+                                   "grpc.Tokenize",   "grpc.Detokenize",      "other"};
+constexpr std::array kCodes = {200, 400, 404, 405, 408, 413, 415,
+                               429, 431, 499, 500, 501, 503, 504};
+constexpr std::array kRejectReasons = {"invalid",    "too_large",   "queue_full",
+                                       "overloaded", "no_pipeline", "not_found",
+                                       "draining",   "connections", "deadline"};
 constexpr std::array kCutReasons = {"client_gone", "slow_reader", "shutdown"};
 constexpr std::array kRetryReasons = {"coordinator_lost", "pipeline_lost", "refused", "gap"};
 
@@ -37,7 +40,8 @@ Counter* Find(const std::map<std::string, Counter*, std::less<>>& counters, std:
 }
 
 template <typename Builder>
-auto& RegisterFamily(prometheus::Registry& registry, Builder builder, const char* name, const char* help) {
+auto& RegisterFamily(prometheus::Registry& registry, Builder builder, const char* name,
+                     const char* help) {
   return builder.Name(name).Help(help).Register(registry);
 }
 
@@ -59,43 +63,61 @@ struct Metrics::State {
   Counter& CounterOf(const char* name, const char* help) {
     return RegisterFamily(registry, prometheus::BuildCounter(), name, help).Add({});
   }
-  Gauge& GaugeOf(const char* name, const char* help) { return RegisterFamily(registry, prometheus::BuildGauge(), name, help).Add({}); }
+  Gauge& GaugeOf(const char* name, const char* help) {
+    return RegisterFamily(registry, prometheus::BuildGauge(), name, help).Add({});
+  }
 
   absl::flat_hash_map<std::pair<std::string, int>, Counter*> requests;
   std::map<std::string, Histogram*, std::less<>> request_seconds;
   std::map<std::string, Counter*, std::less<>> rejected, cuts, retries;
 
-  Histogram& first_token = HistogramOf("pagoda_router_time_to_first_token_seconds",
-                                       "From the receipt of a request to its first token.", kTimeToFirstTokenBuckets);
-  Histogram& inter_token = HistogramOf("pagoda_router_inter_token_latency_seconds",
-                                       "Between news of one request, divided by their tokens.", kInterTokenBuckets);
-  Histogram& prompt_sizes = HistogramOf("pagoda_router_request_prompt_tokens", "Prompt tokens of a request.",
-                                        TokenCountBuckets(limits::kMaxPromptTokens));
-  Histogram& output_sizes = HistogramOf("pagoda_router_request_output_tokens", "Output tokens of a request, all choices.",
-                                        TokenCountBuckets(limits::kMaxTotalNewTokens));
-  Counter& prompt_tokens = CounterOf("pagoda_router_prompt_tokens_total", "Prompt tokens accepted.");
+  Histogram& first_token =
+      HistogramOf("pagoda_router_time_to_first_token_seconds",
+                  "From the receipt of a request to its first token.", kTimeToFirstTokenBuckets);
+  Histogram& inter_token =
+      HistogramOf("pagoda_router_inter_token_latency_seconds",
+                  "Between news of one request, divided by their tokens.", kInterTokenBuckets);
+  Histogram& prompt_sizes =
+      HistogramOf("pagoda_router_request_prompt_tokens", "Prompt tokens of a request.",
+                  TokenCountBuckets(limits::kMaxPromptTokens));
+  Histogram& output_sizes =
+      HistogramOf("pagoda_router_request_output_tokens", "Output tokens of a request, all choices.",
+                  TokenCountBuckets(limits::kMaxTotalNewTokens));
+  Counter& prompt_tokens =
+      CounterOf("pagoda_router_prompt_tokens_total", "Prompt tokens accepted.");
   Counter& cached_tokens = CounterOf("pagoda_router_cached_prompt_tokens_total",
                                      "Prompt tokens that a prefix cache held already.");
-  Counter& output_tokens = CounterOf("pagoda_router_output_tokens_total", "Tokens received from pipelines.");
-  Counter& profile_changes = CounterOf("pagoda_router_profile_changes_total",
-                                       "Streams resumed on a pipeline of another numerics profile.");
-  Gauge& in_flight = GaugeOf("pagoda_router_requests_in_flight", "Generations accepted and not ended.");
+  Counter& output_tokens =
+      CounterOf("pagoda_router_output_tokens_total", "Tokens received from pipelines.");
+  Counter& profile_changes =
+      CounterOf("pagoda_router_profile_changes_total",
+                "Streams resumed on a pipeline of another numerics profile.");
+  Gauge& in_flight =
+      GaugeOf("pagoda_router_requests_in_flight", "Generations accepted and not ended.");
   Gauge& connections = GaugeOf("pagoda_router_connections", "Open HTTP connections.");
-  Gauge& coordinators = GaugeOf("pagoda_router_coordinators_attached", "Coordinators whose stream is up.");
-  Gauge& start_time = GaugeOf("pagoda_router_start_time_seconds", "Unix time of the start of this process.");
+  Gauge& coordinators =
+      GaugeOf("pagoda_router_coordinators_attached", "Coordinators whose stream is up.");
+  Gauge& start_time =
+      GaugeOf("pagoda_router_start_time_seconds", "Unix time of the start of this process.");
 
-  Family<Gauge>& pipelines = RegisterFamily(registry, prometheus::BuildGauge(), "pagoda_router_pipelines_ready",
-                                      "Pipelines of a model that take work.");
-  Family<Gauge>& running = RegisterFamily(registry, prometheus::BuildGauge(), "vllm:num_requests_running",
-                                    "Alias for gateways: requests running, all pipelines of the model.");
-  Family<Gauge>& waiting = RegisterFamily(registry, prometheus::BuildGauge(), "vllm:num_requests_waiting",
-                                    "Alias for gateways: requests waiting, all pipelines of the model.");
-  Family<Gauge>& cache_use = RegisterFamily(registry, prometheus::BuildGauge(), "vllm:kv_cache_usage_perc",
-                                      "Alias for gateways: share of KV blocks in use, 0 to 1.");
-  Family<Gauge>& cache_config = RegisterFamily(registry, prometheus::BuildGauge(), "vllm:cache_config_info",
-                                         "Alias for gateways: block size and number of KV blocks as labels, always 1.");
-  Family<Gauge>& lora = RegisterFamily(registry, prometheus::BuildGauge(), "vllm:lora_requests_info",
-                                 "Alias for gateways: LoRA adapters; none are served.");
+  Family<Gauge>& pipelines =
+      RegisterFamily(registry, prometheus::BuildGauge(), "pagoda_router_pipelines_ready",
+                     "Pipelines of a model that take work.");
+  Family<Gauge>& running =
+      RegisterFamily(registry, prometheus::BuildGauge(), "vllm:num_requests_running",
+                     "Alias for gateways: requests running, all pipelines of the model.");
+  Family<Gauge>& waiting =
+      RegisterFamily(registry, prometheus::BuildGauge(), "vllm:num_requests_waiting",
+                     "Alias for gateways: requests waiting, all pipelines of the model.");
+  Family<Gauge>& cache_use =
+      RegisterFamily(registry, prometheus::BuildGauge(), "vllm:kv_cache_usage_perc",
+                     "Alias for gateways: share of KV blocks in use, 0 to 1.");
+  Family<Gauge>& cache_config =
+      RegisterFamily(registry, prometheus::BuildGauge(), "vllm:cache_config_info",
+                     "Alias for gateways: block size and number of KV blocks as labels, always 1.");
+  Family<Gauge>& lora =
+      RegisterFamily(registry, prometheus::BuildGauge(), "vllm:lora_requests_info",
+                     "Alias for gateways: LoRA adapters; none are served.");
 
   std::mutex cluster_mutex;
   struct ModelGauges {
@@ -108,19 +130,25 @@ struct Metrics::State {
 
 Metrics::Metrics() : state_(std::make_unique<State>()) {
   State& s = *state_;
-  auto& requests = RegisterFamily(s.registry, prometheus::BuildCounter(), "pagoda_router_requests_total",
-                              "Requests ended, by endpoint and HTTP code (or the code that a gRPC status maps to).");
-  auto& seconds = RegisterFamily(s.registry, prometheus::BuildHistogram(), "pagoda_router_request_duration_seconds",
-                             "From the receipt of a request to its end.");
+  auto& requests = RegisterFamily(
+      s.registry, prometheus::BuildCounter(), "pagoda_router_requests_total",
+      "Requests ended, by endpoint and HTTP code (or the code that a gRPC status maps to).");
+  auto& seconds = RegisterFamily(s.registry, prometheus::BuildHistogram(),
+                                 "pagoda_router_request_duration_seconds",
+                                 "From the receipt of a request to its end.");
   for (const char* endpoint : kEndpoints) {
     for (int code : kCodes) {
-      s.requests[{endpoint, code}] = &requests.Add({{"endpoint", endpoint}, {"code", std::to_string(code)}});
+      s.requests[{endpoint, code}] =
+          &requests.Add({{"endpoint", endpoint}, {"code", std::to_string(code)}});
     }
     s.request_seconds[endpoint] = &seconds.Add({{"endpoint", endpoint}}, kRequestSecondsBuckets);
   }
-  s.rejected = s.ByReason("pagoda_router_rejected_total", "Requests refused, by reason.", kRejectReasons);
-  s.cuts = s.ByReason("pagoda_router_streams_cut_total", "Generations cut short, by reason.", kCutReasons);
-  s.retries = s.ByReason("pagoda_router_retries_total", "Submissions after the first, by reason.", kRetryReasons);
+  s.rejected =
+      s.ByReason("pagoda_router_rejected_total", "Requests refused, by reason.", kRejectReasons);
+  s.cuts = s.ByReason("pagoda_router_streams_cut_total", "Generations cut short, by reason.",
+                      kCutReasons);
+  s.retries = s.ByReason("pagoda_router_retries_total", "Submissions after the first, by reason.",
+                         kRetryReasons);
   s.start_time.SetToCurrentTime();
 }
 
@@ -131,7 +159,8 @@ void Metrics::RequestEnded(std::string_view endpoint, int code, double seconds) 
   if (duration == state_->request_seconds.end()) duration = state_->request_seconds.find("other");
   duration->second->Observe(seconds);
   auto found = state_->requests.find(std::pair(duration->first, code));
-  if (found == state_->requests.end()) found = state_->requests.find(std::pair(duration->first, 500));
+  if (found == state_->requests.end())
+    found = state_->requests.find(std::pair(duration->first, 500));
   found->second->Increment();
 }
 
@@ -146,17 +175,25 @@ void Metrics::Retried(std::string_view reason) {
 }
 void Metrics::FirstToken(double seconds) { state_->first_token.Observe(seconds); }
 void Metrics::InterToken(double seconds) { state_->inter_token.Observe(seconds); }
-void Metrics::PromptTokens(int64_t tokens) { state_->prompt_tokens.Increment(static_cast<double>(tokens)); }
-void Metrics::OutputTokens(int64_t tokens) { state_->output_tokens.Increment(static_cast<double>(tokens)); }
+void Metrics::PromptTokens(int64_t tokens) {
+  state_->prompt_tokens.Increment(static_cast<double>(tokens));
+}
+void Metrics::OutputTokens(int64_t tokens) {
+  state_->output_tokens.Increment(static_cast<double>(tokens));
+}
 void Metrics::Tokens(int64_t prompt, int64_t cached, int64_t output) {
   state_->prompt_sizes.Observe(static_cast<double>(prompt));
   state_->output_sizes.Observe(static_cast<double>(output));
   state_->cached_tokens.Increment(static_cast<double>(cached));
 }
 void Metrics::ProfileChanged() { state_->profile_changes.Increment(); }
-void Metrics::SetInFlight(int64_t requests) { state_->in_flight.Set(static_cast<double>(requests)); }
+void Metrics::SetInFlight(int64_t requests) {
+  state_->in_flight.Set(static_cast<double>(requests));
+}
 void Metrics::SetConnections(int64_t count) { state_->connections.Set(static_cast<double>(count)); }
-void Metrics::SetCoordinators(int64_t attached) { state_->coordinators.Set(static_cast<double>(attached)); }
+void Metrics::SetCoordinators(int64_t attached) {
+  state_->coordinators.Set(static_cast<double>(attached));
+}
 
 void Metrics::SetCluster(const ClusterView& view) {
   struct Sum {
@@ -194,7 +231,8 @@ void Metrics::SetCluster(const ClusterView& view) {
     gauges.pipelines->Set(sum.ready);
     gauges.running->Set(sum.running);
     gauges.waiting->Set(sum.waiting);
-    gauges.cache_use->Set(sum.blocks > 0 ? static_cast<double>(sum.used) / static_cast<double>(sum.blocks) : 0);
+    gauges.cache_use->Set(
+        sum.blocks > 0 ? static_cast<double>(sum.used) / static_cast<double>(sum.blocks) : 0);
     const std::pair<int, int64_t> config{sum.block_tokens, sum.blocks};
     if (gauges.config != config) {
       if (gauges.cache_config != nullptr) s.cache_config.Remove(gauges.cache_config);

@@ -1,5 +1,6 @@
-// What a router shows to Prometheus. Series exist with zero from the start, labels are bounded: endpoints and codes are
-// ours, model names are those served. Owner: main. Thread rule: the methods may be called from any thread.
+// What a router shows to Prometheus. Series exist with zero from the start, labels are bounded:
+// endpoints and codes are ours, model names are those served. Owner: main. Thread rule: the methods
+// may be called from any thread.
 #pragma once
 
 #include <memory>

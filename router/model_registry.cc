@@ -9,7 +9,8 @@
 namespace pagoda::router {
 namespace {
 
-constexpr size_t kTextsKept = 4;  // of models that no pipeline serves now; a rollout may come back to them
+constexpr size_t kTextsKept =
+    4;  // of models that no pipeline serves now; a rollout may come back to them
 constexpr int64_t kRetryMs = 1000;
 
 }  // namespace
@@ -21,12 +22,14 @@ absl::StatusOr<const ServedModel*> ServedModels::Find(std::string_view name) con
     if (model.name == name) found = &model;
   }
   if (found == nullptr && name.empty()) {
-    if (models.empty()) return WithRetryAfter(absl::UnavailableError("no model is served yet"), 1000);
+    if (models.empty())
+      return WithRetryAfter(absl::UnavailableError("no model is served yet"), 1000);
     return InvalidField("model", "is required: several models are served");
   }
   if (found == nullptr) return ModelNotFound(name);
   if (found->text == nullptr) {
-    return WithRetryAfter(absl::UnavailableError(absl::StrCat("the tokenizer of '", found->name, "' is being loaded")),
+    return WithRetryAfter(absl::UnavailableError(
+                              absl::StrCat("the tokenizer of '", found->name, "' is being loaded")),
                           1000);
   }
   return found;
@@ -68,19 +71,23 @@ void ModelRegistry::Load(const std::string& digest, int link) {
     auto bundle = std::make_shared<Bundle>(*std::move(fetched));
     const bool queued = edges_.pool->TrySubmit(
         [bundle, deliver] { deliver(std::make_shared<Opened>(text::OpenTextBundle(*bundle))); });
-    if (!queued) deliver(std::make_shared<Opened>(absl::UnavailableError("the router's pool is full")));
+    if (!queued)
+      deliver(std::make_shared<Opened>(absl::UnavailableError("the router's pool is full")));
   });
 }
 
-void ModelRegistry::OnLoaded(const std::string& digest, absl::StatusOr<std::unique_ptr<text::TextModel>> model) {
+void ModelRegistry::OnLoaded(const std::string& digest,
+                             absl::StatusOr<std::unique_ptr<text::TextModel>> model) {
   Text& text = texts_[digest];
   text.loading = false;
   if (model.ok()) {
     text.model = *std::move(model);
-    LogInfo("text model opened", {{"digest", digest}, {"vocabulary", text.model->tokenizer->vocabulary_size()}});
+    LogInfo("text model opened",
+            {{"digest", digest}, {"vocabulary", text.model->tokenizer->vocabulary_size()}});
   } else {
     text.retry_at_ms = now_ms_ + kRetryMs;
-    LogWarning("text model not opened", {{"digest", digest}, {"error", std::string(model.status().message())}});
+    LogWarning("text model not opened",
+               {{"digest", digest}, {"error", std::string(model.status().message())}});
   }
   Publish();
 }

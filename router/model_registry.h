@@ -1,6 +1,6 @@
-// The models that clients may name: what the cluster view serves, joined with the text side of each (tokenizer, template),
-// which is fetched once per digest. The registry is the event loop's; the ServedModels it publishes are immutable and go
-// anywhere.
+// The models that clients may name: what the cluster view serves, joined with the text side of each
+// (tokenizer, template), which is fetched once per digest. The registry is the event loop's; the
+// ServedModels it publishes are immutable and go anywhere.
 #pragma once
 
 #include <functional>
@@ -33,14 +33,16 @@ struct ServedModel {
 struct ServedModels {
   std::vector<ServedModel> models;  // by name
 
-  // An empty name finds the only model. kNotFound, or kUnavailable while the model cannot be used yet.
+  // An empty name finds the only model. kNotFound, or kUnavailable while the model cannot be used
+  // yet.
   absl::StatusOr<const ServedModel*> Find(std::string_view name) const;
 };
 
 class ModelRegistry {
  public:
   using Bundle = std::vector<checkpoint::Checkpoint::BundleEntry>;
-  using BundleCallback = std::function<void(absl::StatusOr<Bundle>)>;  // may be called from any thread, once
+  using BundleCallback =
+      std::function<void(absl::StatusOr<Bundle>)>;  // may be called from any thread, once
   struct Edges {
     // Fetches the bundle of `digest` from the coordinator behind `link`.
     std::function<void(int link, const std::string& digest, BundleCallback done)> fetch;
@@ -49,7 +51,8 @@ class ModelRegistry {
   };
   explicit ModelRegistry(Edges edges);
 
-  // Takes the new picture, starts fetching what is missing. Called at every snapshot and from time to time (retries).
+  // Takes the new picture, starts fetching what is missing. Called at every snapshot, so each
+  // second at least: what failed is tried again then.
   void Update(const ClusterView& view, int64_t now_ms);
   std::shared_ptr<const ServedModels> models() const { return models_; }
 

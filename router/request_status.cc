@@ -24,16 +24,20 @@ absl::Status With(absl::Status status, const char* url, std::string_view value) 
 }  // namespace
 
 absl::Status InvalidField(std::string_view param, std::string_view message) {
-  return WithParam(absl::InvalidArgumentError(absl::StrCat("'", AsAbsl(param), "' ", AsAbsl(message))), param);
+  return WithParam(
+      absl::InvalidArgumentError(absl::StrCat("'", AsAbsl(param), "' ", AsAbsl(message))), param);
 }
 
 absl::Status ModelNotFound(std::string_view model) {
-  return WithCode(WithParam(absl::NotFoundError(absl::StrCat("the model '", AsAbsl(model), "' is not served here")),
+  return WithCode(WithParam(absl::NotFoundError(
+                                absl::StrCat("the model '", AsAbsl(model), "' is not served here")),
                             "model"),
                   "model_not_found");
 }
 
-absl::Status WithCode(absl::Status status, std::string_view code) { return With(std::move(status), kCodeUrl, code); }
+absl::Status WithCode(absl::Status status, std::string_view code) {
+  return With(std::move(status), kCodeUrl, code);
+}
 absl::Status WithParam(absl::Status status, std::string_view param) {
   return With(std::move(status), kParamUrl, param);
 }
@@ -42,7 +46,9 @@ absl::Status WithRetryAfter(absl::Status status, int64_t retry_after_ms) {
 }
 
 std::optional<std::string> CodeOf(const absl::Status& status) { return Payload(status, kCodeUrl); }
-std::optional<std::string> ParamOf(const absl::Status& status) { return Payload(status, kParamUrl); }
+std::optional<std::string> ParamOf(const absl::Status& status) {
+  return Payload(status, kParamUrl);
+}
 
 std::optional<int64_t> RetryAfterMsOf(const absl::Status& status) {
   const auto text = Payload(status, kRetryUrl);
@@ -53,21 +59,33 @@ std::optional<int64_t> RetryAfterMsOf(const absl::Status& status) {
 
 int HttpStatusOf(const absl::Status& status) {
   switch (status.code()) {
-    case absl::StatusCode::kOk: return 200;
+    case absl::StatusCode::kOk:
+      return 200;
     case absl::StatusCode::kInvalidArgument:
     case absl::StatusCode::kFailedPrecondition:
-    case absl::StatusCode::kOutOfRange: return 400;
-    case absl::StatusCode::kUnauthenticated: return 401;
-    case absl::StatusCode::kPermissionDenied: return 403;
-    case absl::StatusCode::kNotFound: return 404;
+    case absl::StatusCode::kOutOfRange:
+      return 400;
+    case absl::StatusCode::kUnauthenticated:
+      return 401;
+    case absl::StatusCode::kPermissionDenied:
+      return 403;
+    case absl::StatusCode::kNotFound:
+      return 404;
     case absl::StatusCode::kAlreadyExists:
-    case absl::StatusCode::kAborted: return 409;
-    case absl::StatusCode::kResourceExhausted: return 429;
-    case absl::StatusCode::kCancelled: return 499;
-    case absl::StatusCode::kUnimplemented: return 501;
-    case absl::StatusCode::kUnavailable: return 503;
-    case absl::StatusCode::kDeadlineExceeded: return 504;
-    default: return 500;
+    case absl::StatusCode::kAborted:
+      return 409;
+    case absl::StatusCode::kResourceExhausted:
+      return 429;
+    case absl::StatusCode::kCancelled:
+      return 499;
+    case absl::StatusCode::kUnimplemented:
+      return 501;
+    case absl::StatusCode::kUnavailable:
+      return 503;
+    case absl::StatusCode::kDeadlineExceeded:
+      return 504;
+    default:
+      return 500;
   }
 }
 

@@ -1,5 +1,6 @@
-// What a refused request tells its client, as an absl::Status with a few payloads: the field at fault, a short code of
-// OpenAI's kind, how long to wait. Front ends turn it into an HTTP error body or a gRPC status.
+// What a refused request tells its client, as an absl::Status with a few payloads: the field at
+// fault, a short code of OpenAI's kind, how long to wait. Front ends turn it into an HTTP error
+// body or a gRPC status.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +24,8 @@ std::optional<std::string> CodeOf(const absl::Status& status);
 std::optional<std::string> ParamOf(const absl::Status& status);
 std::optional<int64_t> RetryAfterMsOf(const absl::Status& status);
 
-// 400 for kInvalidArgument, 429 for kResourceExhausted, 503 for kUnavailable, ... (ecosystem conventions of gRPC gateways).
+// 400 for kInvalidArgument, 429 for kResourceExhausted, 503 for kUnavailable, ... (ecosystem
+// conventions of gRPC gateways).
 int HttpStatusOf(const absl::Status& status);
 
 }  // namespace pagoda::router

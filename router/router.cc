@@ -20,21 +20,32 @@ constexpr size_t kPoolQueue = 1024;
 // In the order of construction; destroyed from the last to the first.
 struct Router::State {
   explicit State(const Options& o)
-      : options(o), pool(std::make_unique<WorkerPool>(o.pool_threads, kPoolQueue)),
-        registry({.fetch = [this](int link, const std::string& digest, ModelRegistry::BundleCallback done) {
-                    upstream->FetchTextBundle(link, digest, std::move(done));
-                  },
-                  .post = [this](std::function<void()> task) { loop.Post(std::move(task)); },
-                  .pool = pool.get()}),
+      : options(o),
+        pool(std::make_unique<WorkerPool>(o.pool_threads, kPoolQueue)),
+        registry(
+            {.fetch =
+                 [this](int link, const std::string& digest, ModelRegistry::BundleCallback done) {
+                   upstream->FetchTextBundle(link, digest, std::move(done));
+                 },
+             .post = [this](std::function<void()> task) { loop.Post(std::move(task)); },
+             .pool = pool.get()}),
         dispatcher(o.dispatcher,
-                   {.send = [this](int link, std::unique_ptr<internal::v1::RouterMessage> message) {
-                      return upstream->Send(link, std::move(message));
-                    },
-                    .add_coordinator = [this](const std::string& address) { upstream->AddAddress(address); },
+                   {.send =
+                        [this](int link, std::unique_ptr<internal::v1::RouterMessage> message) {
+                          return upstream->Send(link, std::move(message));
+                        },
+                    .add_coordinator =
+                        [this](const std::string& address) { upstream->AddAddress(address); },
                     .now = [] { return NowNs(); }},
                    &registry, &metrics),
-        service({.version = kVersion, .request_timeout_ms = o.request_timeout_ms, .access_log = o.access_log},
-                {.loop = &loop, .pool = pool.get(), .dispatcher = &dispatcher, .registry = &registry, .metrics = &metrics}) {}
+        service({.version = kVersion,
+                 .request_timeout_ms = o.request_timeout_ms,
+                 .access_log = o.access_log},
+                {.loop = &loop,
+                 .pool = pool.get(),
+                 .dispatcher = &dispatcher,
+                 .registry = &registry,
+                 .metrics = &metrics}) {}
 
   absl::Status Listen();
   void Attach();
@@ -58,7 +69,8 @@ struct Router::State {
 
 absl::Status Router::State::Listen() {
   http::Events events;
-  events.request = [this](std::shared_ptr<http::Request> request, std::shared_ptr<http::Response> response) {
+  events.request = [this](std::shared_ptr<http::Request> request,
+                          std::shared_ptr<http::Response> response) {
     service.Handle(std::move(request), std::move(response));
   };
   events.error_body = [](int status, std::string_view code, std::string_view message) {
@@ -66,11 +78,14 @@ absl::Status Router::State::Listen() {
   };
   events.rejected = [this](std::string_view reason) { metrics.Rejected(reason); };
   events.connections_changed = [this](int64_t count) { metrics.SetConnections(count); };
-  PAGODA_ASSIGN_OR_RETURN(http, http::Server::Listen(&loop, options.http_listen, options.http, std::move(events)));
-  PAGODA_ASSIGN_OR_RETURN(grpc, InferenceServer::Start({.listen = options.grpc_listen,
-                                                        .reflection = options.grpc_reflection,
-                                                        .request_timeout_ms = options.request_timeout_ms},
-                                                       {.loop = &loop, .dispatcher = &dispatcher, .metrics = &metrics}));
+  PAGODA_ASSIGN_OR_RETURN(
+      http, http::Server::Listen(&loop, options.http_listen, options.http, std::move(events)));
+  PAGODA_ASSIGN_OR_RETURN(
+      grpc,
+      InferenceServer::Start({.listen = options.grpc_listen,
+                              .reflection = options.grpc_reflection,
+                              .request_timeout_ms = options.request_timeout_ms},
+                             {.loop = &loop, .dispatcher = &dispatcher, .metrics = &metrics}));
   return absl::OkStatus();
 }
 
@@ -79,16 +94,17 @@ void Router::State::Attach() {
   upstream_options.version = kVersion;
   upstream = std::make_unique<Upstream>(
       upstream_options,
-      Upstream::Events{.message =
-                           [this](int link, std::unique_ptr<internal::v1::CoordinatorMessage> message) {
-                             loop.Post([this, link, held = std::shared_ptr(std::move(message))] {
-                               dispatcher.OnMessage(link, *held);
-                             });
-                           },
-                       .lost =
-                           [this](int link, const std::string&, const absl::Status&) {
-                             loop.Post([this, link] { dispatcher.OnLinkLost(link); });
-                           }});
+      Upstream::Events{
+          .message =
+              [this](int link, std::unique_ptr<internal::v1::CoordinatorMessage> message) {
+                loop.Post([this, link, held = std::shared_ptr(std::move(message))] {
+                  dispatcher.OnMessage(link, *held);
+                });
+              },
+          .lost =
+              [this](int link, const std::string&, const absl::Status&) {
+                loop.Post([this, link] { dispatcher.OnLinkLost(link); });
+              }});
   loop.Every(kTickMs, [this] { OnTick(); });
 }
 
@@ -110,7 +126,8 @@ void Router::State::CheckShutdown() {
   if (dispatcher.in_flight() > 0 && !failed_rest) {
     failed_rest = true;
     metrics.StreamCut("shutdown");
-    dispatcher.FailAll(absl::UnavailableError("this router was shut down before the request was finished"));
+    dispatcher.FailAll(
+        absl::UnavailableError("this router was shut down before the request was finished"));
     return;  // one more turn, so that the errors go out
   }
   loop.Stop();
@@ -126,7 +143,8 @@ absl::StatusOr<std::unique_ptr<Router>> Router::Start(Options options) {
 }
 
 Router::~Router() {
-  // Nothing may post to the loop, or call a part of it, once parts begin to go. Open gRPC calls end on the loop.
+  // Nothing may post to the loop, or call a part of it, once parts begin to go. Open gRPC calls end
+  // on the loop.
   std::thread end_calls([state = state_.get()] {
     state->grpc->Shutdown(/*grace_ms=*/100);
     state->loop.Stop();

@@ -1,5 +1,5 @@
-// A whole router, put together: event loop, upstream, dispatcher, HTTP and gRPC front ends. Owner: main, or a test that
-// wants one in its process.
+// A whole router, put together: event loop, upstream, dispatcher, HTTP and gRPC front ends. Owner:
+// main, or a test that wants one in its process.
 #pragma once
 
 #include <memory>
@@ -35,8 +35,8 @@ class Router {
   int grpc_port() const;
   // Blocks until a shutdown is complete.
   void Run();
-  // From any thread: not ready from now on, new work is refused, Run returns when all streams have ended or after the
-  // grace.
+  // From any thread: not ready from now on, new work is refused, Run returns when all streams have
+  // ended or after the grace.
   void BeginShutdown(int64_t grace_ms);
 
  private:

@@ -20,8 +20,10 @@ Session::Session(GenerationRequest request)
 Session::Submission Session::NextSubmission() {
   Submission submission;
   submission.attempt = ++attempt_;
-  submission.want_prompt_logprobs = request_.sampling.prompt_logprobs >= 0 && prompt_logprobs_.empty();
-  for (const Choice& choice : choices_) submission.choices.push_back({choice.tokens, choice.finished});
+  submission.want_prompt_logprobs =
+      request_.sampling.prompt_logprobs >= 0 && prompt_logprobs_.empty();
+  for (const Choice& choice : choices_)
+    submission.choices.push_back({choice.tokens, choice.finished});
   return submission;
 }
 
@@ -33,12 +35,14 @@ int64_t Session::output_tokens() const {
 
 Session::Update Session::OnTokens(const TokenBatch& batch) {
   Update update;
-  if (batch.attempt != attempt_ || batch.choice < 0 || batch.choice >= request_.choices) return update;
+  if (batch.attempt != attempt_ || batch.choice < 0 || batch.choice >= request_.choices)
+    return update;
   Choice& choice = choices_[batch.choice];
   if (choice.finished) return update;
   if (batch.finish == FinishReason::kError) {
     update.kind = Update::Kind::kFailed;
-    update.error = absl::InternalError(batch.error.empty() ? "the pipeline failed this request" : batch.error);
+    update.error =
+        absl::InternalError(batch.error.empty() ? "the pipeline failed this request" : batch.error);
     return update;
   }
   if (batch.finish == FinishReason::kCancelled) {
@@ -58,8 +62,8 @@ Session::Update Session::OnTokens(const TokenBatch& batch) {
   for (TokenId token : batch.tokens) {
     if (token >= 0 && token < vocabulary) continue;
     update.kind = Update::Kind::kFailed;
-    update.error = absl::InternalError(absl::StrCat("the pipeline returned token ", token, " of a vocabulary of ",
-                                                    vocabulary));
+    update.error = absl::InternalError(
+        absl::StrCat("the pipeline returned token ", token, " of a vocabulary of ", vocabulary));
     return update;
   }
   update.kind = Update::Kind::kDelta;
@@ -94,7 +98,8 @@ bool Session::Append(const TokenBatch& batch, size_t skip, Update& update) {
     delta.tokens.push_back(token);
     if (i < batch.logprobs.size()) delta.logprobs.push_back(batch.logprobs[i]);
     if (!choice.detokenizer) continue;
-    // The token that stopped the choice is counted and listed, but its text is shown only when asked for.
+    // The token that stopped the choice is counted and listed, but its text is shown only when
+    // asked for.
     const bool ending = batch.stop_token.has_value() && i + 1 == batch.tokens.size();
     if (ending && !request_.include_stop_in_output) continue;
     text::Detokenizer::Output output = choice.detokenizer->Add(token);
@@ -107,13 +112,15 @@ bool Session::Append(const TokenBatch& batch, size_t skip, Update& update) {
   return false;
 }
 
-void Session::Finish(Choice& choice, FinishReason reason, const TokenBatch& batch, ChoiceDelta& delta) {
+void Session::Finish(Choice& choice, FinishReason reason, const TokenBatch& batch,
+                     ChoiceDelta& delta) {
   choice.finished = true;
   --unfinished_;
   delta.finish = reason;
   if (delta.stop_string) return;  // the detokenizer has let go of everything before the stop string
   if (choice.detokenizer) delta.text += choice.detokenizer->Finish();
-  if (batch.stop_token && std::ranges::count(request_.client_stop_token_ids, *batch.stop_token) > 0) {
+  if (batch.stop_token &&
+      std::ranges::count(request_.client_stop_token_ids, *batch.stop_token) > 0) {
     delta.stop_token = batch.stop_token;
   }
 }

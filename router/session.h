@@ -1,7 +1,8 @@
-// One request's life, as a plain state machine: the token log of every choice, its detokenizers and stop strings, the
-// attempt that is current, what is finished. An event goes in, what to tell the client and the coordinator comes out.
-// No clock, thread, socket or proto in it. Owner: the dispatcher (or a simulation). Invariants: a token index is
-// reported to the client once; after `finished` of a choice nothing of it is reported.
+// One request's life, as a plain state machine: the token log of every choice, its detokenizers and
+// stop strings, the attempt that is current, what is finished. An event goes in, what to tell the
+// client and the coordinator comes out. No clock, thread, socket or proto in it. Owner: the
+// dispatcher (or a simulation). Invariants: a token index is reported to the client once; after
+// `finished` of a choice nothing of it is reported.
 #pragma once
 
 #include <memory>
@@ -16,7 +17,8 @@ class Session {
  public:
   explicit Session(GenerationRequest request);
 
-  // What to submit now: the next attempt, with the tokens emitted so far. Tokens of older attempts are ignored from here.
+  // What to submit now: the next attempt, with the tokens emitted so far. Tokens of older attempts
+  // are ignored from here.
   struct Submission {
     uint32_t attempt = 0;
     struct Choice {

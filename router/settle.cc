@@ -25,8 +25,9 @@ absl::Status CheckReal(const RealRange& range) {
   const bool inside = std::isfinite(value) && value <= range.high &&
                       (range.low_open ? value > range.low : value >= range.low);  // false for NaN
   if (inside) return absl::OkStatus();
-  return InvalidField(range.name, absl::StrFormat("must be a number in %s%g, %g], and is %g",
-                                                  range.low_open ? "(" : "[", range.low, range.high, value));
+  return InvalidField(range.name,
+                      absl::StrFormat("must be a number in %s%g, %g], and is %g",
+                                      range.low_open ? "(" : "[", range.low, range.high, value));
 }
 
 struct IntegerRange {
@@ -37,9 +38,10 @@ struct IntegerRange {
 };
 
 absl::Status CheckInteger(const IntegerRange& range) {
-  if (!range.value || (*range.value >= range.low && *range.value <= range.high)) return absl::OkStatus();
-  return InvalidField(range.name, absl::StrCat("must be from ", range.low, " to ", range.high, ", and is ",
-                                               *range.value));
+  if (!range.value || (*range.value >= range.low && *range.value <= range.high))
+    return absl::OkStatus();
+  return InvalidField(range.name, absl::StrCat("must be from ", range.low, " to ", range.high,
+                                               ", and is ", *range.value));
 }
 
 absl::Status CheckCount(const char* name, size_t count, int limit) {
@@ -84,56 +86,66 @@ absl::Status CheckLists(const GenerationFields& f) {
        {CheckCount("stop", f.stop.size(), limits::kMaxStopStrings),
         CheckCount("stop_token_ids", f.stop_token_ids.size(), limits::kMaxStopTokenIds),
         CheckCount("logit_bias", f.logit_bias.size(), limits::kMaxLogitBias),
-        CheckCount("bad_words", f.bad_words.size() + f.bad_word_tokens.size(), limits::kMaxBadWords),
+        CheckCount("bad_words", f.bad_words.size() + f.bad_word_tokens.size(),
+                   limits::kMaxBadWords),
         CheckCount("allowed_token_ids", f.allowed_token_ids.size(), limits::kMaxVocabulary)}) {
     if (!status.ok()) return status;
   }
   for (const std::string& stop : f.stop) {
     if (stop.empty()) return InvalidField("stop", "has an empty string");
     if (stop.size() > limits::kMaxStopStringBytes) {
-      return InvalidField("stop", absl::StrCat("has a string of ", stop.size(), " bytes; the limit is ",
-                                               limits::kMaxStopStringBytes));
+      return InvalidField("stop",
+                          absl::StrCat("has a string of ", stop.size(), " bytes; the limit is ",
+                                       limits::kMaxStopStringBytes));
     }
   }
   for (const std::string& word : f.bad_words) {
     if (word.empty() || word.size() > limits::kMaxStopStringBytes) {
-      return InvalidField("bad_words", absl::StrCat("must hold strings of 1 to ", limits::kMaxStopStringBytes,
-                                                    " bytes"));
+      return InvalidField("bad_words", absl::StrCat("must hold strings of 1 to ",
+                                                    limits::kMaxStopStringBytes, " bytes"));
     }
   }
   for (const auto& word : f.bad_word_tokens) {
     if (word.empty() || word.size() > limits::kMaxStopStringBytes) {
-      return InvalidField("bad_words", absl::StrCat("must hold sequences of 1 to ", limits::kMaxStopStringBytes,
-                                                    " tokens"));
+      return InvalidField("bad_words", absl::StrCat("must hold sequences of 1 to ",
+                                                    limits::kMaxStopStringBytes, " tokens"));
     }
   }
   for (const auto& [token, bias] : f.logit_bias) {
     if (!(bias >= -100 && bias <= 100)) {  // false for NaN too
-      return InvalidField("logit_bias", absl::StrFormat("of token %d must be from -100 to 100, and is %g", token, bias));
+      return InvalidField(
+          "logit_bias",
+          absl::StrFormat("of token %d must be from -100 to 100, and is %g", token, bias));
     }
   }
   if (f.cache_salt.size() > limits::kMaxStopStringBytes) {
-    return InvalidField("cache_salt", absl::StrCat("is longer than ", limits::kMaxStopStringBytes, " bytes"));
+    return InvalidField("cache_salt",
+                        absl::StrCat("is longer than ", limits::kMaxStopStringBytes, " bytes"));
   }
   return absl::OkStatus();
 }
 
 // The ids as TokenIds; an error for one that the vocabulary does not have.
-absl::StatusOr<std::vector<TokenId>> TokenIdsOf(const char* name, const std::vector<int64_t>& ids, int vocabulary) {
+absl::StatusOr<std::vector<TokenId>> TokenIdsOf(const char* name, const std::vector<int64_t>& ids,
+                                                int vocabulary) {
   std::vector<TokenId> tokens;
   tokens.reserve(ids.size());
   for (int64_t id : ids) {
     if (id < 0 || id >= vocabulary) {
-      return InvalidField(name, absl::StrCat("has token id ", id, ", which is not in 0..", vocabulary - 1));
+      return InvalidField(
+          name, absl::StrCat("has token id ", id, ", which is not in 0..", vocabulary - 1));
     }
     tokens.push_back(static_cast<TokenId>(id));
   }
   return tokens;
 }
 
-// A word may follow a space or not; both spellings are banned when the second one is a token sequence of its own.
-void AppendBadWord(const text::Tokenizer& tokenizer, const std::string& word, std::vector<std::vector<TokenId>>& out) {
-  const text::Tokenizer::EncodeOptions plain{.add_special_tokens = false, .parse_special_tokens = false};
+// A word may follow a space or not; both spellings are banned when the second one is a token
+// sequence of its own.
+void AppendBadWord(const text::Tokenizer& tokenizer, const std::string& word,
+                   std::vector<std::vector<TokenId>>& out) {
+  const text::Tokenizer::EncodeOptions plain{.add_special_tokens = false,
+                                             .parse_special_tokens = false};
   const size_t begin = std::min(word.find_first_not_of(' '), word.size());
   std::vector<TokenId> bare = tokenizer.Encode(std::string_view(word).substr(begin), plain);
   std::vector<TokenId> spaced = tokenizer.Encode(absl::StrCat(" ", word.substr(begin)), plain);
@@ -143,12 +155,15 @@ void AppendBadWord(const text::Tokenizer& tokenizer, const std::string& word, st
   if (!bare.empty()) out.push_back(std::move(bare));
 }
 
-absl::Status SettleLists(const GenerationFields& f, const ServedModel& model, GenerationRequest& request) {
+absl::Status SettleLists(const GenerationFields& f, const ServedModel& model,
+                         GenerationRequest& request) {
   SettledSampling& s = request.sampling;
   const text::Tokenizer& tokenizer = *model.text->tokenizer;
   const int vocabulary = tokenizer.vocabulary_size();
-  PAGODA_ASSIGN_OR_RETURN(s.allowed_token_ids, TokenIdsOf("allowed_token_ids", f.allowed_token_ids, vocabulary));
-  PAGODA_ASSIGN_OR_RETURN(request.client_stop_token_ids, TokenIdsOf("stop_token_ids", f.stop_token_ids, vocabulary));
+  PAGODA_ASSIGN_OR_RETURN(s.allowed_token_ids,
+                          TokenIdsOf("allowed_token_ids", f.allowed_token_ids, vocabulary));
+  PAGODA_ASSIGN_OR_RETURN(request.client_stop_token_ids,
+                          TokenIdsOf("stop_token_ids", f.stop_token_ids, vocabulary));
   s.stop_token_ids = request.client_stop_token_ids;
   if (!f.ignore_eos) {
     const auto& ends = tokenizer.end_of_generation();
@@ -158,14 +173,16 @@ absl::Status SettleLists(const GenerationFields& f, const ServedModel& model, Ge
   s.stop_token_ids.erase(std::ranges::unique(s.stop_token_ids).begin(), s.stop_token_ids.end());
   for (const auto& [token, bias] : f.logit_bias) {
     if (token < 0 || token >= vocabulary) {
-      return InvalidField("logit_bias", absl::StrCat("has token id ", token, ", which is not in 0..", vocabulary - 1));
+      return InvalidField("logit_bias", absl::StrCat("has token id ", token,
+                                                     ", which is not in 0..", vocabulary - 1));
     }
     s.logit_bias.emplace_back(static_cast<TokenId>(token), static_cast<float>(bias));
   }
   for (const std::string& word : f.bad_words) AppendBadWord(tokenizer, word, s.bad_words);
   for (const auto& word : f.bad_word_tokens) {
     const std::vector<int64_t> wide(word.begin(), word.end());
-    PAGODA_ASSIGN_OR_RETURN(std::vector<TokenId> checked, TokenIdsOf("bad_words", wide, vocabulary));
+    PAGODA_ASSIGN_OR_RETURN(std::vector<TokenId> checked,
+                            TokenIdsOf("bad_words", wide, vocabulary));
     s.bad_words.push_back(std::move(checked));
   }
   return absl::OkStatus();
@@ -177,25 +194,29 @@ absl::Status SettleLength(const SettleInput& input, GenerationRequest& request) 
   const auto length = static_cast<int64_t>(request.prompt.size());
   if (length == 0) return InvalidField("prompt", "has no tokens");
   if (length > limits::kMaxPromptTokens) {
-    return InvalidField("prompt", absl::StrCat("has ", length, " tokens; the limit is ", limits::kMaxPromptTokens));
+    return InvalidField(
+        "prompt", absl::StrCat("has ", length, " tokens; the limit is ", limits::kMaxPromptTokens));
   }
   int64_t wanted = f.max_tokens.value_or(input.default_max_tokens);
   if (wanted == 0) wanted = context - length;
   if (!f.max_tokens && f.min_tokens) wanted = std::max(wanted, *f.min_tokens);
   if (length >= context || length + wanted > context) {
     return WithCode(
-        InvalidField("prompt", absl::StrCat("is too long: this model's maximum context length is ", context,
-                                            " tokens, and the request is for ", length + std::max<int64_t>(wanted, 1),
-                                            " (", length, " in the prompt, ", std::max<int64_t>(wanted, 1),
+        InvalidField("prompt", absl::StrCat("is too long: this model's maximum context length is ",
+                                            context, " tokens, and the request is for ",
+                                            length + std::max<int64_t>(wanted, 1), " (", length,
+                                            " in the prompt, ", std::max<int64_t>(wanted, 1),
                                             " for the completion)")),
         "context_length_exceeded");
   }
   if (wanted * request.choices * input.prompts > limits::kMaxTotalNewTokens) {
-    return InvalidField("max_tokens", absl::StrCat("x n x prompts is ", wanted * request.choices * input.prompts,
-                                                   "; the limit is ", limits::kMaxTotalNewTokens));
+    return InvalidField("max_tokens",
+                        absl::StrCat("x n x prompts is ", wanted * request.choices * input.prompts,
+                                     "; the limit is ", limits::kMaxTotalNewTokens));
   }
   if (f.min_tokens.value_or(0) > wanted) {
-    return InvalidField("min_tokens", absl::StrCat("is above the ", wanted, " tokens that may be generated"));
+    return InvalidField("min_tokens",
+                        absl::StrCat("is above the ", wanted, " tokens that may be generated"));
   }
   request.sampling.max_tokens = static_cast<int>(wanted);
   request.sampling.min_tokens = static_cast<int>(f.min_tokens.value_or(0));
@@ -215,7 +236,8 @@ absl::Status CheckFields(const GenerationFields& fields) {
 
 absl::StatusOr<GenerationRequest> Settle(SettleInput input) {
   const GenerationFields& f = input.fields;
-  const text::GenerationDefaults& defaults = input.model.text->defaults;  // of a model file, so checked like a client's
+  const text::GenerationDefaults& defaults =
+      input.model.text->defaults;  // of a model file, so checked like a client's
   GenerationRequest request;
   request.model = input.model.name;
   request.model_digest = input.model.digest;
@@ -230,7 +252,8 @@ absl::StatusOr<GenerationRequest> Settle(SettleInput input) {
   if (s.top_k < 0) s.top_k = 0;
   s.min_p = f.min_p.value_or(0);
   s.typical_p = f.typical_p.value_or(1);
-  s.repetition_penalty = f.repetition_penalty.value_or(InRangeOr(defaults.repetition_penalty, 1e-6, 1e6, 1));
+  s.repetition_penalty =
+      f.repetition_penalty.value_or(InRangeOr(defaults.repetition_penalty, 1e-6, 1e6, 1));
   s.presence_penalty = f.presence_penalty.value_or(0);
   s.frequency_penalty = f.frequency_penalty.value_or(0);
   s.no_repeat_ngram_size = static_cast<int>(f.no_repeat_ngram_size.value_or(0));
@@ -250,7 +273,8 @@ absl::StatusOr<GenerationRequest> Settle(SettleInput input) {
   const int vocabulary = input.model.text->tokenizer->vocabulary_size();
   for (TokenId token : request.prompt) {
     if (token < 0 || token >= vocabulary) {
-      return InvalidField("prompt", absl::StrCat("has token id ", token, ", which is not in 0..", vocabulary - 1));
+      return InvalidField(
+          "prompt", absl::StrCat("has token id ", token, ", which is not in 0..", vocabulary - 1));
     }
   }
   if (absl::Status status = SettleLength(input, request); !status.ok()) return status;

@@ -1,5 +1,5 @@
-// From what a client asked for to what is sent: ranges checked, defaults of the model put in, the context length kept.
-// Pure; any thread. Every error names the field and the limit.
+// From what a client asked for to what is sent: ranges checked, defaults of the model put in, the
+// context length kept. Pure; any thread. Every error names the field and the limit.
 #pragma once
 
 #include "router/generation.h"
@@ -7,7 +7,8 @@
 
 namespace pagoda::router {
 
-// What needs no model: ranges, counts, finite numbers. Call before anything is allocated for the request.
+// What needs no model: ranges, counts, finite numbers. Call before anything is allocated for the
+// request.
 absl::Status CheckFields(const GenerationFields& fields);
 
 struct SettleInput {

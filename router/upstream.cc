@@ -31,7 +31,8 @@ absl::Status FromGrpc(const grpc::Status& status) {
   return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
 }
 
-// The addresses of one host, IPv4 first and alone when there are any: a dual-stack coordinator is one coordinator.
+// The addresses of one host, IPv4 first and alone when there are any: a dual-stack coordinator is
+// one coordinator.
 std::vector<std::string> Resolve(const std::string& address) {
   const auto parsed = ParseHostPort(address);
   if (!parsed.ok()) return {};
@@ -42,7 +43,9 @@ std::vector<std::string> Resolve(const std::string& address) {
   std::set<std::string> four, six;
   for (addrinfo* entry = found; entry != nullptr; entry = entry->ai_next) {
     char host[NI_MAXHOST];
-    if (getnameinfo(entry->ai_addr, entry->ai_addrlen, host, sizeof(host), nullptr, 0, NI_NUMERICHOST) != 0) continue;
+    if (getnameinfo(entry->ai_addr, entry->ai_addrlen, host, sizeof(host), nullptr, 0,
+                    NI_NUMERICHOST) != 0)
+      continue;
     (entry->ai_family == AF_INET ? four : six).insert(HostPort{host, parsed->port}.ToString());
   }
   freeaddrinfo(found);
@@ -52,13 +55,18 @@ std::vector<std::string> Resolve(const std::string& address) {
 
 }  // namespace
 
-// One life of one stream. Deletes nothing itself: the state holds it until OnDone, and reads its last status there.
+// One life of one stream. Deletes nothing itself: the state holds it until OnDone, and reads its
+// last status there.
 class AttachStream : public grpc::ClientBidiReactor<wire::RouterMessage, wire::CoordinatorMessage> {
  public:
-  AttachStream(int link, std::string address, std::shared_ptr<grpc::Channel> channel, Upstream::Events* events,
-               std::function<void(int, const std::string&)> ended)
-      : link_(link), address_(std::move(address)), channel_(std::move(channel)),
-        stub_(wire::Pipeline::NewStub(channel_)), events_(events), ended_(std::move(ended)) {}
+  AttachStream(int link, std::string address, std::shared_ptr<grpc::Channel> channel,
+               Upstream::Events* events, std::function<void(int, const std::string&)> ended)
+      : link_(link),
+        address_(std::move(address)),
+        channel_(std::move(channel)),
+        stub_(wire::Pipeline::NewStub(channel_)),
+        events_(events),
+        ended_(std::move(ended)) {}
 
   void Start(const std::string& router, const std::string& version) {
     auto hello = std::make_unique<wire::RouterMessage>();
@@ -132,7 +140,8 @@ class AttachStream : public grpc::ClientBidiReactor<wire::RouterMessage, wire::C
   std::atomic<MonotonicNs> last_word_ns_{0};
   std::atomic<bool> heard_{false};
   absl::Mutex mutex_;
-  std::deque<std::unique_ptr<wire::RouterMessage>> unsent_ ABSL_GUARDED_BY(mutex_);  // the first is being written
+  std::deque<std::unique_ptr<wire::RouterMessage>> unsent_
+      ABSL_GUARDED_BY(mutex_);  // the first is being written
   bool broken_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
@@ -158,7 +167,8 @@ class BundleFetch : public grpc::ClientReadReactor<wire::TextBundleChunk> {
       context_.TryCancel();
       return;
     }
-    if (bundle_.empty() || bundle_.back().name != chunk_.name()) bundle_.push_back({chunk_.name(), ""});
+    if (bundle_.empty() || bundle_.back().name != chunk_.name())
+      bundle_.push_back({chunk_.name(), ""});
     bundle_.back().bytes += chunk_.data();
     StartRead(&chunk_);
   }
@@ -242,12 +252,14 @@ void Upstream::State::StartDue(MonotonicNs now) {
       arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
       arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
       arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
-      auto channel = grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+      auto channel =
+          grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
       target.link = next_link++;
-      auto stream = std::make_shared<AttachStream>(target.link, address, std::move(channel), &events,
-                                                   [self = shared_from_this()](int ended, const std::string& why) {
-                                                     self->OnEnded(ended, why);
-                                                   });
+      auto stream = std::make_shared<AttachStream>(
+          target.link, address, std::move(channel), &events,
+          [self = shared_from_this()](int ended, const std::string& why) {
+            self->OnEnded(ended, why);
+          });
       streams[target.link] = stream;
       stream->Start(options.router_name, options.version);
     }
@@ -268,7 +280,8 @@ void Upstream::State::OnEnded(int link, const std::string& why) {
   Target& target = place->second;
   target.link = -1;
   target.failures = stream->heard() ? 1 : std::min(target.failures + 1, 16);
-  const int64_t backoff = std::min(options.max_backoff_ms, options.min_backoff_ms << std::min(target.failures, 10));
+  const int64_t backoff =
+      std::min(options.max_backoff_ms, options.min_backoff_ms << std::min(target.failures, 10));
   target.retry_at_ns = NowNs() + backoff * kNsPerMs;
   if (stream->heard() || target.failures == 1) {
     LogWarning(stream->heard() ? "coordinator lost" : "coordinator not reachable",
@@ -290,12 +303,14 @@ void Upstream::State::Maintain() {
     for (auto& [link, stream] : streams) {
       if (now - stream->last_word_ns() > options.silence_timeout_ms * kNsPerMs) stream->Cancel();
     }
-    MonotonicNs next = now + std::min(options.silence_timeout_ms, options.resolve_interval_ms) * kNsPerMs / 4;
+    MonotonicNs next =
+        now + std::min(options.silence_timeout_ms, options.resolve_interval_ms) * kNsPerMs / 4;
     for (const auto& [address, target] : targets) {
       if (target.link < 0) next = std::min(next, target.retry_at_ns);
     }
     const auto changed = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex) { return closing || wake; };
-    mutex.AwaitWithTimeout(absl::Condition(&changed), absl::Nanoseconds(std::max<MonotonicNs>(next - now, kNsPerMs)));
+    mutex.AwaitWithTimeout(absl::Condition(&changed),
+                           absl::Nanoseconds(std::max<MonotonicNs>(next - now, kNsPerMs)));
     wake = false;
   }
 }
@@ -321,7 +336,8 @@ Upstream::~Upstream() {
 
 void Upstream::AddAddress(const std::string& address) {
   absl::MutexLock lock(&state_->mutex);
-  state_->targets[address].wanted_until_ns = NowNs() + 60 * state_->options.resolve_interval_ms * kNsPerMs;
+  state_->targets[address].wanted_until_ns =
+      NowNs() + 60 * state_->options.resolve_interval_ms * kNsPerMs;
   state_->wake = true;
 }
 

@@ -1,5 +1,5 @@
-// A few threads for work that would hold up the event loop: opening a tokenizer, rendering and tokenizing long prompts.
-// Thread rule: TrySubmit from any thread.
+// A few threads for work that would hold up the event loop: opening a tokenizer, rendering and
+// tokenizing long prompts. Thread rule: TrySubmit from any thread.
 #pragma once
 
 #include <functional>

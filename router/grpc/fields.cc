@@ -43,7 +43,8 @@ GenerationFields FieldsOf(const v1::GenerateRequest& request) {
   out.ignore_eos = stopping.ignore_eos();
   out.include_stop_in_output = stopping.include_stop_in_output();
   Take(request.logprobs().has_logprobs(), request.logprobs().logprobs(), out.logprobs);
-  Take(request.logprobs().has_prompt_logprobs(), request.logprobs().prompt_logprobs(), out.prompt_logprobs);
+  Take(request.logprobs().has_prompt_logprobs(), request.logprobs().prompt_logprobs(),
+       out.prompt_logprobs);
   if (request.n() != 0) out.n = request.n();
   out.priority = request.priority();
   out.cache_salt = request.cache_salt();
@@ -51,7 +52,8 @@ GenerationFields FieldsOf(const v1::GenerateRequest& request) {
   return out;
 }
 
-absl::StatusOr<std::string> RenderChat(const v1::ChatPrompt& chat, const ServedModel& model, int64_t now_unix) {
+absl::StatusOr<std::string> RenderChat(const v1::ChatPrompt& chat, const ServedModel& model,
+                                       int64_t now_unix) {
   openai::ChatInput input;
   if (chat.messages().empty()) return InvalidField("messages", "must not be empty");
   input.messages = openai::Json::array();
@@ -63,12 +65,13 @@ absl::StatusOr<std::string> RenderChat(const v1::ChatPrompt& chat, const ServedM
   return openai::RenderChat(input, *model.text, now_unix);
 }
 
-absl::StatusOr<std::vector<TokenId>> PromptOf(const v1::GenerateRequest& request, const ServedModel& model,
-                                              int64_t now_unix) {
+absl::StatusOr<std::vector<TokenId>> PromptOf(const v1::GenerateRequest& request,
+                                              const ServedModel& model, int64_t now_unix) {
   const text::Tokenizer& tokenizer = *model.text->tokenizer;
   switch (request.prompt_case()) {
     case v1::GenerateRequest::kText:
-      return tokenizer.Encode(request.text(), {.add_special_tokens = true, .parse_special_tokens = true});
+      return tokenizer.Encode(request.text(),
+                              {.add_special_tokens = true, .parse_special_tokens = true});
     case v1::GenerateRequest::kTokens: {
       const auto& ids = request.tokens().token_ids();
       return std::vector<TokenId>(ids.begin(), ids.end());
@@ -77,7 +80,8 @@ absl::StatusOr<std::vector<TokenId>> PromptOf(const v1::GenerateRequest& request
       PAGODA_ASSIGN_OR_RETURN(const std::string text, RenderChat(request.chat(), model, now_unix));
       return tokenizer.Encode(text, {.add_special_tokens = false, .parse_special_tokens = true});
     }
-    case v1::GenerateRequest::PROMPT_NOT_SET: break;
+    case v1::GenerateRequest::PROMPT_NOT_SET:
+      break;
   }
   return InvalidField("prompt", "is required: text, tokens or chat");
 }
@@ -94,11 +98,16 @@ void FillModelInfo(const ServedModel& model, v1::ModelInfo* info) {
 
 v1::FinishReason ToProto(FinishReason reason) {
   switch (reason) {
-    case FinishReason::kStop: return v1::FINISH_REASON_STOP;
-    case FinishReason::kLength: return v1::FINISH_REASON_LENGTH;
-    case FinishReason::kCancelled: return v1::FINISH_REASON_CANCELLED;
-    case FinishReason::kError: return v1::FINISH_REASON_ERROR;
-    case FinishReason::kNone: break;
+    case FinishReason::kStop:
+      return v1::FINISH_REASON_STOP;
+    case FinishReason::kLength:
+      return v1::FINISH_REASON_LENGTH;
+    case FinishReason::kCancelled:
+      return v1::FINISH_REASON_CANCELLED;
+    case FinishReason::kError:
+      return v1::FINISH_REASON_ERROR;
+    case FinishReason::kNone:
+      break;
   }
   return v1::FINISH_REASON_UNSPECIFIED;
 }

@@ -12,20 +12,25 @@ grpc::Status ToGrpc(const absl::Status& status) {
   return grpc::Status(static_cast<grpc::StatusCode>(status.code()), std::string(status.message()));
 }
 
-GenerateCall::GenerateCall(grpc::CallbackServerContext* context, EventLoop* loop, Dispatcher* dispatcher,
-                           Metrics* metrics, MonotonicNs received_ns)
-    : context_(context), loop_(loop), dispatcher_(dispatcher), metrics_(metrics), received_ns_(received_ns) {}
+GenerateCall::GenerateCall(grpc::CallbackServerContext* context, EventLoop* loop,
+                           Dispatcher* dispatcher, Metrics* metrics, MonotonicNs received_ns)
+    : context_(context),
+      loop_(loop),
+      dispatcher_(dispatcher),
+      metrics_(metrics),
+      received_ns_(received_ns) {}
 
 void GenerateCall::Submit(GenerationRequest request) {
-  loop_->Post([self = shared_from_this(), held = std::make_shared<GenerationRequest>(std::move(request))] {
-    if (self->over_) return;  // cancelled meanwhile
-    self->id_ = held->id;
-    self->client_request_id_ = held->client_request_id;
-    self->output_tokens_.resize(static_cast<size_t>(held->choices));
-    self->submitted_ = true;
-    const absl::Status status = self->dispatcher_->Start(std::move(*held), self);
-    if (!status.ok()) self->OnError(status);
-  });
+  loop_->Post(
+      [self = shared_from_this(), held = std::make_shared<GenerationRequest>(std::move(request))] {
+        if (self->over_) return;  // cancelled meanwhile
+        self->id_ = held->id;
+        self->client_request_id_ = held->client_request_id;
+        self->output_tokens_.resize(static_cast<size_t>(held->choices));
+        self->submitted_ = true;
+        const absl::Status status = self->dispatcher_->Start(std::move(*held), self);
+        if (!status.ok()) self->OnError(status);
+      });
 }
 
 void GenerateCall::OnDelta(const Session& session, ChoiceDelta delta) {
@@ -36,7 +41,8 @@ void GenerateCall::OnDelta(const Session& session, ChoiceDelta delta) {
   response.set_text(std::move(delta.text));
   response.mutable_token_ids()->Add(delta.tokens.begin(), delta.tokens.end());
   output_tokens_[static_cast<size_t>(delta.choice)] += static_cast<int>(delta.tokens.size());
-  for (const PositionLogprobs& position : delta.logprobs) FillLogprobs(position, response.add_logprobs());
+  for (const PositionLogprobs& position : delta.logprobs)
+    FillLogprobs(position, response.add_logprobs());
   if (!first_sent_) {
     first_sent_ = true;
     v1::PromptInfo* info = response.mutable_prompt_info();
@@ -113,7 +119,8 @@ void GenerateCall::FinishWhenWritten() {
   if (const auto retry_ms = RetryAfterMsOf(status_)) {
     context_->AddTrailingMetadata("retry-after-ms", std::to_string(*retry_ms));
   }
-  const double seconds = static_cast<double>(NowNs() - received_ns_) / static_cast<double>(kNsPerSecond);
+  const double seconds =
+      static_cast<double>(NowNs() - received_ns_) / static_cast<double>(kNsPerSecond);
   metrics_->RequestEnded("grpc.Generate", HttpStatusOf(status_), seconds);
   Finish(ToGrpc(status_));
 }

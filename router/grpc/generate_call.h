@@ -1,5 +1,6 @@
 // One Generate call. Internal to grpc/; brings gRPC with it.
-// Threads: gRPC's threads run the reactions, the event loop runs the sink's methods; what both touch is under the mutex.
+// Threads: gRPC's threads run the reactions, the event loop runs the sink's methods; what both
+// touch is under the mutex.
 #pragma once
 
 #include <grpcpp/grpcpp.h>
@@ -23,8 +24,8 @@ class GenerateCall : public grpc::ServerWriteReactor<v1::GenerateResponse>,
                      public GenerationSink,
                      public std::enable_shared_from_this<GenerateCall> {
  public:
-  GenerateCall(grpc::CallbackServerContext* context, EventLoop* loop, Dispatcher* dispatcher, Metrics* metrics,
-               MonotonicNs received_ns);
+  GenerateCall(grpc::CallbackServerContext* context, EventLoop* loop, Dispatcher* dispatcher,
+               Metrics* metrics, MonotonicNs received_ns);
 
   // Fails at once; the request was never submitted. Also the way to end with success.
   void End(const absl::Status& status);

@@ -20,13 +20,16 @@ namespace pagoda::router {
 namespace {
 
 int64_t NowUnix() {
-  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+  return std::chrono::duration_cast<std::chrono::seconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
 }
 
 // The call's own deadline, or ours when that is earlier or there is none.
-MonotonicNs DeadlineOf(const grpc::CallbackServerContext& context, MonotonicNs now, int64_t timeout_ms) {
-  const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(context.deadline() -
-                                                                          std::chrono::system_clock::now());
+MonotonicNs DeadlineOf(const grpc::CallbackServerContext& context, MonotonicNs now,
+                       int64_t timeout_ms) {
+  const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
+      context.deadline() - std::chrono::system_clock::now());
   return now + std::clamp<int64_t>(left.count(), 0, timeout_ms) * kNsPerMs;
 }
 
@@ -35,16 +38,21 @@ MonotonicNs DeadlineOf(const grpc::CallbackServerContext& context, MonotonicNs n
 class InferenceService : public v1::Inference::CallbackService {
  public:
   InferenceService(InferenceServer::Options options, InferenceServer::Parts parts)
-      : options_(std::move(options)), parts_(parts), models_(std::make_shared<const ServedModels>()) {}
+      : options_(std::move(options)),
+        parts_(parts),
+        models_(std::make_shared<const ServedModels>()) {}
 
-  grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(grpc::CallbackServerContext* context,
-                                                           const v1::GenerateRequest* request) override {
+  grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
+      grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override {
     const MonotonicNs now = NowNs();
-    auto call = std::make_shared<GenerateCall>(context, parts_.loop, parts_.dispatcher, parts_.metrics, now);
+    auto call = std::make_shared<GenerateCall>(context, parts_.loop, parts_.dispatcher,
+                                               parts_.metrics, now);
     call->Hold();
     absl::StatusOr<GenerationRequest> prepared = PrepareGenerate(*request);
     if (!prepared.ok()) {
-      parts_.metrics->Rejected(absl::IsNotFound(prepared.status()) ? "not_found" : draining_ ? "draining" : "invalid");
+      parts_.metrics->Rejected(absl::IsNotFound(prepared.status()) ? "not_found"
+                               : draining_                         ? "draining"
+                                                                   : "invalid");
       call->End(prepared.status());
       return call.get();
     }
@@ -54,20 +62,24 @@ class InferenceService : public v1::Inference::CallbackService {
     return call.get();
   }
 
-  grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context, const v1::TokenizeRequest* request,
+  grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
+                                     const v1::TokenizeRequest* request,
                                      v1::TokenizeResponse* response) override {
     return Answer(context, "grpc.Tokenize", DoTokenize(*request, response));
   }
-  grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context, const v1::DetokenizeRequest* request,
+  grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context,
+                                       const v1::DetokenizeRequest* request,
                                        v1::DetokenizeResponse* response) override {
     return Answer(context, "grpc.Detokenize", DoDetokenize(*request, response));
   }
-  grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* context, const v1::ListModelsRequest*,
+  grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* context,
+                                       const v1::ListModelsRequest*,
                                        v1::ListModelsResponse* response) override {
     for (const ServedModel& model : models()->models) FillModelInfo(model, response->add_models());
     return Answer(context, "other", absl::OkStatus());
   }
-  grpc::ServerUnaryReactor* GetModelInfo(grpc::CallbackServerContext* context, const v1::GetModelInfoRequest* request,
+  grpc::ServerUnaryReactor* GetModelInfo(grpc::CallbackServerContext* context,
+                                         const v1::GetModelInfoRequest* request,
                                          v1::ModelInfo* response) override {
     const auto served = models();
     const auto found = served->Find(request->model());
@@ -88,25 +100,30 @@ class InferenceService : public v1::Inference::CallbackService {
   }
 
   absl::StatusOr<GenerationRequest> PrepareGenerate(const v1::GenerateRequest& request) const {
-    if (draining_) return WithRetryAfter(absl::UnavailableError("this router is shutting down"), 1000);
+    if (draining_)
+      return WithRetryAfter(absl::UnavailableError("this router is shutting down"), 1000);
     if (request.request_id().size() > limits::kMaxRequestIdBytes) {
-      return InvalidField("request_id", absl::StrCat("is longer than ", limits::kMaxRequestIdBytes, " bytes"));
+      return InvalidField("request_id",
+                          absl::StrCat("is longer than ", limits::kMaxRequestIdBytes, " bytes"));
     }
     const GenerationFields fields = FieldsOf(request);
     if (absl::Status status = CheckFields(fields); !status.ok()) return status;
     const auto served = models();
     PAGODA_ASSIGN_OR_RETURN(const ServedModel* model, served->Find(request.model()));
     PAGODA_ASSIGN_OR_RETURN(std::vector<TokenId> prompt, PromptOf(request, *model, NowUnix()));
-    PAGODA_ASSIGN_OR_RETURN(GenerationRequest prepared,
-                            Settle({.fields = fields, .model = *model, .prompt = std::move(prompt)}));
+    PAGODA_ASSIGN_OR_RETURN(
+        GenerationRequest prepared,
+        Settle({.fields = fields, .model = *model, .prompt = std::move(prompt)}));
     prepared.id = RequestId::Random();
-    prepared.client_request_id = request.request_id().empty() ? prepared.id.ToString() : request.request_id();
+    prepared.client_request_id =
+        request.request_id().empty() ? prepared.id.ToString() : request.request_id();
     // Stop strings are found in text, so it is made even when it is not sent.
     prepared.detokenize = !request.skip_text() || !prepared.stop.empty();
     return prepared;
   }
 
-  absl::Status DoTokenize(const v1::TokenizeRequest& request, v1::TokenizeResponse* response) const {
+  absl::Status DoTokenize(const v1::TokenizeRequest& request,
+                          v1::TokenizeResponse* response) const {
     const auto served = models();
     PAGODA_ASSIGN_OR_RETURN(const ServedModel* model, served->Find(request.model()));
     std::string text = request.text();
@@ -123,11 +140,13 @@ class InferenceService : public v1::Inference::CallbackService {
     return absl::OkStatus();
   }
 
-  absl::Status DoDetokenize(const v1::DetokenizeRequest& request, v1::DetokenizeResponse* response) const {
+  absl::Status DoDetokenize(const v1::DetokenizeRequest& request,
+                            v1::DetokenizeResponse* response) const {
     const auto served = models();
     PAGODA_ASSIGN_OR_RETURN(const ServedModel* model, served->Find(request.model()));
     const std::vector<int64_t> ids(request.token_ids().begin(), request.token_ids().end());
-    PAGODA_ASSIGN_OR_RETURN(*response->mutable_text(), openai::DecodeTokens(*model->text->tokenizer, ids));
+    PAGODA_ASSIGN_OR_RETURN(*response->mutable_text(),
+                            openai::DecodeTokens(*model->text->tokenizer, ids));
     return absl::OkStatus();
   }
 
@@ -157,7 +176,8 @@ struct InferenceServer::State {
   bool shut_down = false;
 };
 
-absl::StatusOr<std::unique_ptr<InferenceServer>> InferenceServer::Start(Options options, Parts parts) {
+absl::StatusOr<std::unique_ptr<InferenceServer>> InferenceServer::Start(Options options,
+                                                                        Parts parts) {
   grpc::EnableDefaultHealthCheckService(true);
   if (options.reflection) grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   const std::string address = options.listen.ToString();
@@ -176,7 +196,8 @@ absl::StatusOr<std::unique_ptr<InferenceServer>> InferenceServer::Start(Options 
   builder.RegisterService(&state->service);
   state->server = builder.BuildAndStart();
   if (!state->server || state->port == 0) {
-    return absl::UnavailableError(absl::StrCat("cannot serve gRPC on ", address, " (is the port taken?)"));
+    return absl::UnavailableError(
+        absl::StrCat("cannot serve gRPC on ", address, " (is the port taken?)"));
   }
   auto server = std::unique_ptr<InferenceServer>(new InferenceServer(std::move(state)));
   server->SetServing(false);
@@ -194,7 +215,8 @@ void InferenceServer::SetModels(std::shared_ptr<const ServedModels> models) {
 void InferenceServer::SetServing(bool serving) {
   grpc::HealthCheckServiceInterface* health = state_->server->GetHealthCheckService();
   if (health == nullptr) return;
-  for (const char* name : {"", "pagoda.v1.Inference", "readiness"}) health->SetServingStatus(name, serving);
+  for (const char* name : {"", "pagoda.v1.Inference", "readiness"})
+    health->SetServingStatus(name, serving);
   health->SetServingStatus("liveness", true);
 }
 

@@ -1,5 +1,6 @@
-// pagoda.v1.Inference over gRPC's callback API, with grpc.health.v1 and (by flag) reflection. gRPC's threads read and check
-// requests; generations run on the event loop, which calls the reactors back. gRPC stays inside the .cc.
+// pagoda.v1.Inference over gRPC's callback API, with grpc.health.v1 and (by flag) reflection.
+// gRPC's threads read and check requests; generations run on the event loop, which calls the
+// reactors back. gRPC stays inside the .cc.
 #pragma once
 
 #include <memory>

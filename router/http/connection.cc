@@ -14,27 +14,44 @@ namespace {
 namespace asio = boost::asio;
 namespace beast = boost::beast;
 
-constexpr size_t kMaxReadAhead = 64u << 10;    // pipelined bytes kept while a request is answered
-constexpr size_t kMaxChunkHeader = 16u << 10;  // unparsed bytes of a chunked body: size line, extensions, trailers
-constexpr int64_t kLingerMs = 1000;            // after a refusal: reading on, so that the client sees the answer
+constexpr size_t kMaxReadAhead = 64u << 10;  // pipelined bytes kept while a request is answered
+constexpr size_t kMaxChunkHeader =
+    16u << 10;  // unparsed bytes of a chunked body: size line, extensions, trailers
+constexpr int64_t kLingerMs =
+    1000;  // after a refusal: reading on, so that the client sees the answer
 
 std::string_view ReasonPhrase(int status) {
   switch (status) {
-    case 200: return "OK";
-    case 400: return "Bad Request";
-    case 401: return "Unauthorized";
-    case 404: return "Not Found";
-    case 405: return "Method Not Allowed";
-    case 408: return "Request Timeout";
-    case 413: return "Payload Too Large";
-    case 415: return "Unsupported Media Type";
-    case 429: return "Too Many Requests";
-    case 431: return "Request Header Fields Too Large";
-    case 500: return "Internal Server Error";
-    case 501: return "Not Implemented";
-    case 503: return "Service Unavailable";
-    case 504: return "Gateway Timeout";
-    default: return "Status";
+    case 200:
+      return "OK";
+    case 400:
+      return "Bad Request";
+    case 401:
+      return "Unauthorized";
+    case 404:
+      return "Not Found";
+    case 405:
+      return "Method Not Allowed";
+    case 408:
+      return "Request Timeout";
+    case 413:
+      return "Payload Too Large";
+    case 415:
+      return "Unsupported Media Type";
+    case 429:
+      return "Too Many Requests";
+    case 431:
+      return "Request Header Fields Too Large";
+    case 500:
+      return "Internal Server Error";
+    case 501:
+      return "Not Implemented";
+    case 503:
+      return "Service Unavailable";
+    case 504:
+      return "Gateway Timeout";
+    default:
+      return "Status";
   }
 }
 
@@ -45,7 +62,8 @@ class ConnectionResponse : public Response {
   ConnectionResponse(std::shared_ptr<Connection> connection, uint64_t serial)
       : connection_(std::move(connection)), serial_(serial) {}
   ~ConnectionResponse() override {
-    // A handler that lets go of an answer without one is our bug; the client is not left waiting for it.
+    // A handler that lets go of an answer without one is our bug; the client is not left waiting
+    // for it.
     if (connection_->serial_ == serial_ && !connection_->complete_ &&
         connection_->phase_ == Connection::Phase::kAnswering) {
       connection_->closed_ = nullptr;
@@ -101,8 +119,10 @@ void Connection::OnDeadline() {
     case Phase::kAnswering:
       if (writing_) CloseWith(Response::CloseReason::kSlowReader);
       return;
-    case Phase::kLingering: return Close();
-    case Phase::kClosed: return;
+    case Phase::kLingering:
+      return Close();
+    case Phase::kClosed:
+      return;
   }
 }
 
@@ -110,11 +130,12 @@ void Connection::Read() {
   if (reading_ || phase_ == Phase::kClosed) return;
   if (phase_ == Phase::kAnswering && in_.size() >= kMaxReadAhead) return;
   reading_ = true;
-  socket_.async_read_some(asio::buffer(chunk_), [self = shared_from_this()](const boost::system::error_code& error,
-                                                                            size_t bytes) {
-    self->reading_ = false;
-    self->OnRead(error, bytes);
-  });
+  socket_.async_read_some(
+      asio::buffer(chunk_),
+      [self = shared_from_this()](const boost::system::error_code& error, size_t bytes) {
+        self->reading_ = false;
+        self->OnRead(error, bytes);
+      });
 }
 
 void Connection::OnRead(const boost::system::error_code& error, size_t bytes) {
@@ -144,9 +165,10 @@ void Connection::ParseHead() {
   while (in_.starts_with("\r\n")) in_.erase(0, 2);
   if (in_.empty()) return;
   const size_t end = in_.find("\r\n\r\n");
-  const HeadVerdict verdict = end == std::string::npos
-                                  ? CheckPartialHead(in_, server_->limits)
-                                  : CheckHead(std::string_view(in_).substr(0, end + 4), server_->limits);
+  const HeadVerdict verdict =
+      end == std::string::npos
+          ? CheckPartialHead(in_, server_->limits)
+          : CheckHead(std::string_view(in_).substr(0, end + 4), server_->limits);
   if (verdict.status != 0) {
     server_->events.rejected(verdict.status == 431 ? "too_large" : "invalid");
     return Refuse(verdict.status, verdict.code, verdict.message);
@@ -175,7 +197,8 @@ void Connection::ParseHead() {
   if (length && *length > server_->limits.body_bytes) {
     server_->events.rejected("too_large");
     return Refuse(413, "body_too_large",
-                  absl::StrCat("the request body has ", *length, " bytes; the limit is ", server_->limits.body_bytes));
+                  absl::StrCat("the request body has ", *length, " bytes; the limit is ",
+                               server_->limits.body_bytes));
   }
   const size_t may_hold = length ? *length : 0;
   if (server_->body_bytes + may_hold > server_->limits.all_bodies_bytes) {
@@ -202,10 +225,12 @@ void Connection::ParseBody() {
     boost::system::error_code error;
     const size_t used = parser_->put(asio::buffer(in_), error);
     in_.erase(0, used);
-    if (error == beast::http::error::body_limit || parser_->get().body().size() > server_->limits.body_bytes) {
+    if (error == beast::http::error::body_limit ||
+        parser_->get().body().size() > server_->limits.body_bytes) {
       server_->events.rejected("too_large");
       return Refuse(413, "body_too_large",
-                    absl::StrCat("the request body is larger than the limit of ", server_->limits.body_bytes, " bytes"));
+                    absl::StrCat("the request body is larger than the limit of ",
+                                 server_->limits.body_bytes, " bytes"));
     }
     if (error && error != beast::http::error::need_more) {
       server_->events.rejected("invalid");
@@ -241,8 +266,9 @@ void Connection::Dispatch() {
   request->path = whole.substr(0, question);
   if (question != std::string_view::npos) request->query = whole.substr(question + 1);
   for (const auto& field : message) {
-    request->headers.emplace_back(std::string(field.name_string().data(), field.name_string().size()),
-                                  std::string(field.value().data(), field.value().size()));
+    request->headers.emplace_back(
+        std::string(field.name_string().data(), field.name_string().size()),
+        std::string(field.value().data(), field.value().size()));
   }
   request->body = std::move(message.body());
   request->received_ns = received_ns_;
@@ -263,13 +289,15 @@ void Connection::Refuse(int status, std::string_view code, std::string_view mess
   phase_ = Phase::kAnswering;
   ++serial_;
   started_ = streaming_ = complete_ = false;
-  Respond(serial_, status, "application/json", server_->events.error_body(status, code, message), {});
+  Respond(serial_, status, "application/json", server_->events.error_body(status, code, message),
+          {});
 }
 
 void Connection::AppendHead(int status, std::string_view content_type, const Headers& headers) {
   if (server_->draining) keep_alive_ = false;
   absl::StrAppend(&next_, "HTTP/1.1 ", status, " ", AsAbsl(ReasonPhrase(status)), "\r\n");
-  if (!content_type.empty()) absl::StrAppend(&next_, "Content-Type: ", AsAbsl(content_type), "\r\n");
+  if (!content_type.empty())
+    absl::StrAppend(&next_, "Content-Type: ", AsAbsl(content_type), "\r\n");
   for (const auto& [name, value] : headers) absl::StrAppend(&next_, name, ": ", value, "\r\n");
   if (!keep_alive_) {
     next_ += "Connection: close\r\n";
@@ -278,8 +306,8 @@ void Connection::AppendHead(int status, std::string_view content_type, const Hea
   }
 }
 
-void Connection::Respond(uint64_t serial, int status, std::string_view content_type, std::string body,
-                         Headers headers) {
+void Connection::Respond(uint64_t serial, int status, std::string_view content_type,
+                         std::string body, Headers headers) {
   if (serial != serial_ || phase_ != Phase::kAnswering || started_) return;
   started_ = complete_ = true;
   closed_ = nullptr;
@@ -289,7 +317,8 @@ void Connection::Respond(uint64_t serial, int status, std::string_view content_t
   Flush();
 }
 
-void Connection::BeginStream(uint64_t serial, int status, std::string_view content_type, Headers headers) {
+void Connection::BeginStream(uint64_t serial, int status, std::string_view content_type,
+                             Headers headers) {
   if (serial != serial_ || phase_ != Phase::kAnswering || started_) return;
   started_ = streaming_ = true;
   if (!http11_) keep_alive_ = false;  // the end of the connection ends the stream
@@ -366,7 +395,8 @@ void Connection::OnWritten(const boost::system::error_code& error) {
 void Connection::AnswerComplete() {
   ReleaseBody();
   if (!keep_alive_) {
-    // The client may still be sending: closing now could reset the connection before it has read the answer.
+    // The client may still be sending: closing now could reset the connection before it has read
+    // the answer.
     phase_ = Phase::kLingering;
     boost::system::error_code ignored;
     socket_.shutdown(asio::ip::tcp::socket::shutdown_send, ignored);
@@ -377,7 +407,8 @@ void Connection::AnswerComplete() {
   received_ns_ = NowNs();
   SetDeadline(in_.empty() ? server_->limits.idle_timeout_ms : server_->limits.header_timeout_ms);
   if (in_.empty()) return Read();
-  // A pipelined request is there already; parse it from the loop, so that a long pipeline does not nest.
+  // A pipelined request is there already; parse it from the loop, so that a long pipeline does not
+  // nest.
   asio::post(socket_.get_executor(), [self = shared_from_this()] {
     self->Advance();
     self->Read();

@@ -1,6 +1,7 @@
 // One HTTP connection. Internal to http/; brings Asio and Beast. All on the event loop's thread.
-// Life: kHead -> kBody -> kAnswering -> kHead ... -> closed. One read is always outstanding (unless as much as may be
-// buffered is there), so that a client that goes away is noticed while its request is being answered.
+// Life: kHead -> kBody -> kAnswering -> kHead ... -> closed. One read is always outstanding (unless
+// as much as may be buffered is there), so that a client that goes away is noticed while its
+// request is being answered.
 #pragma once
 
 #include <array>
@@ -35,10 +36,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
  public:
   Connection(std::shared_ptr<Server::State> server, boost::asio::ip::tcp::socket socket);
   void Start();
-  void Close();                     // at once; tells a handler that still answers
+  void Close();  // at once; tells a handler that still answers
   void CloseIfIdle();
   bool busy() const { return phase_ == Phase::kAnswering || writing_; }
-  size_t index = 0;                 // in State::connections
+  size_t index = 0;  // in State::connections
 
  private:
   friend class ConnectionResponse;
@@ -47,7 +48,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   void Read();
   void OnRead(const boost::system::error_code& error, size_t bytes);
-  void Advance();                   // parses what is there
+  void Advance();  // parses what is there
   void ParseHead();
   void ParseBody();
   void Dispatch();
@@ -56,7 +57,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void OnDeadline();
 
   // Of the answer under way; `serial` tells a late call of an earlier response apart.
-  void Respond(uint64_t serial, int status, std::string_view content_type, std::string body, Headers headers);
+  void Respond(uint64_t serial, int status, std::string_view content_type, std::string body,
+               Headers headers);
   void BeginStream(uint64_t serial, int status, std::string_view content_type, Headers headers);
   bool WriteStream(uint64_t serial, std::string_view data);
   void FinishStream(uint64_t serial);
@@ -75,7 +77,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool reading_ = false;
   bool first_request_ = true;
   std::array<char, 8192> chunk_;
-  std::string in_;                  // received and not parsed
+  std::string in_;  // received and not parsed
   std::optional<Parser> parser_;
   size_t body_held_ = 0;
   MonotonicNs received_ns_ = 0;
@@ -83,12 +85,12 @@ class Connection : public std::enable_shared_from_this<Connection> {
   uint64_t serial_ = 0;
   bool keep_alive_ = true;
   bool http11_ = true;
-  bool head_only_ = false;          // HEAD
-  bool started_ = false;            // the answer's head is written
+  bool head_only_ = false;  // HEAD
+  bool started_ = false;    // the answer's head is written
   bool streaming_ = false;
-  bool complete_ = false;           // nothing more will be added to the answer
-  std::string out_;                 // being written
-  std::string next_;                // to be written after it
+  bool complete_ = false;  // nothing more will be added to the answer
+  std::string out_;        // being written
+  std::string next_;       // to be written after it
   bool writing_ = false;
   std::function<void(Response::CloseReason)> closed_;
 };

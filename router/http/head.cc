@@ -7,7 +7,8 @@ namespace {
 
 HeadVerdict CheckLineEnds(std::string_view head) {
   for (size_t at = head.find('\n'); at != std::string_view::npos; at = head.find('\n', at + 1)) {
-    if (at == 0 || head[at - 1] != '\r') return {400, "bad_request", "a line of the header ends without CR"};
+    if (at == 0 || head[at - 1] != '\r')
+      return {400, "bad_request", "a line of the header ends without CR"};
     if (at + 1 < head.size() && (head[at + 1] == ' ' || head[at + 1] == '\t')) {
       return {400, "bad_request", "a header is folded over several lines"};
     }
@@ -35,7 +36,8 @@ HeadVerdict CheckPartialHead(std::string_view head, const Limits& limits) {
 }
 
 HeadVerdict CheckHead(std::string_view head, const Limits& limits) {
-  if (const HeadVerdict verdict = CheckPartialHead(head, limits); verdict.status != 0) return verdict;
+  if (const HeadVerdict verdict = CheckPartialHead(head, limits); verdict.status != 0)
+    return verdict;
   int fields = 0, lengths = 0, encodings = 0, hosts = 0;
   bool chunked = false;
   const size_t first_end = head.find("\r\n");
@@ -46,15 +48,18 @@ HeadVerdict CheckHead(std::string_view head, const Limits& limits) {
     const std::string_view line = head.substr(at, end - at);
     at = end + 2;
     if (line.empty()) break;
-    if (++fields > limits.header_count) return {431, "too_many_headers", "the request has more headers than this server takes"};
+    if (++fields > limits.header_count)
+      return {431, "too_many_headers", "the request has more headers than this server takes"};
     const size_t colon = line.find(':');
-    if (colon == std::string_view::npos || colon == 0) return {400, "bad_request", "a header line has no name"};
+    if (colon == std::string_view::npos || colon == 0)
+      return {400, "bad_request", "a header line has no name"};
     const std::string_view name = line.substr(0, colon);
     const std::string_view value = Trimmed(line.substr(colon + 1));
     if (EqualsIgnoringCase(name, "host")) ++hosts;
     if (EqualsIgnoringCase(name, "content-length")) {
       ++lengths;
-      if (value.empty() || value.size() > 18 || value.find_first_not_of("0123456789") != std::string_view::npos) {
+      if (value.empty() || value.size() > 18 ||
+          value.find_first_not_of("0123456789") != std::string_view::npos) {
         return {400, "bad_request", "Content-Length is not a number"};
       }
     }
@@ -71,7 +76,8 @@ HeadVerdict CheckHead(std::string_view head, const Limits& limits) {
     return {400, "bad_request", "the only Transfer-Encoding taken is chunked"};
   }
   const bool http11 = request_line.ends_with("HTTP/1.1");
-  if (hosts > 1 || (http11 && hosts == 0)) return {400, "bad_request", "a request needs one Host header"};
+  if (hosts > 1 || (http11 && hosts == 0))
+    return {400, "bad_request", "a request needs one Host header"};
   if (!http11 && encodings > 0) return {400, "bad_request", "Transfer-Encoding needs HTTP/1.1"};
   return {};
 }

@@ -1,5 +1,5 @@
-// The head of an HTTP/1.1 request before a parser sees it: what different parsers are known to read differently is refused
-// here. Pure.
+// The head of an HTTP/1.1 request before a parser sees it: what different parsers are known to read
+// differently is refused here. Pure.
 #pragma once
 
 #include <string_view>

@@ -20,10 +20,15 @@ std::string_view Request::Header(std::string_view name) const {
 }
 
 Server::State::State(EventLoop* l, Limits given, Events e)
-    : loop(l), limits(given), events(std::move(e)), acceptor(l->state().context), accept_pause(l->state().context) {}
+    : loop(l),
+      limits(given),
+      events(std::move(e)),
+      acceptor(l->state().context),
+      accept_pause(l->state().context) {}
 
 void Server::State::Accept() {
-  acceptor.async_accept([self = shared_from_this()](const boost::system::error_code& error, tcp::socket socket) {
+  acceptor.async_accept([self = shared_from_this()](const boost::system::error_code& error,
+                                                    tcp::socket socket) {
     if (error == asio::error::operation_aborted) return;
     if (error) {
       // Out of descriptors, most likely: give connections time to end instead of spinning.
@@ -38,11 +43,12 @@ void Server::State::Accept() {
     socket.non_blocking(true, ignored);
     if (self->connections.size() >= static_cast<size_t>(self->limits.connections)) {
       self->events.rejected("connections");
-      const std::string body =
-          self->events.error_body(503, "too_many_connections", "this server has its limit of connections open");
+      const std::string body = self->events.error_body(
+          503, "too_many_connections", "this server has its limit of connections open");
       const std::string answer = absl::StrCat(
           "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\n"
-          "Connection: close\r\nContent-Length: ", body.size(), "\r\n\r\n", body);
+          "Connection: close\r\nContent-Length: ",
+          body.size(), "\r\n\r\n", body);
       socket.write_some(asio::buffer(answer), ignored);
       socket.shutdown(tcp::socket::shutdown_send, ignored);
     } else {
@@ -64,22 +70,26 @@ void Server::State::Forget(Connection* connection) {
   events.connections_changed(static_cast<int64_t>(connections.size()));
 }
 
-absl::StatusOr<std::unique_ptr<Server>> Server::Listen(EventLoop* loop, const HostPort& address, Limits limits,
-                                                       Events events) {
+absl::StatusOr<std::unique_ptr<Server>> Server::Listen(EventLoop* loop, const HostPort& address,
+                                                       Limits limits, Events events) {
   auto state = std::make_shared<State>(loop, limits, std::move(events));
   boost::system::error_code error;
   tcp::resolver resolver(loop->state().context);
   const std::string host = address.host.empty() ? "0.0.0.0" : address.host;
-  const auto found = resolver.resolve(host, std::to_string(address.port), tcp::resolver::passive, error);
+  const auto found =
+      resolver.resolve(host, std::to_string(address.port), tcp::resolver::passive, error);
   if (error || found.empty()) {
-    return absl::UnavailableError(absl::StrCat("cannot listen on ", address.ToString(), ": ", error.message()));
+    return absl::UnavailableError(
+        absl::StrCat("cannot listen on ", address.ToString(), ": ", error.message()));
   }
   const tcp::endpoint endpoint = found.begin()->endpoint();
   state->acceptor.open(endpoint.protocol(), error);
   if (!error) state->acceptor.set_option(tcp::acceptor::reuse_address(true), error);
   if (!error) state->acceptor.bind(endpoint, error);
   if (!error) state->acceptor.listen(1024, error);
-  if (error) return absl::UnavailableError(absl::StrCat("cannot listen on ", address.ToString(), ": ", error.message()));
+  if (error)
+    return absl::UnavailableError(
+        absl::StrCat("cannot listen on ", address.ToString(), ": ", error.message()));
   state->Accept();
   return std::unique_ptr<Server>(new Server(std::move(state)));
 }
@@ -96,7 +106,8 @@ void Server::Drain() {
 }
 
 bool Server::Idle() const {
-  return std::ranges::none_of(state_->connections, [](const auto& connection) { return connection->busy(); });
+  return std::ranges::none_of(state_->connections,
+                              [](const auto& connection) { return connection->busy(); });
 }
 
 void Server::Close() {

@@ -1,9 +1,9 @@
-// An HTTP/1.1 server on the event loop: keep-alive, bodies by length or chunked, responses whole or as a stream of
-// server-sent events. Every limit is enforced before memory is given out: header bytes and count, body bytes, bytes of
-// all bodies together, connections, time for a header, for a body, idle, and for a reader that does not read.
-// Requests whose framing two parsers could read differently (Content-Length with Transfer-Encoding, bare LF, folded
-// headers, several lengths) are refused.
-// Thread rule: all on the event loop's thread. Boost stays in the .cc files.
+// An HTTP/1.1 server on the event loop: keep-alive, bodies by length or chunked, responses whole or
+// as a stream of server-sent events. Every limit is enforced before memory is given out: header
+// bytes and count, body bytes, bytes of all bodies together, connections, time for a header, for a
+// body, idle, and for a reader that does not read. Requests whose framing two parsers could read
+// differently (Content-Length with Transfer-Encoding, bare LF, folded headers, several lengths) are
+// refused. Thread rule: all on the event loop's thread. Boost stays in the .cc files.
 #pragma once
 
 #include <cstdint>
@@ -28,16 +28,17 @@ struct Limits {
   size_t body_bytes = limits::kMaxBodyBytes;
   size_t all_bodies_bytes = 64 * limits::kMaxBodyBytes;  // of all requests being read or answered
   int connections = limits::kMaxConnections;
-  int64_t header_timeout_ms = limits::kHeaderTimeoutMs;  // from the first byte (or the connection) to the end of the header
+  int64_t header_timeout_ms =
+      limits::kHeaderTimeoutMs;  // from the first byte (or the connection) to the end of the header
   int64_t body_timeout_ms = limits::kBodyTimeoutMs;
-  int64_t idle_timeout_ms = limits::kIdleTimeoutMs;      // between requests of one connection
-  int64_t write_timeout_ms = limits::kBodyTimeoutMs;     // without a byte taken by the reader
+  int64_t idle_timeout_ms = limits::kIdleTimeoutMs;   // between requests of one connection
+  int64_t write_timeout_ms = limits::kBodyTimeoutMs;  // without a byte taken by the reader
   size_t unread_bytes = limits::kMaxUnreadStreamBytes;
 };
 
 struct Request {
   std::string method;
-  std::string path;   // before '?'
+  std::string path;  // before '?'
   std::string query;
   std::vector<std::pair<std::string, std::string>> headers;
   std::string body;
@@ -49,14 +50,16 @@ struct Request {
 
 using Headers = std::vector<std::pair<std::string, std::string>>;
 
-// Answers one request: either Send once, or StartStream, Write..., EndStream. All calls are safe after the client has gone
-// (they do nothing).
+// Answers one request: either Send once, or StartStream, Write..., EndStream. All calls are safe
+// after the client has gone (they do nothing).
 class Response {
  public:
   virtual ~Response() = default;
-  virtual void Send(int status, std::string_view content_type, std::string body, Headers headers = {}) = 0;
+  virtual void Send(int status, std::string_view content_type, std::string body,
+                    Headers headers = {}) = 0;
   virtual void StartStream(int status, std::string_view content_type, Headers headers = {}) = 0;
-  // Goes out together with what else waits. False once the stream is cut; `closed` below was or will be called.
+  // Goes out together with what else waits. False once the stream is cut; `closed` below was or
+  // will be called.
   virtual bool Write(std::string_view data) = 0;
   virtual void EndStream() = 0;
   // `closed` is called once if the client goes away, or is cut, before the response is complete.
@@ -67,16 +70,17 @@ class Response {
 struct Events {
   std::function<void(std::shared_ptr<Request>, std::shared_ptr<Response>)> request;
   // The body of an answer to what is not a valid request.
-  std::function<std::string(int status, std::string_view code, std::string_view message)> error_body;
-  std::function<void(std::string_view reason)> rejected;   // too_large, connections, invalid
+  std::function<std::string(int status, std::string_view code, std::string_view message)>
+      error_body;
+  std::function<void(std::string_view reason)> rejected;  // too_large, connections, invalid
   std::function<void(int64_t)> connections_changed;
 };
 
 class Server {
  public:
   // kUnavailable when the address cannot be bound.
-  static absl::StatusOr<std::unique_ptr<Server>> Listen(EventLoop* loop, const HostPort& address, Limits limits,
-                                                        Events events);
+  static absl::StatusOr<std::unique_ptr<Server>> Listen(EventLoop* loop, const HostPort& address,
+                                                        Limits limits, Events events);
   ~Server();
 
   int port() const;

@@ -13,45 +13,64 @@ namespace {
 
 std::string_view TypeOf(int http_status) {
   switch (http_status) {
-    case 401: return "authentication_error";
-    case 403: return "permission_error";
-    case 429: return "rate_limit_error";
-    case 503: return "service_unavailable_error";
-    case 504: return "timeout_error";
-    default: return http_status < 500 ? "invalid_request_error" : "server_error";
+    case 401:
+      return "authentication_error";
+    case 403:
+      return "permission_error";
+    case 429:
+      return "rate_limit_error";
+    case 503:
+      return "service_unavailable_error";
+    case 504:
+      return "timeout_error";
+    default:
+      return http_status < 500 ? "invalid_request_error" : "server_error";
   }
 }
 
 // Of a status without a code of its own.
 std::string_view DefaultCode(int http_status) {
   switch (http_status) {
-    case 429: return "rate_limit_exceeded";
-    case 501: return "not_implemented";
-    case 503: return "overloaded";
-    case 504: return "deadline_exceeded";
-    default: return http_status >= 500 ? "server_error" : "";
+    case 429:
+      return "rate_limit_exceeded";
+    case 501:
+      return "not_implemented";
+    case 503:
+      return "overloaded";
+    case 504:
+      return "deadline_exceeded";
+    default:
+      return http_status >= 500 ? "server_error" : "";
   }
 }
 
 // What a client names its request ends up in logs and headers: visible ASCII of bounded length.
 std::string RequestIdOf(const http::Request& request) {
   const std::string_view given = request.Header("x-request-id");
-  const bool usable = !given.empty() && given.size() <= limits::kMaxRequestIdBytes &&
-                      std::ranges::all_of(given, [](unsigned char c) { return c > 0x20 && c < 0x7F; });
+  const bool usable =
+      !given.empty() && given.size() <= limits::kMaxRequestIdBytes &&
+      std::ranges::all_of(given, [](unsigned char c) { return c > 0x20 && c < 0x7F; });
   return usable ? std::string(given) : RequestId::Random().ToString();
 }
 
 }  // namespace
 
-std::string ErrorBody(int http_status, std::string_view message, std::string_view param, std::string_view code) {
+std::string ErrorBody(int http_status, std::string_view message, std::string_view param,
+                      std::string_view code) {
   std::string body = "{\"error\":{\"message\":";
   AppendString(body, message);
   body += ",\"type\":";
   AppendString(body, TypeOf(http_status));
   body += ",\"param\":";
-  if (param.empty()) body += "null"; else AppendString(body, param);
+  if (param.empty())
+    body += "null";
+  else
+    AppendString(body, param);
   body += ",\"code\":";
-  if (code.empty()) body += "null"; else AppendString(body, code);
+  if (code.empty())
+    body += "null";
+  else
+    AppendString(body, code);
   body += "}}";
   return body;
 }
@@ -64,8 +83,12 @@ std::string ErrorBody(const absl::Status& status) {
 
 Exchange::Exchange(std::shared_ptr<http::Request> request, std::shared_ptr<http::Response> response,
                    const char* endpoint, Metrics* metrics, bool access_log)
-    : request_(std::move(request)), response_(std::move(response)), endpoint_(endpoint), metrics_(metrics),
-      access_log_(access_log), id_(RequestIdOf(*request_)) {}
+    : request_(std::move(request)),
+      response_(std::move(response)),
+      endpoint_(endpoint),
+      metrics_(metrics),
+      access_log_(access_log),
+      id_(RequestIdOf(*request_)) {}
 
 Exchange::~Exchange() {
   if (!ended_) Ended(499);
@@ -80,7 +103,8 @@ void Exchange::SendError(const absl::Status& status) {
   const int http_status = HttpStatusOf(status);
   http::Headers headers{{"X-Request-Id", id_}};
   if (const auto retry_ms = RetryAfterMsOf(status)) {
-    headers.emplace_back("Retry-After", std::to_string(std::max<int64_t>(1, (*retry_ms + 999) / 1000)));
+    headers.emplace_back("Retry-After",
+                         std::to_string(std::max<int64_t>(1, (*retry_ms + 999) / 1000)));
     headers.emplace_back("retry-after-ms", std::to_string(*retry_ms));
   }
   response_->Send(http_status, "application/json", ErrorBody(status), std::move(headers));
@@ -88,8 +112,9 @@ void Exchange::SendError(const absl::Status& status) {
 }
 
 void Exchange::StartEventStream() {
-  response_->StartStream(200, "text/event-stream; charset=utf-8",
-                         {{"X-Request-Id", id_}, {"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}});
+  response_->StartStream(
+      200, "text/event-stream; charset=utf-8",
+      {{"X-Request-Id", id_}, {"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}});
 }
 
 void Exchange::EndEventStream(int logged_status) {
@@ -102,18 +127,20 @@ void Exchange::Abandon(int logged_status) { Ended(logged_status); }
 void Exchange::Ended(int status) {
   if (ended_) return;
   ended_ = true;
-  const double seconds = static_cast<double>(NowNs() - request_->received_ns) / static_cast<double>(kNsPerSecond);
+  const double seconds =
+      static_cast<double>(NowNs() - request_->received_ns) / static_cast<double>(kNsPerSecond);
   metrics_->RequestEnded(endpoint_, status, seconds);
   if (!access_log_) return;
-  LogInfo("request", {{"request_id", id_},
-                      {"method", request_->method.substr(0, 16)},
-                      {"path", request_->path.substr(0, 128)},
-                      {"status", status},
-                      {"duration_ms", seconds * 1000},
-                      {"first_token_ms", first_token_seconds < 0 ? -1.0 : first_token_seconds * 1000},
-                      {"model", model},
-                      {"prompt_tokens", prompt_tokens},
-                      {"output_tokens", output_tokens}});
+  LogInfo("request",
+          {{"request_id", id_},
+           {"method", request_->method.substr(0, 16)},
+           {"path", request_->path.substr(0, 128)},
+           {"status", status},
+           {"duration_ms", seconds * 1000},
+           {"first_token_ms", first_token_seconds < 0 ? -1.0 : first_token_seconds * 1000},
+           {"model", model},
+           {"prompt_tokens", prompt_tokens},
+           {"output_tokens", output_tokens}});
 }
 
 }  // namespace pagoda::router::openai

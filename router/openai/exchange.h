@@ -1,5 +1,5 @@
-// One HTTP exchange of the OpenAI front end: the request, its answer, its id, and what is written about it when it ends
-// (metrics, one line of the access log). Event loop's thread.
+// One HTTP exchange of the OpenAI front end: the request, its answer, its id, and what is written
+// about it when it ends (metrics, one line of the access log). Event loop's thread.
 #pragma once
 
 #include <memory>
@@ -12,13 +12,14 @@
 namespace pagoda::router::openai {
 
 // {"error":{"message","type","param","code"}}, all four keys.
-std::string ErrorBody(int http_status, std::string_view message, std::string_view param, std::string_view code);
+std::string ErrorBody(int http_status, std::string_view message, std::string_view param,
+                      std::string_view code);
 std::string ErrorBody(const absl::Status& status);
 
 class Exchange {
  public:
-  Exchange(std::shared_ptr<http::Request> request, std::shared_ptr<http::Response> response, const char* endpoint,
-           Metrics* metrics, bool access_log);
+  Exchange(std::shared_ptr<http::Request> request, std::shared_ptr<http::Response> response,
+           const char* endpoint, Metrics* metrics, bool access_log);
   ~Exchange();
   Exchange(const Exchange&) = delete;
   Exchange& operator=(const Exchange&) = delete;

@@ -6,7 +6,9 @@
 namespace pagoda::router::openai {
 namespace {
 
-std::string_view NameOf(FinishReason reason) { return reason == FinishReason::kLength ? "length" : "stop"; }
+std::string_view NameOf(FinishReason reason) {
+  return reason == FinishReason::kLength ? "length" : "stop";
+}
 
 }  // namespace
 
@@ -26,12 +28,16 @@ class GenerationJob::Sink : public GenerationSink {
   const int prompt_;
 };
 
-GenerationJob::GenerationJob(std::shared_ptr<Exchange> exchange, PreparedGeneration prepared, Dispatcher* dispatcher,
-                             Metrics* metrics, int64_t created_unix_s)
-    : exchange_(std::move(exchange)), prepared_(std::move(prepared)), dispatcher_(dispatcher), metrics_(metrics),
+GenerationJob::GenerationJob(std::shared_ptr<Exchange> exchange, PreparedGeneration prepared,
+                             Dispatcher* dispatcher, Metrics* metrics, int64_t created_unix_s)
+    : exchange_(std::move(exchange)),
+      prepared_(std::move(prepared)),
+      dispatcher_(dispatcher),
+      metrics_(metrics),
       created_unix_s_(created_unix_s) {
   const std::string& given = prepared_.input.request_id;
-  answer_id_ = absl::StrCat(chat() ? "chatcmpl-" : "cmpl-", given.empty() ? RequestId::Random().ToString() : given);
+  answer_id_ = absl::StrCat(chat() ? "chatcmpl-" : "cmpl-",
+                            given.empty() ? RequestId::Random().ToString() : given);
   model_ = prepared_.requests.front().model;
   text_ = prepared_.requests.front().text;
   per_prompt_ = prepared_.requests.front().choices;
@@ -40,7 +46,8 @@ GenerationJob::GenerationJob(std::shared_ptr<Exchange> exchange, PreparedGenerat
   unfinished_ = parts_.size();
   chunk_head_ = "data: {\"id\":";
   AppendString(chunk_head_, answer_id_);
-  absl::StrAppend(&chunk_head_, ",\"object\":\"", chat() ? "chat.completion.chunk" : "text_completion",
+  absl::StrAppend(&chunk_head_, ",\"object\":\"",
+                  chat() ? "chat.completion.chunk" : "text_completion",
                   "\",\"created\":", created_unix_s_, ",\"model\":");
   AppendString(chunk_head_, model_);
 }
@@ -69,13 +76,15 @@ void GenerationJob::Start(MonotonicNs deadline_ns) {
       return OnError(status);
     }
   }
-  exchange_->response().OnClosed([self](http::Response::CloseReason reason) { self->OnClientGone(reason); });
+  exchange_->response().OnClosed(
+      [self](http::Response::CloseReason reason) { self->OnClientGone(reason); });
 }
 
 void GenerationJob::OnClientGone(http::Response::CloseReason reason) {
   if (over_) return;
   over_ = true;
-  metrics_->StreamCut(reason == http::Response::CloseReason::kClientGone ? "client_gone" : "slow_reader");
+  metrics_->StreamCut(reason == http::Response::CloseReason::kClientGone ? "client_gone"
+                                                                         : "slow_reader");
   CancelRest();
   exchange_->Abandon(499);
 }
@@ -102,7 +111,8 @@ void GenerationJob::OnDelta(int prompt, const Session& session, ChoiceDelta delt
   const size_t index = static_cast<size_t>(prompt * per_prompt_ + delta.choice);
   if (exchange_->first_token_seconds < 0) {
     exchange_->first_token_seconds =
-        static_cast<double>(NowNs() - exchange_->request().received_ns) / static_cast<double>(kNsPerSecond);
+        static_cast<double>(NowNs() - exchange_->request().received_ns) /
+        static_cast<double>(kNsPerSecond);
   }
   const auto count = static_cast<int64_t>(delta.tokens.size());
   if (!prepared_.input.echo_only) {
@@ -176,7 +186,9 @@ void GenerationJob::CloseChunk(bool with_usage) {
 
 void GenerationJob::StreamRole(int choice) {
   OpenChunk(choice);
-  pending_ += ",\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null";
+  pending_ +=
+      ",\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":"
+      "null";
   const Part& part = parts_[static_cast<size_t>(choice / per_prompt_)];
   if (prepared_.input.return_token_ids) {
     pending_ += ",\"token_ids\":[],\"prompt_token_ids\":";
@@ -193,7 +205,8 @@ void GenerationJob::StreamEcho(int prompt, int choice) {
   pending_ += ",\"logprobs\":";
   const auto& positions = parts_[prompt].prompt_logprobs;
   if (prepared_.input.fields.logprobs && !positions.empty()) {
-    AppendCompletionLogprobs(pending_, style(), parts_[prompt].prompt, positions, state.text_offset);
+    AppendCompletionLogprobs(pending_, style(), parts_[prompt].prompt, positions,
+                             state.text_offset);
   } else {
     pending_ += "null";
   }
@@ -232,14 +245,18 @@ void GenerationJob::StreamDelta(int prompt, const Session& session, ChoiceDelta 
       if (chat()) {
         AppendChatLogprobs(pending_, style(), delta.logprobs);
       } else {
-        AppendCompletionLogprobs(pending_, style(), delta.tokens, delta.logprobs, choice.text_offset);
+        AppendCompletionLogprobs(pending_, style(), delta.tokens, delta.logprobs,
+                                 choice.text_offset);
       }
     } else {
       pending_ += "null";
     }
     pending_ += ",\"finish_reason\":";
     const bool here = finished && !chat();
-    if (here) AppendString(pending_, NameOf(delta.finish)); else pending_ += "null";
+    if (here)
+      AppendString(pending_, NameOf(delta.finish));
+    else
+      pending_ += "null";
     if (here || !chat()) AppendStopReason(pending_, delta);
     if (input.return_token_ids) {
       pending_ += ",\"token_ids\":";
@@ -286,7 +303,8 @@ void GenerationJob::AppendUsage(std::string& out) const {
     output += part.output_tokens;
   }
   absl::StrAppend(&out, "{\"prompt_tokens\":", prompt, ",\"completion_tokens\":", output,
-                  ",\"total_tokens\":", prompt + output, ",\"prompt_tokens_details\":{\"cached_tokens\":", cached,
+                  ",\"total_tokens\":", prompt + output,
+                  ",\"prompt_tokens_details\":{\"cached_tokens\":", cached,
                   "},\"completion_tokens_details\":{\"reasoning_tokens\":0}}");
 }
 
@@ -320,7 +338,8 @@ void GenerationJob::AppendCompletionChoice(std::string& body, size_t index) {
     choice.finish = FinishReason::kLength;
   }
   absl::StrAppend(&body, "{\"index\":", index, ",\"text\":");
-  AppendString(body, input.echo ? absl::StrCat(prepared_.prompt_texts[prompt], choice.text) : choice.text);
+  AppendString(
+      body, input.echo ? absl::StrCat(prepared_.prompt_texts[prompt], choice.text) : choice.text);
   body += ",\"logprobs\":";
   if (input.fields.logprobs) {
     std::vector<TokenId> tokens;
@@ -359,8 +378,8 @@ void GenerationJob::SendWhole() {
   const GenerationInput& input = prepared_.input;
   std::string body = "{\"id\":";
   AppendString(body, answer_id_);
-  absl::StrAppend(&body, ",\"object\":\"", chat() ? "chat.completion" : "text_completion", "\",\"created\":",
-                  created_unix_s_, ",\"model\":");
+  absl::StrAppend(&body, ",\"object\":\"", chat() ? "chat.completion" : "text_completion",
+                  "\",\"created\":", created_unix_s_, ",\"model\":");
   AppendString(body, model_);
   body += ",\"choices\":[";
   for (size_t i = 0; i < choices_.size(); ++i) {

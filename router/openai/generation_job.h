@@ -1,5 +1,5 @@
-// One /v1/completions or /v1/chat/completions request under way: a generation per prompt, gathered into one answer or
-// streamed as server-sent events. Event loop's thread; kept alive by its sinks.
+// One /v1/completions or /v1/chat/completions request under way: a generation per prompt, gathered
+// into one answer or streamed as server-sent events. Event loop's thread; kept alive by its sinks.
 #pragma once
 
 #include <memory>
@@ -15,8 +15,8 @@ namespace pagoda::router::openai {
 
 class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
  public:
-  GenerationJob(std::shared_ptr<Exchange> exchange, PreparedGeneration prepared, Dispatcher* dispatcher,
-                Metrics* metrics, int64_t created_unix_s);
+  GenerationJob(std::shared_ptr<Exchange> exchange, PreparedGeneration prepared,
+                Dispatcher* dispatcher, Metrics* metrics, int64_t created_unix_s);
 
   // Submits everything, or answers with an error.
   void Start(MonotonicNs deadline_ns);
@@ -74,8 +74,8 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
   std::string answer_id_;
   std::string model_;
   std::shared_ptr<const text::TextModel> text_;  // outlives the session
-  std::string chunk_head_;  // the same in every chunk
-  std::string pending_;     // events of this step
+  std::string chunk_head_;                       // the same in every chunk
+  std::string pending_;                          // events of this step
   int per_prompt_ = 1;
   std::vector<Part> parts_;
   std::vector<Choice> choices_;

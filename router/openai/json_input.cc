@@ -11,8 +11,8 @@ namespace {
 
 constexpr size_t kMaxValues = 2u << 20;  // a prompt of token ids may have 2^20
 
-// Builds the document. Objects are vectors of pairs: appending without a look-up keeps a hostile object of a million keys
-// linear, and duplicates are found by one sort at its end.
+// Builds the document. Objects are vectors of pairs: appending without a look-up keeps a hostile
+// object of a million keys linear, and duplicates are found by one sort at its end.
 class Builder : public nlohmann::json_sax<Json> {
  public:
   bool null() override { return Put(nullptr); }
@@ -44,8 +44,10 @@ class Builder : public nlohmann::json_sax<Json> {
     stack_.pop_back();
     return true;
   }
-  bool parse_error(std::size_t position, const std::string&, const nlohmann::detail::exception& error) override {
-    // What the library says, without its error number and position prefix; the offending bytes may not be UTF-8.
+  bool parse_error(std::size_t position, const std::string&,
+                   const nlohmann::detail::exception& error) override {
+    // What the library says, without its error number and position prefix; the offending bytes may
+    // not be UTF-8.
     std::string message = error.what();
     const size_t colon = message.rfind("- ");
     if (colon != std::string::npos) message.erase(0, colon + 2);
@@ -84,7 +86,8 @@ class Builder : public nlohmann::json_sax<Json> {
   bool Open(Json value) {
     if (++values_ > kMaxValues) return Fail("the JSON document has too many values");
     if (stack_.size() >= static_cast<size_t>(limits::kMaxJsonDepth)) {
-      error_ = absl::StrCat("the JSON document is nested deeper than the limit of ", limits::kMaxJsonDepth);
+      error_ = absl::StrCat("the JSON document is nested deeper than the limit of ",
+                            limits::kMaxJsonDepth);
       return false;
     }
     stack_.push_back(Place(std::move(value)));
@@ -129,7 +132,8 @@ std::optional<bool> Fields::OptionalBool(const char* name) {
 }
 
 std::optional<int64_t> IntegerOf(const Json& value) {
-  if (value.is_number_unsigned() && value.get<uint64_t>() > static_cast<uint64_t>(INT64_MAX)) return std::nullopt;
+  if (value.is_number_unsigned() && value.get<uint64_t>() > static_cast<uint64_t>(INT64_MAX))
+    return std::nullopt;
   if (value.is_number_integer()) return value.get<int64_t>();
   if (!value.is_number_float()) return std::nullopt;
   const double real = value.get<double>();

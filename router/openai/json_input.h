@@ -1,9 +1,8 @@
-// Reading a client's JSON: bounded in depth and number of values, duplicate keys refused, linear time, no recursion; and
-// typed access to the fields of an object with errors that name the field.
+// Reading a client's JSON: bounded in depth and number of values, duplicate keys refused, linear
+// time, no recursion; and typed access to the fields of an object with errors that name the field.
 #pragma once
 
 #include <nlohmann/json.hpp>
-
 #include <optional>
 #include <string>
 #include <string_view>
@@ -18,8 +17,8 @@ using Json = nlohmann::ordered_json;  // keys in the client's order: templates p
 // kInvalidArgument says where and why.
 absl::StatusOr<Json> ParseJson(std::string_view text);
 
-// Reads fields of one object. The first error is kept, later reads give defaults: check status() at the end.
-// `null` counts as absent, as in OpenAI's API.
+// Reads fields of one object. The first error is kept, later reads give defaults: check status() at
+// the end. `null` counts as absent, as in OpenAI's API.
 class Fields {
  public:
   explicit Fields(const Json& object) : object_(object) {}

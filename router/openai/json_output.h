@@ -1,8 +1,8 @@
 // Appends JSON to a string. Free functions; the caller keeps the commas.
 #pragma once
 
-#include <cmath>
 #include <charconv>
+#include <cmath>
 #include <string>
 #include <string_view>
 

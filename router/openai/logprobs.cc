@@ -20,15 +20,17 @@ void AppendChatEntry(std::string& out, const LogprobStyle& style, const TokenLog
   out += ",\"logprob\":";
   AppendLogprob(out, entry.logprob);
   out += ",\"bytes\":";
-  AppendList(out, BytesOf(style, entry.token),
-             [&](char byte) { absl::StrAppend(&out, static_cast<int>(static_cast<unsigned char>(byte))); });
+  AppendList(out, BytesOf(style, entry.token), [&](char byte) {
+    absl::StrAppend(&out, static_cast<int>(static_cast<unsigned char>(byte)));
+  });
 }
 
 // The chosen token and `top` likeliest, each token once.
 std::vector<TokenLogprob> Distinct(const PositionLogprobs& position, int top) {
   std::vector<TokenLogprob> entries;
   for (size_t i = 0; i < position.size() && i <= static_cast<size_t>(top); ++i) {
-    const bool seen = std::ranges::any_of(entries, [&](const auto& e) { return e.token == position[i].token; });
+    const bool seen =
+        std::ranges::any_of(entries, [&](const auto& e) { return e.token == position[i].token; });
     if (!seen) entries.push_back(position[i]);
   }
   return entries;
@@ -41,7 +43,8 @@ std::string TokenLabel(const LogprobStyle& style, TokenId token) {
   return text::ReplaceInvalidUtf8(BytesOf(style, token));
 }
 
-void AppendChatLogprobs(std::string& out, const LogprobStyle& style, std::span<const PositionLogprobs> positions) {
+void AppendChatLogprobs(std::string& out, const LogprobStyle& style,
+                        std::span<const PositionLogprobs> positions) {
   out += "{\"content\":";
   AppendList(out, positions, [&](const PositionLogprobs& position) {
     if (position.empty()) {
@@ -60,14 +63,16 @@ void AppendChatLogprobs(std::string& out, const LogprobStyle& style, std::span<c
   out += ",\"refusal\":null}";
 }
 
-void AppendCompletionLogprobs(std::string& out, const LogprobStyle& style, std::span<const TokenId> tokens,
+void AppendCompletionLogprobs(std::string& out, const LogprobStyle& style,
+                              std::span<const TokenId> tokens,
                               std::span<const PositionLogprobs> positions, int64_t& text_offset) {
   const size_t count = std::min(tokens.size(), positions.size());
   std::string offsets = "[", values = "[", names = "[", tops = "[";
   for (size_t i = 0; i < count; ++i) {
     const char* comma = i == 0 ? "" : ",";
     absl::StrAppend(&offsets, comma, text_offset);
-    text_offset += static_cast<int64_t>(text::CountCodePoints(text::ReplaceInvalidUtf8(BytesOf(style, tokens[i]))));
+    text_offset += static_cast<int64_t>(
+        text::CountCodePoints(text::ReplaceInvalidUtf8(BytesOf(style, tokens[i]))));
     names += comma;
     AppendString(names, TokenLabel(style, tokens[i]));
     values += comma;
@@ -93,11 +98,12 @@ void AppendCompletionLogprobs(std::string& out, const LogprobStyle& style, std::
     }
     tops += '}';
   }
-  absl::StrAppend(&out, "{\"text_offset\":", offsets, "],\"token_logprobs\":", values, "],\"tokens\":", names,
-                  "],\"top_logprobs\":", tops, "]}");
+  absl::StrAppend(&out, "{\"text_offset\":", offsets, "],\"token_logprobs\":", values,
+                  "],\"tokens\":", names, "],\"top_logprobs\":", tops, "]}");
 }
 
-void AppendPromptLogprobs(std::string& out, const LogprobStyle& style, std::span<const PositionLogprobs> positions) {
+void AppendPromptLogprobs(std::string& out, const LogprobStyle& style,
+                          std::span<const PositionLogprobs> positions) {
   AppendList(out, positions, [&](const PositionLogprobs& position) {
     if (position.empty()) {
       out += "null";

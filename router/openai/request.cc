@@ -16,14 +16,17 @@ constexpr size_t kMaxTools = 128;
 
 absl::StatusOr<std::vector<TokenId>> TokensOf(const Json& list) {
   if (list.size() > static_cast<size_t>(limits::kMaxPromptTokens)) {
-    return InvalidField("prompt", absl::StrCat("has ", list.size(), " tokens; the limit is ", limits::kMaxPromptTokens));
+    return InvalidField("prompt", absl::StrCat("has ", list.size(), " tokens; the limit is ",
+                                               limits::kMaxPromptTokens));
   }
   std::vector<TokenId> tokens;
   tokens.reserve(list.size());
   for (const Json& entry : list) {
     const auto id = entry.is_number_integer() ? IntegerOf(entry) : std::nullopt;
     if (!id || *id < 0 || *id >= limits::kMaxVocabulary) {
-      return InvalidField("prompt", "must be a string, a list of strings, token ids, or a list of lists of token ids");
+      return InvalidField(
+          "prompt",
+          "must be a string, a list of strings, token ids, or a list of lists of token ids");
     }
     tokens.push_back(static_cast<TokenId>(*id));
   }
@@ -38,7 +41,9 @@ absl::StatusOr<std::vector<Prompt>> ReadPrompts(const Json* prompt) {
     return prompts;
   }
   if (!prompt->is_array() || prompt->empty()) {
-    return InvalidField("prompt", "must be a string, a list of strings, token ids, or a list of lists of token ids");
+    return InvalidField(
+        "prompt",
+        "must be a string, a list of strings, token ids, or a list of lists of token ids");
   }
   if (prompt->front().is_number()) {
     PAGODA_ASSIGN_OR_RETURN(std::vector<TokenId> tokens, TokensOf(*prompt));
@@ -56,13 +61,16 @@ absl::StatusOr<std::vector<Prompt>> ReadPrompts(const Json* prompt) {
       PAGODA_ASSIGN_OR_RETURN(std::vector<TokenId> tokens, TokensOf(entry));
       prompts.push_back({.tokens = std::move(tokens), .is_tokens = true});
     } else {
-      return InvalidField("prompt", "must be a string, a list of strings, token ids, or a list of lists of token ids");
+      return InvalidField(
+          "prompt",
+          "must be a string, a list of strings, token ids, or a list of lists of token ids");
     }
   }
   return prompts;
 }
 
-// Strings stay; lists of text parts are joined by line ends, as vLLM does for templates that take strings.
+// Strings stay; lists of text parts are joined by line ends, as vLLM does for templates that take
+// strings.
 absl::Status FlattenContent(Json& message) {
   const auto content = message.find("content");
   if (content == message.end()) {
@@ -71,14 +79,16 @@ absl::Status FlattenContent(Json& message) {
   }
   if (content->is_null()) *content = "";
   if (content->is_string()) return absl::OkStatus();
-  if (!content->is_array()) return InvalidField("messages", "has a content that is neither a string nor a list of parts");
+  if (!content->is_array())
+    return InvalidField("messages", "has a content that is neither a string nor a list of parts");
   std::string text;
   bool first = true;
   for (const Json& part : *content) {
     const bool is_text = part.is_object() && part.contains("text") && part["text"].is_string() &&
                          (!part.contains("type") || part["type"] == "text");
     if (!part.is_string() && !is_text) {
-      return InvalidField("messages", "has a content part that is not text; this server takes text only");
+      return InvalidField("messages",
+                          "has a content part that is not text; this server takes text only");
     }
     if (!first) text += "\n";
     text += part.is_string() ? part.get<std::string>() : part["text"].get<std::string>();
@@ -93,10 +103,12 @@ absl::Status OpenToolCalls(Json& message) {
   const auto calls = message.find("tool_calls");
   if (calls == message.end() || calls->is_null()) return absl::OkStatus();
   if (!calls->is_array() || calls->size() > kMaxTools) {
-    return InvalidField("messages", absl::StrCat("has tool_calls that are not a list of at most ", kMaxTools));
+    return InvalidField("messages",
+                        absl::StrCat("has tool_calls that are not a list of at most ", kMaxTools));
   }
   for (Json& call : *calls) {
-    const bool valid = call.is_object() && call.contains("function") && call["function"].is_object();
+    const bool valid =
+        call.is_object() && call.contains("function") && call["function"].is_object();
     if (!valid) return InvalidField("messages", "has a tool call without a function");
     Json& function = call["function"];
     if (!function.contains("arguments") || !function["arguments"].is_string()) continue;
@@ -110,17 +122,19 @@ absl::Status OpenToolCalls(Json& message) {
 absl::Status CheckKwargs(const Json& kwargs) {
   if (!kwargs.is_object()) return InvalidField("chat_template_kwargs", "must be an object");
   if (kwargs.size() > 32) return InvalidField("chat_template_kwargs", "has more than 32 entries");
-  constexpr std::array kReserved = {"messages",      "tools",        "documents",   "add_generation_prompt",
-                                    "bos_token",     "eos_token",    "tokenize",    "continue_final_message",
-                                    "chat_template", "conversation", "padding",     "truncation",
-                                    "max_length",    "return_tensors", "return_dict", "tokenizer_kwargs"};
+  constexpr std::array kReserved = {
+      "messages",      "tools",          "documents",   "add_generation_prompt",
+      "bos_token",     "eos_token",      "tokenize",    "continue_final_message",
+      "chat_template", "conversation",   "padding",     "truncation",
+      "max_length",    "return_tensors", "return_dict", "tokenizer_kwargs"};
   for (const auto& [name, value] : kwargs.items()) {
     if (std::ranges::count(kReserved, name) > 0) {
-      return InvalidField("chat_template_kwargs", absl::StrCat("may not set '", name.substr(0, 64), "'"));
+      return InvalidField("chat_template_kwargs",
+                          absl::StrCat("may not set '", name.substr(0, 64), "'"));
     }
-    const bool identifier = !name.empty() && name.size() <= 64 && std::ranges::all_of(name, [](unsigned char c) {
-      return std::isalnum(c) || c == '_';
-    });
+    const bool identifier =
+        !name.empty() && name.size() <= 64 &&
+        std::ranges::all_of(name, [](unsigned char c) { return std::isalnum(c) || c == '_'; });
     if (!identifier || std::isdigit(static_cast<unsigned char>(name[0]))) {
       return InvalidField("chat_template_kwargs", "has a name that is not an identifier");
     }
@@ -152,12 +166,15 @@ void ReadSampling(Fields& in, GenerationFields& out) {
   out.prompt_logprobs = in.Integer("prompt_logprobs");
   out.cache_salt = in.String("cache_salt");
   const Json* salt = in.Find("cache_salt");
-  if (salt != nullptr && salt->is_string() && out.cache_salt.empty()) in.Fail("cache_salt", "must not be empty");
+  if (salt != nullptr && salt->is_string() && out.cache_salt.empty())
+    in.Fail("cache_salt", "must not be empty");
   const Json* bias = in.Find("logit_bias");
   if (bias == nullptr) return;
-  if (!bias->is_object()) return in.Fail("logit_bias", "must be an object of token ids and numbers");
+  if (!bias->is_object())
+    return in.Fail("logit_bias", "must be an object of token ids and numbers");
   if (bias->size() > static_cast<size_t>(limits::kMaxLogitBias)) {
-    return in.Fail("logit_bias", absl::StrCat("has ", bias->size(), " entries; the limit is ", limits::kMaxLogitBias));
+    return in.Fail("logit_bias", absl::StrCat("has ", bias->size(), " entries; the limit is ",
+                                              limits::kMaxLogitBias));
   }
   for (const auto& [name, value] : bias->items()) {
     int64_t token = 0;
@@ -170,18 +187,23 @@ void ReadSampling(Fields& in, GenerationFields& out) {
 
 // Asked for and not there: said aloud instead of ignored.
 void RefuseUnsupported(Fields& in) {
-  for (const char* name : {"structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar",
-                           "logits_processors", "kv_transfer_params", "prompt_embeds"}) {
+  for (const char* name :
+       {"structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar",
+        "logits_processors", "kv_transfer_params", "prompt_embeds"}) {
     if (in.Find(name) != nullptr) in.Fail(name, "is not supported by this server");
   }
   const Json* format = in.Find("response_format");
-  if (format != nullptr && !(format->is_object() && format->contains("type") && (*format)["type"] == "text")) {
-    in.Fail("response_format", "must be {\"type\": \"text\"}: other formats are not supported by this server");
+  if (format != nullptr &&
+      !(format->is_object() && format->contains("type") && (*format)["type"] == "text")) {
+    in.Fail("response_format",
+            "must be {\"type\": \"text\"}: other formats are not supported by this server");
   }
-  if (in.Bool("use_beam_search", false)) in.Fail("use_beam_search", "is not supported by this server");
+  if (in.Bool("use_beam_search", false))
+    in.Fail("use_beam_search", "is not supported by this server");
   if (in.Find("chat_template") != nullptr) in.Fail("chat_template", "is not taken from requests");
   const auto best_of = in.Integer("best_of");
-  if (best_of && *best_of != in.Integer("n").value_or(1)) in.Fail("best_of", "other than n is not supported");
+  if (best_of && *best_of != in.Integer("n").value_or(1))
+    in.Fail("best_of", "other than n is not supported");
   if (!in.String("suffix").empty()) in.Fail("suffix", "is not supported by this server");
 }
 
@@ -206,7 +228,8 @@ absl::Status ReadCompletions(Fields& in, GenerationInput& out) {
     out.echo_only = true;
     out.fields.max_tokens = 1;
   }
-  if (out.echo && out.fields.logprobs && !out.fields.prompt_logprobs) out.fields.prompt_logprobs = out.fields.logprobs;
+  if (out.echo && out.fields.logprobs && !out.fields.prompt_logprobs)
+    out.fields.prompt_logprobs = out.fields.logprobs;
   out.add_special_tokens = in.Bool("add_special_tokens", true);
   return in.status();
 }
@@ -237,15 +260,18 @@ absl::StatusOr<ChatInput> ReadChatInput(const Json& body) {
   ChatInput chat;
   const Json* messages = in.Find("messages");
   if (messages == nullptr) return InvalidField("messages", "is required");
-  if (!messages->is_array() || messages->empty()) return InvalidField("messages", "must be a list of at least one message");
+  if (!messages->is_array() || messages->empty())
+    return InvalidField("messages", "must be a list of at least one message");
   if (messages->size() > kMaxMessages) {
-    return InvalidField("messages", absl::StrCat("has ", messages->size(), " entries; the limit is ", kMaxMessages));
+    return InvalidField("messages", absl::StrCat("has ", messages->size(),
+                                                 " entries; the limit is ", kMaxMessages));
   }
   chat.messages = *messages;
   for (Json& message : chat.messages) {
     if (!message.is_object()) return InvalidField("messages", "has an entry that is not an object");
     const auto role = message.find("role");
-    if (role == message.end() || !role->is_string() || role->get_ref<const std::string&>().empty()) {
+    if (role == message.end() || !role->is_string() ||
+        role->get_ref<const std::string&>().empty()) {
       return InvalidField("messages", "has an entry without a role");
     }
     if (absl::Status status = FlattenContent(message); !status.ok()) return status;
@@ -255,7 +281,8 @@ absl::StatusOr<ChatInput> ReadChatInput(const Json& body) {
     if (!tools->is_array() || tools->size() > kMaxTools) {
       return InvalidField("tools", absl::StrCat("must be a list of at most ", kMaxTools));
     }
-    if (!tools->empty() && !(body.contains("tool_choice") && body["tool_choice"] == "none")) chat.tools = *tools;
+    if (!tools->empty() && !(body.contains("tool_choice") && body["tool_choice"] == "none"))
+      chat.tools = *tools;
   }
   if (const Json* documents = in.Find("documents")) {
     if (!documents->is_array() || documents->size() > kMaxMessages) {
@@ -291,7 +318,8 @@ absl::StatusOr<GenerationInput> ReadGenerationInput(Endpoint endpoint, const Jso
   out.return_token_ids = in.Bool("return_token_ids", false);
   out.return_tokens_as_token_ids = in.Bool("return_tokens_as_token_ids", false);
   out.truncate_prompt_tokens = in.Integer("truncate_prompt_tokens");
-  if (out.truncate_prompt_tokens && (*out.truncate_prompt_tokens < -1 || *out.truncate_prompt_tokens == 0)) {
+  if (out.truncate_prompt_tokens &&
+      (*out.truncate_prompt_tokens < -1 || *out.truncate_prompt_tokens == 0)) {
     in.Fail("truncate_prompt_tokens", "must be -1 or at least 1");
   }
   out.request_id = in.String("request_id");

@@ -1,5 +1,6 @@
-// What an OpenAI request (with vLLM's extra fields) asks for, as plain data, and how it is read from JSON. Pure.
-// Unknown fields are ignored; known ones that ask for what is not there are refused, never silently dropped.
+// What an OpenAI request (with vLLM's extra fields) asks for, as plain data, and how it is read
+// from JSON. Pure. Unknown fields are ignored; known ones that ask for what is not there are
+// refused, never silently dropped.
 #pragma once
 
 #include <optional>
@@ -14,7 +15,7 @@ namespace pagoda::router::openai {
 enum class Endpoint { kCompletions, kChat };
 
 struct Prompt {
-  std::string text = {};         // when there are no tokens
+  std::string text = {};             // when there are no tokens
   std::vector<TokenId> tokens = {};  // ids as given; range is checked against the vocabulary later
   bool is_tokens = false;
 };
@@ -33,7 +34,7 @@ struct GenerationInput {
   Endpoint endpoint = Endpoint::kCompletions;
   std::string model;
   GenerationFields fields;
-  std::vector<Prompt> prompts;   // completions
+  std::vector<Prompt> prompts;  // completions
   ChatInput chat;
   bool stream = false;
   bool include_usage = false;
@@ -41,7 +42,8 @@ struct GenerationInput {
   bool add_special_tokens = true;
   std::optional<int64_t> truncate_prompt_tokens;
   bool echo = false;
-  bool echo_only = false;        // max_tokens 0 with echo: the prompt (and its logprobs) is all that is wanted
+  bool echo_only =
+      false;  // max_tokens 0 with echo: the prompt (and its logprobs) is all that is wanted
   bool return_token_ids = false;
   bool return_tokens_as_token_ids = false;
   std::string request_id;

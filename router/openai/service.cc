@@ -13,7 +13,9 @@ namespace {
 constexpr std::string_view kModelPrefix = "/v1/models/";
 
 int64_t NowUnix() {
-  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+  return std::chrono::duration_cast<std::chrono::seconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
 }
 
 void AppendModel(std::string& out, const ServedModel& model) {
@@ -22,7 +24,8 @@ void AppendModel(std::string& out, const ServedModel& model) {
   absl::StrAppend(&out, ",\"object\":\"model\",\"created\":", model.created_unix_s,
                   ",\"owned_by\":\"pagoda\",\"root\":");
   AppendString(out, model.name);
-  absl::StrAppend(&out, ",\"parent\":null,\"max_model_len\":", model.max_model_len, ",\"permission\":[]}");
+  absl::StrAppend(&out, ",\"parent\":null,\"max_model_len\":", model.max_model_len,
+                  ",\"permission\":[]}");
 }
 
 bool IsJson(std::string_view content_type) {
@@ -36,9 +39,13 @@ std::string PercentDecoded(std::string_view text) {
   std::string out;
   for (size_t i = 0; i < text.size(); ++i) {
     const auto digit = [](char c) {
-      return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+      return c >= '0' && c <= '9'   ? c - '0'
+             : c >= 'a' && c <= 'f' ? c - 'a' + 10
+             : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                    : -1;
     };
-    if (text[i] == '%' && i + 2 < text.size() && digit(text[i + 1]) >= 0 && digit(text[i + 2]) >= 0) {
+    if (text[i] == '%' && i + 2 < text.size() && digit(text[i + 1]) >= 0 &&
+        digit(text[i + 2]) >= 0) {
       out += static_cast<char>(digit(text[i + 1]) * 16 + digit(text[i + 2]));
       i += 2;
     } else {
@@ -75,7 +82,8 @@ bool Service::Ready() const {
   return false;
 }
 
-void Service::Handle(std::shared_ptr<http::Request> request, std::shared_ptr<http::Response> response) {
+void Service::Handle(std::shared_ptr<http::Request> request,
+                     std::shared_ptr<http::Response> response) {
   const auto make = [&](const char* endpoint) {
     const bool generation = std::string_view(endpoint) != "other";
     return std::make_shared<Exchange>(request, std::move(response), endpoint, parts_.metrics,
@@ -86,18 +94,22 @@ void Service::Handle(std::shared_ptr<http::Request> request, std::shared_ptr<htt
   for (const Route& route : kRoutes) {
     if (request->path != route.path) continue;
     path_known = true;
-    if (request->method != route.method && !(head && std::string_view(route.method) == "GET")) continue;
+    if (request->method != route.method && !(head && std::string_view(route.method) == "GET"))
+      continue;
     return (this->*route.handler)(make(route.endpoint));
   }
-  if (request->path.starts_with(kModelPrefix) && (request->method == "GET" || head)) return Model(make("/v1/models"));
+  if (request->path.starts_with(kModelPrefix) && (request->method == "GET" || head))
+    return Model(make("/v1/models"));
   auto exchange = make("other");
   if (path_known) {
-    exchange->Send(405, "application/json",
-                   ErrorBody(405, absl::StrCat("this path does not take ", request->method.substr(0, 32)), "",
-                             "method_not_allowed"));
+    exchange->Send(
+        405, "application/json",
+        ErrorBody(405, absl::StrCat("this path does not take ", request->method.substr(0, 32)), "",
+                  "method_not_allowed"));
   } else {
     exchange->Send(404, "application/json",
-                   ErrorBody(404, absl::StrCat("no such path: ", request->path.substr(0, 200)), "", "not_found"));
+                   ErrorBody(404, absl::StrCat("no such path: ", request->path.substr(0, 200)), "",
+                             "not_found"));
   }
 }
 
@@ -108,13 +120,15 @@ void Service::Reject(std::shared_ptr<Exchange> exchange, const absl::Status& sta
 }
 
 template <typename Result>
-void Service::Prepare(std::shared_ptr<Exchange> exchange,
-                      std::function<absl::StatusOr<Result>(const http::Request&, const ServedModels&)> work,
-                      std::function<void(std::shared_ptr<Exchange>, Result)> done) {
+void Service::Prepare(
+    std::shared_ptr<Exchange> exchange,
+    std::function<absl::StatusOr<Result>(const http::Request&, const ServedModels&)> work,
+    std::function<void(std::shared_ptr<Exchange>, Result)> done) {
   if (!IsJson(exchange->request().Header("content-type"))) {
     parts_.metrics->Rejected("invalid");
-    return exchange->Send(415, "application/json",
-                          ErrorBody(415, "the Content-Type must be application/json", "", "unsupported_media_type"));
+    return exchange->Send(
+        415, "application/json",
+        ErrorBody(415, "the Content-Type must be application/json", "", "unsupported_media_type"));
   }
   const std::shared_ptr<const ServedModels> models = parts_.registry->models();
   if (exchange->request().body.size() <= options_.inline_bytes) {
@@ -122,25 +136,27 @@ void Service::Prepare(std::shared_ptr<Exchange> exchange,
     if (!result.ok()) return Reject(std::move(exchange), result.status());
     return done(std::move(exchange), *std::move(result));
   }
-  // The pool reads the request only; its hold on the exchange moves on with the result, so that the last one is let go
-  // of on this thread.
+  // The pool reads the request only; its hold on the exchange moves on with the result, so that the
+  // last one is let go of on this thread.
   auto task = [this, models, work = std::move(work), done = std::move(done), exchange]() mutable {
     auto result = std::make_shared<absl::StatusOr<Result>>(work(exchange->request(), *models));
-    parts_.loop->Post([this, result, done = std::move(done), exchange = std::move(exchange)]() mutable {
-      if (!result->ok()) return Reject(std::move(exchange), result->status());
-      done(std::move(exchange), std::move(**result));
-    });
+    parts_.loop->Post(
+        [this, result, done = std::move(done), exchange = std::move(exchange)]() mutable {
+          if (!result->ok()) return Reject(std::move(exchange), result->status());
+          done(std::move(exchange), std::move(**result));
+        });
   };
   if (parts_.pool->TrySubmit(std::move(task))) return;
   parts_.metrics->Rejected("overloaded");
-  exchange->SendError(
-      WithRetryAfter(absl::ResourceExhaustedError("too many long prompts wait to be tokenized"), 1000));
+  exchange->SendError(WithRetryAfter(
+      absl::ResourceExhaustedError("too many long prompts wait to be tokenized"), 1000));
 }
 
 void Service::Generate(std::shared_ptr<Exchange> exchange, Endpoint endpoint) {
   if (draining_) {
     parts_.metrics->Rejected("draining");
-    return exchange->SendError(WithRetryAfter(absl::UnavailableError("this router is shutting down"), 1000));
+    return exchange->SendError(
+        WithRetryAfter(absl::UnavailableError("this router is shutting down"), 1000));
   }
   Prepare<PreparedGeneration>(
       std::move(exchange),
@@ -148,9 +164,10 @@ void Service::Generate(std::shared_ptr<Exchange> exchange, Endpoint endpoint) {
         return PrepareGeneration(endpoint, request.body, models, NowUnix());
       },
       [this](std::shared_ptr<Exchange> done, PreparedGeneration prepared) {
-        const MonotonicNs deadline = done->request().received_ns + options_.request_timeout_ms * kNsPerMs;
-        std::make_shared<GenerationJob>(std::move(done), std::move(prepared), parts_.dispatcher, parts_.metrics,
-                                        NowUnix())
+        const MonotonicNs deadline =
+            done->request().received_ns + options_.request_timeout_ms * kNsPerMs;
+        std::make_shared<GenerationJob>(std::move(done), std::move(prepared), parts_.dispatcher,
+                                        parts_.metrics, NowUnix())
             ->Start(deadline);
       });
 }
@@ -162,12 +179,14 @@ void Service::Tokenize(std::shared_ptr<Exchange> exchange) {
         return PrepareTokenize(request.body, models, NowUnix());
       },
       [](std::shared_ptr<Exchange> done, PreparedTokenize prepared) {
-        std::string body = absl::StrCat("{\"count\":", prepared.tokens.size(), ",\"max_model_len\":",
-                                        prepared.max_model_len, ",\"tokens\":");
+        std::string body =
+            absl::StrCat("{\"count\":", prepared.tokens.size(),
+                         ",\"max_model_len\":", prepared.max_model_len, ",\"tokens\":");
         AppendIntegers(body, prepared.tokens);
         body += ",\"token_strs\":";
         if (prepared.want_texts) {
-          AppendList(body, prepared.token_texts, [&](const std::string& text) { AppendString(body, text); });
+          AppendList(body, prepared.token_texts,
+                     [&](const std::string& text) { AppendString(body, text); });
         } else {
           body += "null";
         }
@@ -179,7 +198,9 @@ void Service::Tokenize(std::shared_ptr<Exchange> exchange) {
 void Service::Detokenize(std::shared_ptr<Exchange> exchange) {
   Prepare<std::string>(
       std::move(exchange),
-      [](const http::Request& request, const ServedModels& models) { return PrepareDetokenize(request.body, models); },
+      [](const http::Request& request, const ServedModels& models) {
+        return PrepareDetokenize(request.body, models);
+      },
       [](std::shared_ptr<Exchange> done, std::string text) {
         std::string body = "{\"prompt\":";
         AppendString(body, text);
@@ -197,7 +218,8 @@ void Service::Models(std::shared_ptr<Exchange> exchange) {
 }
 
 void Service::Model(std::shared_ptr<Exchange> exchange) {
-  const std::string name = PercentDecoded(std::string_view(exchange->request().path).substr(kModelPrefix.size()));
+  const std::string name =
+      PercentDecoded(std::string_view(exchange->request().path).substr(kModelPrefix.size()));
   const auto models = parts_.registry->models();
   for (const ServedModel& model : models->models) {
     if (model.name != name) continue;
@@ -208,7 +230,9 @@ void Service::Model(std::shared_ptr<Exchange> exchange) {
   Reject(std::move(exchange), ModelNotFound(name.substr(0, 200)));
 }
 
-void Service::Health(std::shared_ptr<Exchange> exchange) { exchange->Send(Ready() ? 200 : 503, "", ""); }
+void Service::Health(std::shared_ptr<Exchange> exchange) {
+  exchange->Send(Ready() ? 200 : 503, "", "");
+}
 void Service::Live(std::shared_ptr<Exchange> exchange) { exchange->Send(200, "", ""); }
 void Service::ReadyProbe(std::shared_ptr<Exchange> exchange) {
   exchange->Send(Ready() && !draining_ ? 200 : 503, "", "");

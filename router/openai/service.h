@@ -1,5 +1,5 @@
-// The HTTP routes of a router: OpenAI's, vLLM's /tokenize, /detokenize, /load, health, version, metrics.
-// Event loop's thread; long inputs are prepared on the pool.
+// The HTTP routes of a router: OpenAI's, vLLM's /tokenize, /detokenize, /load, health, version,
+// metrics. Event loop's thread; long inputs are prepared on the pool.
 #pragma once
 
 #include <functional>
@@ -48,7 +48,9 @@ class Service {
   static const Route kRoutes[];
 
   void Generate(std::shared_ptr<Exchange> exchange, Endpoint endpoint);
-  void Completions(std::shared_ptr<Exchange> exchange) { Generate(std::move(exchange), Endpoint::kCompletions); }
+  void Completions(std::shared_ptr<Exchange> exchange) {
+    Generate(std::move(exchange), Endpoint::kCompletions);
+  }
   void Chat(std::shared_ptr<Exchange> exchange) { Generate(std::move(exchange), Endpoint::kChat); }
   void Tokenize(std::shared_ptr<Exchange> exchange);
   void Detokenize(std::shared_ptr<Exchange> exchange);
@@ -63,9 +65,10 @@ class Service {
 
   // Runs `work` here or on the pool, by the size of the body, then `done` here.
   template <typename Result>
-  void Prepare(std::shared_ptr<Exchange> exchange,
-               std::function<absl::StatusOr<Result>(const http::Request&, const ServedModels&)> work,
-               std::function<void(std::shared_ptr<Exchange>, Result)> done);
+  void Prepare(
+      std::shared_ptr<Exchange> exchange,
+      std::function<absl::StatusOr<Result>(const http::Request&, const ServedModels&)> work,
+      std::function<void(std::shared_ptr<Exchange>, Result)> done);
   void Reject(std::shared_ptr<Exchange> exchange, const absl::Status& status);
 
   const Options options_;

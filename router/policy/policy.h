@@ -1,6 +1,7 @@
-// Where a request goes: a pure function of the request, the picture of the cluster, and this router's own counts.
-// Least load in tokens, where a prompt's blocks that a pipeline probably holds count as done, but never past a hard cap on
-// load: affinity without one puts every prefix group on one backend.
+// Where a request goes: a pure function of the request, the picture of the cluster, and this
+// router's own counts. Least load in tokens, where a prompt's blocks that a pipeline probably holds
+// count as done, but never past a hard cap on load: affinity without one puts every prefix group on
+// one backend.
 #pragma once
 
 #include <optional>
@@ -15,7 +16,7 @@ namespace pagoda::router {
 
 // What this router has under way at one pipeline.
 struct PipelineLoad {
-  int64_t tokens = 0;        // prompt and output tokens of requests in flight
+  int64_t tokens = 0;  // prompt and output tokens of requests in flight
   int64_t requests = 0;
   uint64_t last_choice = 0;  // sequence number of the last request sent there; breaks ties in turn
 };
@@ -25,14 +26,16 @@ struct RouteRequest {
   std::string_view model = {};
   std::string_view digest = {};
   int64_t prompt_tokens = 0;
-  int64_t total_tokens = 0;              // prompt + max_tokens: must fit in max_model_len
-  std::span<const BlockHash> chain = {};      // of the prompt; empty: no affinity
-  std::string_view preferred_profile = {};    // of a resumed stream; empty: none
-  std::span<const PipelineKey> avoid = {};    // have just refused or lost this request; taken only when nothing else is left
+  int64_t total_tokens = 0;                 // prompt + max_tokens: must fit in max_model_len
+  std::span<const BlockHash> chain = {};    // of the prompt; empty: no affinity
+  std::string_view preferred_profile = {};  // of a resumed stream; empty: none
+  std::span<const PipelineKey> avoid =
+      {};  // have just refused or lost this request; taken only when nothing else is left
 };
 
 struct PolicyOptions {
-  // A pipeline whose load is above cap_factor x the mean + cap_slack_tokens gets no credit for its prefixes.
+  // A pipeline whose load is above cap_factor x the mean + cap_slack_tokens gets no credit for its
+  // prefixes.
   double cap_factor = 1.5;
   int64_t cap_slack_tokens = 2048;
   int64_t tokens_per_waiting_request = 256;  // weight of what other routers queued there
@@ -49,7 +52,8 @@ struct RouteCost {
   int64_t cached_tokens = 0;  // credit, zero above the cap
   double total = 0;
 };
-RouteCost CostOf(const RouteRequest& request, const PipelineView& pipeline, const PipelineLoad& load,
-                 double mean_load_tokens, const PrefixIndex& prefixes, const PolicyOptions& options);
+RouteCost CostOf(const RouteRequest& request, const PipelineView& pipeline,
+                 const PipelineLoad& load, double mean_load_tokens, const PrefixIndex& prefixes,
+                 const PolicyOptions& options);
 
 }  // namespace pagoda::router

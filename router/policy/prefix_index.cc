@@ -11,14 +11,16 @@ int PrefixIndex::MatchedBlocks(std::span<const BlockHash> chain, PipelineKey pip
   int matched = 0;
   for (const BlockHash& hash : chain) {
     const auto found = entries_.find(hash);
-    if (found == entries_.end() || std::ranges::count(found->second.pipelines, pipeline) == 0) break;
+    if (found == entries_.end() || std::ranges::count(found->second.pipelines, pipeline) == 0)
+      break;
     ++matched;
   }
   return matched;
 }
 
 void PrefixIndex::Insert(std::span<const BlockHash> chain, PipelineKey pipeline) {
-  // A chain longer than the whole index would push out its own head, without which the rest can never match.
+  // A chain longer than the whole index would push out its own head, without which the rest can
+  // never match.
   chain = chain.first(std::min(chain.size(), capacity_));
   // From the tail on, so that the head, which more prompts share, is the last to be forgotten.
   for (size_t i = chain.size(); i-- > 0;) {

@@ -1,5 +1,6 @@
-// Which pipelines have lately been given which prompt prefixes: an LRU map from block hash to pipelines, bounded by bytes.
-// A guess by the router about the coordinators' prefix caches; being wrong costs time, never correctness. Not thread-safe.
+// Which pipelines have lately been given which prompt prefixes: an LRU map from block hash to
+// pipelines, bounded by bytes. A guess by the router about the coordinators' prefix caches; being
+// wrong costs time, never correctness. Not thread-safe.
 #pragma once
 
 #include <cstddef>

@@ -45,7 +45,8 @@ struct RunningChoice {
   std::set<TokenId> stop_ids;
 };
 
-void FillPosition(pagoda::v1::PositionLogprobs* position, TokenId token, int index, int top, int vocabulary) {
+void FillPosition(pagoda::v1::PositionLogprobs* position, TokenId token, int index, int top,
+                  int vocabulary) {
   auto* chosen = position->add_entries();
   chosen->set_token_id(token);
   chosen->set_logprob(-0.5f - 0.25f * static_cast<float>(index % 4));
@@ -62,19 +63,21 @@ void FillPosition(pagoda::v1::PositionLogprobs* position, TokenId token, int ind
 
 struct FakeCoordinator::State : wire::Pipeline::CallbackService {
   explicit State(Options o) : options(std::move(o)) {
-    for (int i = 0; i < options.pipelines; ++i) pipelines.push_back({.id = static_cast<uint64_t>(i + 1)});
+    for (int i = 0; i < options.pipelines; ++i)
+      pipelines.push_back({.id = static_cast<uint64_t>(i + 1)});
   }
 
   grpc::ServerBidiReactor<wire::RouterMessage, wire::CoordinatorMessage>* Attach(
       grpc::CallbackServerContext* context) override;
-  grpc::ServerWriteReactor<wire::TextBundleChunk>* GetTextBundle(grpc::CallbackServerContext* context,
-                                                                 const wire::TextBundleRequest* request) override;
+  grpc::ServerWriteReactor<wire::TextBundleChunk>* GetTextBundle(
+      grpc::CallbackServerContext* context, const wire::TextBundleRequest* request) override;
   void Run();
   void Step() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   // False when the choice is over.
   bool Advance(RunningChoice& running, wire::StepTokens* step) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   void Receive(AttachReactor* stream, const wire::RouterMessage& message);
-  void Submit(AttachReactor* stream, const wire::Submit& submit) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
+  void Submit(AttachReactor* stream, const wire::Submit& submit)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   void Drop(const wire::RequestKey& key) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   void SendSnapshots() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   wire::CoordinatorMessage SnapshotMessage() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
@@ -100,7 +103,8 @@ struct FakeCoordinator::State : wire::Pipeline::CallbackService {
 
 namespace {
 
-class AttachReactor : public grpc::ServerBidiReactor<wire::RouterMessage, wire::CoordinatorMessage> {
+class AttachReactor
+    : public grpc::ServerBidiReactor<wire::RouterMessage, wire::CoordinatorMessage> {
  public:
   AttachReactor(FakeCoordinator::State* state, grpc::CallbackServerContext* context)
       : state_(state), context_(context) {}
@@ -188,8 +192,8 @@ class BundleReactor : public grpc::ServerWriteReactor<wire::TextBundleChunk> {
 
 }  // namespace
 
-grpc::ServerBidiReactor<wire::RouterMessage, wire::CoordinatorMessage>* FakeCoordinator::State::Attach(
-    grpc::CallbackServerContext* context) {
+grpc::ServerBidiReactor<wire::RouterMessage, wire::CoordinatorMessage>*
+FakeCoordinator::State::Attach(grpc::CallbackServerContext* context) {
   auto* reactor = new AttachReactor(this, context);
   absl::MutexLock lock(&mutex);
   streams.insert(reactor);
@@ -218,7 +222,8 @@ wire::CoordinatorMessage FakeCoordinator::State::SnapshotMessage() {
     p->set_block_tokens(16);
     p->set_blocks_total(1000);
     p->set_blocks_used(std::min<int>(1000, static_cast<int>(running.size())));
-    p->set_running(static_cast<int>(std::ranges::count(running, pipeline.id, &RunningChoice::pipeline)));
+    p->set_running(
+        static_cast<int>(std::ranges::count(running, pipeline.id, &RunningChoice::pipeline)));
     p->set_numerics_profile("cpu-1");
     p->set_vocabulary(options.vocabulary);
     p->set_max_queued_requests(100);
@@ -244,23 +249,27 @@ void FakeCoordinator::State::Receive(AttachReactor* stream, const wire::RouterMe
       stream->Send(SnapshotMessage());
       return;
     }
-    case wire::RouterMessage::kSubmit: return Submit(stream, message.submit());
+    case wire::RouterMessage::kSubmit:
+      return Submit(stream, message.submit());
     case wire::RouterMessage::kCancel:
       ++counts.cancels;
       return Drop(message.cancel().request());
     case wire::RouterMessage::kStop:
       ++counts.stops;
       std::erase_if(running, [&](const RunningChoice& r) {
-        return r.key.high() == message.stop().request().high() && r.key.low() == message.stop().request().low() &&
-               r.choice == message.stop().choice();
+        return r.key.high() == message.stop().request().high() &&
+               r.key.low() == message.stop().request().low() && r.choice == message.stop().choice();
       });
       return;
-    case wire::RouterMessage::KIND_NOT_SET: return;
+    case wire::RouterMessage::KIND_NOT_SET:
+      return;
   }
 }
 
 void FakeCoordinator::State::Drop(const wire::RequestKey& key) {
-  std::erase_if(running, [&](const RunningChoice& r) { return r.key.high() == key.high() && r.key.low() == key.low(); });
+  std::erase_if(running, [&](const RunningChoice& r) {
+    return r.key.high() == key.high() && r.key.low() == key.low();
+  });
 }
 
 void FakeCoordinator::State::Submit(AttachReactor* stream, const wire::Submit& submit) {
@@ -276,7 +285,8 @@ void FakeCoordinator::State::Submit(AttachReactor* stream, const wire::Submit& s
     wire::CoordinatorMessage message;
     *message.mutable_refused()->mutable_request() = submit.request();
     message.mutable_refused()->set_attempt(submit.attempt());
-    message.mutable_refused()->set_code(static_cast<int>(refused ? refuse_code : absl::StatusCode::kUnavailable));
+    message.mutable_refused()->set_code(
+        static_cast<int>(refused ? refuse_code : absl::StatusCode::kUnavailable));
     message.mutable_refused()->set_message(refused ? "refused by the test" : "no such pipeline");
     message.mutable_refused()->set_retry_after_ms(refuse_retry_ms);
     stream->Send(message);
@@ -287,18 +297,19 @@ void FakeCoordinator::State::Submit(AttachReactor* stream, const wire::Submit& s
   for (int c = 0; c < submit.choices_size(); ++c) {
     if (submit.choices(c).finished()) continue;
     const wire::SettledSampling& sampling = submit.sampling();
-    running.push_back({.stream = stream,
-                       .key = submit.request(),
-                       .attempt = submit.attempt(),
-                       .pipeline = submit.pipeline(),
-                       .choice = c,
-                       .next_index = submit.choices(c).tokens_size(),
-                       .max_tokens = sampling.max_tokens(),
-                       .min_tokens = sampling.min_tokens(),
-                       .logprobs = sampling.logprobs(),
-                       .prompt_logprobs = c == 0 ? sampling.prompt_logprobs() : -1,
-                       .prompt = {submit.prompt().begin(), submit.prompt().end()},
-                       .stop_ids = {sampling.stop_token_ids().begin(), sampling.stop_token_ids().end()}});
+    running.push_back(
+        {.stream = stream,
+         .key = submit.request(),
+         .attempt = submit.attempt(),
+         .pipeline = submit.pipeline(),
+         .choice = c,
+         .next_index = submit.choices(c).tokens_size(),
+         .max_tokens = sampling.max_tokens(),
+         .min_tokens = sampling.min_tokens(),
+         .logprobs = sampling.logprobs(),
+         .prompt_logprobs = c == 0 ? sampling.prompt_logprobs() : -1,
+         .prompt = {submit.prompt().begin(), submit.prompt().end()},
+         .stop_ids = {sampling.stop_token_ids().begin(), sampling.stop_token_ids().end()}});
   }
 }
 
@@ -324,18 +335,20 @@ bool FakeCoordinator::State::Advance(RunningChoice& running_choice, wire::StepTo
     for (size_t i = 0; i < running_choice.prompt.size(); ++i) {
       auto* position = tokens->add_prompt_logprobs();
       if (i == 0) continue;
-      FillPosition(position, running_choice.prompt[i], static_cast<int>(i), running_choice.prompt_logprobs,
-                   options.vocabulary);
+      FillPosition(position, running_choice.prompt[i], static_cast<int>(i),
+                   running_choice.prompt_logprobs, options.vocabulary);
     }
     running_choice.prompt_logprobs = -1;
   }
   for (int k = 0; k < options.tokens_per_step; ++k) {
     const int index = running_choice.next_index++;
     TokenId token = TokenAt(running_choice.choice, index);
-    if (running_choice.stop_ids.contains(token) && index < running_choice.min_tokens) token = options.answer[0];
+    if (running_choice.stop_ids.contains(token) && index < running_choice.min_tokens)
+      token = options.answer[0];
     tokens->add_tokens(token);
     if (running_choice.logprobs >= 0) {
-      FillPosition(tokens->add_logprobs(), token, index, running_choice.logprobs, options.vocabulary);
+      FillPosition(tokens->add_logprobs(), token, index, running_choice.logprobs,
+                   options.vocabulary);
     }
     if (running_choice.stop_ids.contains(token)) {
       tokens->set_finish(pagoda::v1::FINISH_REASON_STOP);
@@ -383,14 +396,16 @@ void FakeCoordinator::State::Run() {
 }
 
 absl::StatusOr<std::unique_ptr<FakeCoordinator>> FakeCoordinator::Start(Options options) {
-  if (options.answer.empty()) return absl::InvalidArgumentError("a fake coordinator needs an answer");
+  if (options.answer.empty())
+    return absl::InvalidArgumentError("a fake coordinator needs an answer");
   auto state = std::make_unique<State>(std::move(options));
   grpc::ServerBuilder builder;
   builder.AddListeningPort(state->options.listen, grpc::InsecureServerCredentials(), &state->port);
   builder.SetMaxReceiveMessageSize(static_cast<int>(limits::kMaxGrpcMessageBytes));
   builder.RegisterService(state.get());
   state->server = builder.BuildAndStart();
-  if (!state->server || state->port == 0) return absl::UnavailableError("the fake coordinator cannot listen");
+  if (!state->server || state->port == 0)
+    return absl::UnavailableError("the fake coordinator cannot listen");
   state->engine = std::thread([s = state.get()] { s->Run(); });
   return std::unique_ptr<FakeCoordinator>(new FakeCoordinator(std::move(state)));
 }
@@ -410,7 +425,9 @@ FakeCoordinator::~FakeCoordinator() {
 
 int FakeCoordinator::port() const { return state_->port; }
 std::string FakeCoordinator::address() const { return absl::StrCat("127.0.0.1:", state_->port); }
-TokenId FakeCoordinator::TokenAt(int choice, int index) const { return state_->TokenAt(choice, index); }
+TokenId FakeCoordinator::TokenAt(int choice, int index) const {
+  return state_->TokenAt(choice, index);
+}
 
 void FakeCoordinator::CutStreams() {
   absl::MutexLock lock(&state_->mutex);
@@ -461,18 +478,21 @@ FakeCoordinator::Counts FakeCoordinator::counts() const {
   absl::MutexLock lock(&state_->mutex);
   Counts counts = state_->counts;
   counts.running = static_cast<int64_t>(state_->running.size());
-  for (const FakePipeline& pipeline : state_->pipelines) counts.submits_by_pipeline.push_back(pipeline.submits);
+  for (const FakePipeline& pipeline : state_->pipelines)
+    counts.submits_by_pipeline.push_back(pipeline.submits);
   return counts;
 }
 
-absl::StatusOr<FakeCoordinator::Options> OptionsForModel(const std::string& path, const std::string& answer) {
+absl::StatusOr<FakeCoordinator::Options> OptionsForModel(const std::string& path,
+                                                         const std::string& answer) {
   PAGODA_ASSIGN_OR_RETURN(const auto model, checkpoint::Checkpoint::Open(path));
   FakeCoordinator::Options options;
   PAGODA_ASSIGN_OR_RETURN(options.bundle, model->TextBundle());
   PAGODA_ASSIGN_OR_RETURN(const auto text, text::OpenTextBundle(options.bundle));
   options.digest = model->digest();
   options.vocabulary = text->tokenizer->vocabulary_size();
-  options.answer = text->tokenizer->Encode(answer, {.add_special_tokens = false, .parse_special_tokens = false});
+  options.answer =
+      text->tokenizer->Encode(answer, {.add_special_tokens = false, .parse_special_tokens = false});
   const auto& ends = text->tokenizer->end_of_generation();
   if (!ends.empty()) options.end_token = ends.front();
   return options;

@@ -1,6 +1,7 @@
-// A coordinator that computes nothing: real gRPC, the real Attach protocol, a fixed answer. Every choice c of every request
-// gets the tokens of `answer`, rotated by c, one per step, then the model's end token; so a test knows what must come out,
-// whatever is lost on the way. Faults are injected by the methods. Thread rule: every method from any thread.
+// A coordinator that computes nothing: real gRPC, the real Attach protocol, a fixed answer. Every
+// choice c of every request gets the tokens of `answer`, rotated by c, one per step, then the
+// model's end token; so a test knows what must come out, whatever is lost on the way. Faults are
+// injected by the methods. Thread rule: every method from any thread.
 #pragma once
 
 #include <memory>
@@ -38,21 +39,21 @@ class FakeCoordinator {
   // What a request gets: the token of `choice` at `index`; the end token past the answer.
   TokenId TokenAt(int choice, int index) const;
 
-  void CutStreams();                       // as if this process had died; routers may connect again
-  void DropPipeline(uint64_t pipeline);    // gone from the next snapshot on, with what ran there
-  void NewEpoch(uint64_t pipeline);        // assembled anew; what ran there is forgotten
+  void CutStreams();                     // as if this process had died; routers may connect again
+  void DropPipeline(uint64_t pipeline);  // gone from the next snapshot on, with what ran there
+  void NewEpoch(uint64_t pipeline);      // assembled anew; what ran there is forgotten
   void SetReady(uint64_t pipeline, bool ready);
   void RefuseNext(int count, absl::StatusCode code, int retry_after_ms);
-  void FailNext(int count);                // FINISH_REASON_ERROR instead of a token
-  void Pause(bool paused);                 // no step is made
+  void FailNext(int count);  // FINISH_REASON_ERROR instead of a token
+  void Pause(bool paused);   // no step is made
 
   struct Counts {
     int64_t submits = 0;
-    int64_t replays = 0;       // with attempt > 1
+    int64_t replays = 0;  // with attempt > 1
     int64_t cancels = 0;
     int64_t stops = 0;
-    int64_t running = 0;       // choices
-    int64_t last_prompt = 0;   // tokens
+    int64_t running = 0;      // choices
+    int64_t last_prompt = 0;  // tokens
     int64_t last_deadline_ms = 0;
     uint64_t last_pipeline = 0;
     std::vector<int64_t> submits_by_pipeline;
@@ -67,7 +68,8 @@ class FakeCoordinator {
 };
 
 // Options with the text bundle of the model file `path` and `answer` in its tokens.
-absl::StatusOr<FakeCoordinator::Options> OptionsForModel(const std::string& path, const std::string& answer);
+absl::StatusOr<FakeCoordinator::Options> OptionsForModel(const std::string& path,
+                                                         const std::string& answer);
 // The default model's file, or "" when this machine does not have it.
 std::string DefaultModelPath();
 

@@ -10,7 +10,8 @@
 
 int main(int argc, char** argv) {
   std::string model = pagoda::fakes::DefaultModelPath();
-  std::string answer = "The quick brown fox jumps over the lazy dog. ¡Olé, 世界! 🦊 Then it sleeps.";
+  std::string answer =
+      "The quick brown fox jumps over the lazy dog. ¡Olé, 世界! 🦊 Then it sleeps.";
   std::string listen = "127.0.0.1:0", ready_file, name = "fake-model";
   int64_t step_ms = 1, max_model_len = 2048;
   int pipelines = 1, tokens_per_step = 1;

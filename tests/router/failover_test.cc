@@ -1,5 +1,5 @@
-// A whole router in this process, real gRPC and HTTP, fake coordinators that are cut, restarted and emptied under it: a
-// stream's text must be what it would have been undisturbed.
+// A whole router in this process, real gRPC and HTTP, fake coordinators that are cut, restarted and
+// emptied under it: a stream's text must be what it would have been undisturbed.
 #include <arpa/inet.h>
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
@@ -23,7 +23,9 @@ namespace {
 using fakes::FakeCoordinator;
 using nlohmann::json;
 
-constexpr char kAnswer[] = "The quick brown fox jumps over the lazy dog. Olé, 世界! 🦊 Then it sleeps for a long time.";
+constexpr char kAnswer[] =
+    "The quick brown fox jumps over the lazy dog. Olé, 世界! 🦊 Then it sleeps for a long "
+    "time.";
 
 struct HttpAnswer {
   int status = 0;
@@ -43,7 +45,8 @@ std::string Unchunked(std::string_view text) {
   return out;
 }
 
-HttpAnswer Http(int port, const std::string& method, const std::string& path, const std::string& body,
+HttpAnswer Http(int port, const std::string& method, const std::string& path,
+                const std::string& body,
                 const std::function<void(size_t received)>& progress = {}) {
   const int fd = socket(AF_INET, SOCK_STREAM, 0);
   sockaddr_in address{};
@@ -51,7 +54,8 @@ HttpAnswer Http(int port, const std::string& method, const std::string& path, co
   address.sin_port = htons(static_cast<uint16_t>(port));
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   EXPECT_EQ(connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
-  const std::string request = method + " " + path + " HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: " +
+  const std::string request = method + " " + path +
+                              " HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: " +
                               std::to_string(body.size()) + "\r\n\r\n" + body;
   EXPECT_EQ(send(fd, request.data(), request.size(), 0), static_cast<ssize_t>(request.size()));
   std::string all;
@@ -114,7 +118,8 @@ class FailoverTest : public testing::Test {
     }
     router_.reset();
   }
-  FakeCoordinator& AddCoordinator(const std::function<void(FakeCoordinator::Options&)>& change = {}) {
+  FakeCoordinator& AddCoordinator(
+      const std::function<void(FakeCoordinator::Options&)>& change = {}) {
     FakeCoordinator::Options options = base_;
     options.name = "fake-" + std::to_string(coordinators_.size());
     if (change) change(options);
@@ -125,7 +130,8 @@ class FailoverTest : public testing::Test {
   }
   void StartRouter(const std::function<void(Router::Options&)>& change = {}) {
     Router::Options options;
-    for (const auto& coordinator : coordinators_) options.upstream.coordinators.push_back(coordinator->address());
+    for (const auto& coordinator : coordinators_)
+      options.upstream.coordinators.push_back(coordinator->address());
     options.upstream.router_name = "test";
     options.upstream.silence_timeout_ms = 2000;
     options.access_log = false;
@@ -134,7 +140,8 @@ class FailoverTest : public testing::Test {
     ASSERT_TRUE(router.ok()) << router.status();
     router_ = *std::move(router);
     thread_ = std::thread([this] { router_->Run(); });
-    ASSERT_TRUE(Eventually([this] { return Http(router_->http_port(), "GET", "/readyz", "").status == 200; }));
+    ASSERT_TRUE(Eventually(
+        [this] { return Http(router_->http_port(), "GET", "/readyz", "").status == 200; }));
   }
   static bool Eventually(const std::function<bool()>& condition, int64_t timeout_ms = 15'000) {
     const MonotonicNs deadline = NowNs() + timeout_ms * kNsPerMs;
@@ -145,17 +152,19 @@ class FailoverTest : public testing::Test {
     return true;
   }
   HttpAnswer Complete(const std::string& fields, const std::function<void(size_t)>& progress = {}) {
-    return Http(router_->http_port(), "POST", "/v1/completions", R"({"prompt":"Hello there",)" + fields + "}", progress);
+    return Http(router_->http_port(), "POST", "/v1/completions",
+                R"({"prompt":"Hello there",)" + fields + "}", progress);
   }
   // Streams an answer and does `fault` once it has begun. `choices` texts.
   std::vector<std::string> StreamWithFault(const std::function<void()>& fault, int choices = 1) {
     bool done = false;
-    const HttpAnswer answer = Complete(R"("stream":true,"max_tokens":200,"seed":1,"n":)" + std::to_string(choices),
-                                       [&](size_t received) {
-                                         if (done || received < 1500) return;
-                                         done = true;
-                                         fault();
-                                       });
+    const HttpAnswer answer =
+        Complete(R"("stream":true,"max_tokens":200,"seed":1,"n":)" + std::to_string(choices),
+                 [&](size_t received) {
+                   if (done || received < 1500) return;
+                   done = true;
+                   fault();
+                 });
     EXPECT_TRUE(done);
     EXPECT_EQ(answer.status, 200) << answer.body;
     return TextsOf(answer.body, choices);
@@ -205,7 +214,8 @@ TEST_F(FailoverTest, AStreamLeavesAPipelineThatIsGoneOrAssembledAnew) {
   FakeCoordinator& only = AddCoordinator([](auto& options) { options.pipelines = 2; });
   StartRouter();
   EXPECT_EQ(StreamWithFault([&] { only.NewEpoch(only.counts().last_pipeline); }).front(), kAnswer);
-  EXPECT_EQ(StreamWithFault([&] { only.DropPipeline(only.counts().last_pipeline); }).front(), kAnswer);
+  EXPECT_EQ(StreamWithFault([&] { only.DropPipeline(only.counts().last_pipeline); }).front(),
+            kAnswer);
   EXPECT_EQ(only.counts().replays, 2);
 }
 
@@ -213,13 +223,13 @@ TEST_F(FailoverTest, AStopStringAndLogprobsSurviveTheCut) {
   FakeCoordinator& only = AddCoordinator();
   StartRouter();
   bool cut = false;
-  const HttpAnswer answer = Complete(R"("stream":true,"max_tokens":200,"stop":"Then it sl","logprobs":1)",
-                                     [&](size_t received) {
-                                       if (!cut && received > 2500) {
-                                         cut = true;
-                                         only.CutStreams();
-                                       }
-                                     });
+  const HttpAnswer answer = Complete(
+      R"("stream":true,"max_tokens":200,"stop":"Then it sl","logprobs":1)", [&](size_t received) {
+        if (!cut && received > 2500) {
+          cut = true;
+          only.CutStreams();
+        }
+      });
   EXPECT_TRUE(cut);
   const std::string text = TextsOf(answer.body, 1).front();
   EXPECT_EQ(text, std::string(kAnswer).substr(0, std::string(kAnswer).find("Then it sl")));
@@ -256,10 +266,11 @@ TEST_F(FailoverTest, AFailureAfterTheFirstTokenIsAnEventAndBeforeItAStatus) {
   only.FailNext(1);
   EXPECT_EQ(Complete(R"("stream":true,"max_tokens":50)").status, 500);
   bool failed = false;
-  const HttpAnswer answer = Complete(R"("stream":true,"max_tokens":100,"ignore_eos":true)", [&](size_t received) {
-    if (!failed && received > 800) only.FailNext(1);
-    failed |= received > 800;
-  });
+  const HttpAnswer answer =
+      Complete(R"("stream":true,"max_tokens":100,"ignore_eos":true)", [&](size_t received) {
+        if (!failed && received > 800) only.FailNext(1);
+        failed |= received > 800;
+      });
   EXPECT_EQ(answer.status, 200);
   EXPECT_NE(answer.body.find("data: {\"error\":{\"message\":"), std::string::npos);
   EXPECT_TRUE(answer.body.ends_with("data: [DONE]\n\n"));
@@ -279,7 +290,8 @@ TEST_F(FailoverTest, NoReadyPipelineIsServiceUnavailable) {
   FakeCoordinator& only = AddCoordinator();
   StartRouter();
   only.SetReady(1, false);
-  ASSERT_TRUE(Eventually([&] { return Http(router_->http_port(), "GET", "/readyz", "").status == 503; }));
+  ASSERT_TRUE(
+      Eventually([&] { return Http(router_->http_port(), "GET", "/readyz", "").status == 503; }));
   const HttpAnswer answer = Complete(R"("max_tokens":5)");
   EXPECT_EQ(answer.status, 503);
   EXPECT_NE(answer.head.find("Retry-After"), std::string::npos);
@@ -290,7 +302,8 @@ TEST_F(FailoverTest, LoadIsSpreadAndPrefixesStick) {
   StartRouter();
   std::vector<std::thread> clients;
   for (int i = 0; i < 8; ++i) {
-    clients.emplace_back([&] { EXPECT_EQ(Complete(R"("max_tokens":100,"ignore_eos":true)").status, 200); });
+    clients.emplace_back(
+        [&] { EXPECT_EQ(Complete(R"("max_tokens":100,"ignore_eos":true)").status, 200); });
   }
   for (std::thread& client : clients) client.join();
   const auto spread = only.counts().submits_by_pipeline;
@@ -300,20 +313,24 @@ TEST_F(FailoverTest, LoadIsSpreadAndPrefixesStick) {
   std::string prompt;
   for (int i = 0; i < 200; ++i) prompt += "word" + std::to_string(i) + " ";
   const auto send = [&] {
-    Http(router_->http_port(), "POST", "/v1/completions", R"({"max_tokens":2,"prompt":")" + prompt + "\"}");
+    Http(router_->http_port(), "POST", "/v1/completions",
+         R"({"max_tokens":2,"prompt":")" + prompt + "\"}");
     return only.counts().last_pipeline;
   };
   const uint64_t first = send();
-  for (int i = 0; i < 4; ++i) EXPECT_EQ(send(), first) << "the same prefix goes to the same pipeline when idle";
+  for (int i = 0; i < 4; ++i)
+    EXPECT_EQ(send(), first) << "the same prefix goes to the same pipeline when idle";
 }
 
 TEST_F(FailoverTest, TooManyRequestsAreRefused) {
   FakeCoordinator& only = AddCoordinator();
   StartRouter([](Router::Options& options) { options.dispatcher.max_requests_in_flight = 2; });
   only.Pause(true);
-  const HttpAnswer answer = Http(router_->http_port(), "POST", "/v1/completions", R"({"prompt":["a","b","c"]})");
+  const HttpAnswer answer =
+      Http(router_->http_port(), "POST", "/v1/completions", R"({"prompt":["a","b","c"]})");
   EXPECT_EQ(answer.status, 429) << answer.body;
-  EXPECT_EQ(Metric("pagoda_router_requests_in_flight"), 0) << "those that were started are cancelled";
+  EXPECT_EQ(Metric("pagoda_router_requests_in_flight"), 0)
+      << "those that were started are cancelled";
   only.Pause(false);
 }
 
@@ -390,7 +407,8 @@ TEST_F(GrpcTest, StatusCodesDeadlinesAndCancels) {
   StartRouter();
   Connect();
   v1::GenerateRequest request;
-  EXPECT_EQ(Generate(request).status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << "no prompt";
+  EXPECT_EQ(Generate(request).status.error_code(), grpc::StatusCode::INVALID_ARGUMENT)
+      << "no prompt";
   request.set_text("a");
   request.mutable_sampling()->set_temperature(std::numeric_limits<double>::quiet_NaN());
   EXPECT_EQ(Generate(request).status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
@@ -441,7 +459,8 @@ TEST_F(GrpcTest, TokenizeModelsHealth) {
   ASSERT_TRUE(stub_->Detokenize(&c2, detokenize, &text).ok());
   EXPECT_EQ(text.text(), "Hello 世界");
   detokenize.add_token_ids(-1);
-  EXPECT_EQ(stub_->Detokenize(&c3, detokenize, &text).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(stub_->Detokenize(&c3, detokenize, &text).error_code(),
+            grpc::StatusCode::INVALID_ARGUMENT);
   v1::ListModelsResponse models;
   ASSERT_TRUE(stub_->ListModels(&c4, {}, &models).ok());
   ASSERT_EQ(models.models_size(), 1);

@@ -1,4 +1,5 @@
-// The shape of the routing score: load first, prefixes within a cap, profiles and avoided pipelines, turns on ties.
+// The shape of the routing score: load first, prefixes within a cap, profiles and avoided
+// pipelines, turns on ties.
 #include "router/policy/policy.h"
 
 #include <gtest/gtest.h>
@@ -92,8 +93,8 @@ TEST_F(PolicyTest, CostIsLoadPlusPromptMinusCredit) {
   const auto chain = Chain(2);
   prefixes.Insert(chain, a);
   view.pipelines[0].waiting = 2;
-  const RouteCost cost = CostOf({.prompt_tokens = 100, .chain = chain}, view.pipelines[0], {.tokens = 50}, 1000,
-                                prefixes, options);
+  const RouteCost cost = CostOf({.prompt_tokens = 100, .chain = chain}, view.pipelines[0],
+                                {.tokens = 50}, 1000, prefixes, options);
   EXPECT_EQ(cost.load_tokens, 50 + 2 * options.tokens_per_waiting_request);
   EXPECT_EQ(cost.cached_tokens, 32);
   EXPECT_DOUBLE_EQ(cost.total, cost.load_tokens + 100 - 32);
@@ -102,7 +103,10 @@ TEST_F(PolicyTest, CostIsLoadPlusPromptMinusCredit) {
 TEST_F(PolicyTest, CreditIsNeverAboveThePrompt) {
   const auto chain = Chain(10);
   prefixes.Insert(chain, a);
-  EXPECT_EQ(CostOf({.prompt_tokens = 20, .chain = chain}, view.pipelines[0], {}, 0, prefixes, options).cached_tokens, 20);
+  EXPECT_EQ(
+      CostOf({.prompt_tokens = 20, .chain = chain}, view.pipelines[0], {}, 0, prefixes, options)
+          .cached_tokens,
+      20);
 }
 
 TEST_F(PolicyTest, AResumedStreamPrefersItsProfile) {
@@ -112,7 +116,8 @@ TEST_F(PolicyTest, AResumedStreamPrefersItsProfile) {
   loads[b].tokens = 9000;
   EXPECT_EQ(Choose({.preferred_profile = "cuda-sm90-1"}), b) << "exactness before load";
   view.pipelines[1].ready = false;
-  EXPECT_NE(Choose({.preferred_profile = "cuda-sm90-1"}), std::nullopt) << "another profile rather than none";
+  EXPECT_NE(Choose({.preferred_profile = "cuda-sm90-1"}), std::nullopt)
+      << "another profile rather than none";
 }
 
 TEST_F(PolicyTest, AnAvoidedPipelineIsTheLastResort) {

@@ -1,5 +1,6 @@
-// Holds pagoda.v1 to its promise: names, numbers and types that were ever published stay. The snapshot
-// tests/golden/public_api.json only grows: after adding to a public proto, run this test's binary with --update.
+// Holds pagoda.v1 to its promise: names, numbers and types that were ever published stay. The
+// snapshot tests/golden/public_api.json only grows: after adding to a public proto, run this test's
+// binary with --update.
 #include <gtest/gtest.h>
 
 #include <fstream>
@@ -34,7 +35,9 @@ void Describe(const pb::EnumDescriptor& type, json& out) {
 void Describe(const pb::Descriptor& message, json& out) {
   for (int i = 0; i < message.field_count(); ++i) {
     const pb::FieldDescriptor& field = *message.field(i);
-    const char* label = field.is_repeated() ? "repeated" : field.has_presence() ? "optional" : "plain";
+    const char* label = field.is_repeated()    ? "repeated"
+                        : field.has_presence() ? "optional"
+                                               : "plain";
     const pb::OneofDescriptor* oneof = field.real_containing_oneof();
     out[field.full_name()] = {{"number", field.number()},
                               {"type", TypeOf(field)},

@@ -36,7 +36,9 @@ struct BadBody {
   const char* contains;  // in the message
 };
 
-std::string Completion(const std::string& fields) { return R"({"model":"m","prompt":"hi",)" + fields + "}"; }
+std::string Completion(const std::string& fields) {
+  return R"({"model":"m","prompt":"hi",)" + fields + "}";
+}
 
 std::vector<BadBody> BadCompletions() {
   std::vector<BadBody> rows = {
@@ -53,11 +55,13 @@ std::vector<BadBody> BadCompletions() {
       {"control_character", "{\"prompt\":\"a\x01\"}", "", "control"},
       {"twice_the_same_key", R"({"prompt":"a","prompt":"b"})", "", "twice"},
       {"nested", R"({"prompt":"a","x":)" + std::string(50'000, '[') + "", "", "nested deeper"},
-      {"nested_objects", [] {
+      {"nested_objects",
+       [] {
          std::string text = R"({"prompt":"a","x":)";
          for (int i = 0; i < 1000; ++i) text += R"({"a":)";
          return text;
-       }(), "", "nested deeper"},
+       }(),
+       "", "nested deeper"},
       {"no_prompt", R"({"model":"m"})", "prompt", "required"},
       {"null_prompt", R"({"model":"m","prompt":null})", "prompt", "required"},
       {"empty_list", R"({"model":"m","prompt":[]})", "prompt", "must be"},
@@ -81,7 +85,8 @@ std::vector<BadBody> BadCompletions() {
       {"typical_p", Completion(R"("typical_p":0)"), "typical_p", "(0, 1]"},
       {"repetition_penalty", Completion(R"("repetition_penalty":0)"), "repetition_penalty", "(0"},
       {"presence_penalty", Completion(R"("presence_penalty":2.5)"), "presence_penalty", "[-2, 2]"},
-      {"frequency_penalty", Completion(R"("frequency_penalty":-3)"), "frequency_penalty", "[-2, 2]"},
+      {"frequency_penalty", Completion(R"("frequency_penalty":-3)"), "frequency_penalty",
+       "[-2, 2]"},
       {"n_zero", Completion(R"("n":0)"), "n", "from 1"},
       {"n_high", Completion(R"("n":33)"), "n", "32"},
       {"n_huge", Completion(R"("n":1e9)"), "n", "32"},
@@ -89,7 +94,8 @@ std::vector<BadBody> BadCompletions() {
       {"n_greedy", Completion(R"("n":2,"temperature":0)"), "n", "temperature 0"},
       {"max_tokens_zero", Completion(R"("max_tokens":0)"), "max_tokens", "from 1"},
       {"max_tokens_negative", Completion(R"("max_tokens":-5)"), "max_tokens", "from 1"},
-      {"max_tokens_long", Completion(R"("max_tokens":200)"), "prompt", "maximum context length is 100"},
+      {"max_tokens_long", Completion(R"("max_tokens":200)"), "prompt",
+       "maximum context length is 100"},
       {"max_tokens_bool", Completion(R"("max_tokens":true)"), "max_tokens", "integer"},
       {"min_above_max", Completion(R"("max_tokens":5,"min_tokens":6)"), "min_tokens", "above"},
       {"stop_type", Completion(R"("stop":5)"), "stop", "string"},
@@ -104,20 +110,25 @@ std::vector<BadBody> BadCompletions() {
       {"bias_range", Completion(R"("logit_bias":{"9999":1})"), "logit_bias", "9999"},
       {"logprobs_high", Completion(R"("logprobs":21)"), "logprobs", "20"},
       {"prompt_logprobs_minus", Completion(R"("prompt_logprobs":-1)"), "prompt_logprobs", "from 0"},
-      {"prompt_logprobs_stream", Completion(R"("prompt_logprobs":1,"stream":true)"), "prompt_logprobs", "stream"},
+      {"prompt_logprobs_stream", Completion(R"("prompt_logprobs":1,"stream":true)"),
+       "prompt_logprobs", "stream"},
       {"best_of", Completion(R"("best_of":5)"), "best_of", "not supported"},
       {"suffix", Completion(R"("suffix":"x")"), "suffix", "not supported"},
       {"beam", Completion(R"("use_beam_search":true)"), "use_beam_search", "not supported"},
       {"guided", Completion(R"("guided_regex":"a*")"), "guided_regex", "not supported"},
-      {"response_format", Completion(R"("response_format":{"type":"json_object"})"), "response_format", "text"},
+      {"response_format", Completion(R"("response_format":{"type":"json_object"})"),
+       "response_format", "text"},
       {"stream_type", Completion(R"("stream":"yes")"), "stream", "true or false"},
-      {"stream_options", Completion(R"("stream_options":{"include_usage":true})"), "stream_options", "stream"},
-      {"truncate_zero", Completion(R"("truncate_prompt_tokens":0)"), "truncate_prompt_tokens", "at least 1"},
+      {"stream_options", Completion(R"("stream_options":{"include_usage":true})"), "stream_options",
+       "stream"},
+      {"truncate_zero", Completion(R"("truncate_prompt_tokens":0)"), "truncate_prompt_tokens",
+       "at least 1"},
       {"seed_float", Completion(R"("seed":1.5)"), "seed", "integer"},
       {"seed_huge", Completion(R"("seed":18446744073709551615)"), "seed", "integer"},
       {"salt_empty", Completion(R"("cache_salt":"")"), "cache_salt", "empty"},
       {"priority", Completion(R"("priority":9223372036854775807)"), "priority", "from"},
-      {"request_id", Completion(R"("request_id":")" + std::string(129, 'x') + "\""), "request_id", "128"},
+      {"request_id", Completion(R"("request_id":")" + std::string(129, 'x') + "\""), "request_id",
+       "128"},
   };
   const auto list = [](int count, const std::string& entry) {
     std::string text = "[" + entry;
@@ -125,9 +136,12 @@ std::vector<BadBody> BadCompletions() {
     return text + "]";
   };
   rows.push_back({"stop_many", Completion("\"stop\":" + list(17, "\"a\"")), "stop", "16"});
-  rows.push_back({"stop_ids_many", Completion("\"stop_token_ids\":" + list(65, "1")), "stop_token_ids", "64"});
-  rows.push_back({"bad_words_many", Completion("\"bad_words\":" + list(257, "\"a\"")), "bad_words", "256"});
-  rows.push_back({"prompts_many", R"({"model":"m","prompt":)" + list(65, "\"a\"") + "}", "prompt", "64"});
+  rows.push_back(
+      {"stop_ids_many", Completion("\"stop_token_ids\":" + list(65, "1")), "stop_token_ids", "64"});
+  rows.push_back(
+      {"bad_words_many", Completion("\"bad_words\":" + list(257, "\"a\"")), "bad_words", "256"});
+  rows.push_back(
+      {"prompts_many", R"({"model":"m","prompt":)" + list(65, "\"a\"") + "}", "prompt", "64"});
   std::string bias = "\"logit_bias\":{\"0\":1";
   for (int i = 1; i <= limits::kMaxLogitBias; ++i) bias += ",\"" + std::to_string(i) + "\":1";
   rows.push_back({"bias_many", Completion(bias + "}"), "logit_bias", "1024"});
@@ -154,21 +168,28 @@ TEST(RequestTest, BadChatsAreRefusedByName) {
       {"entry", R"({"model":"m","messages":["hi"]})", "messages", "object"},
       {"role", R"({"model":"m","messages":[{"content":"hi"}]})", "messages", "role"},
       {"role_type", R"({"model":"m","messages":[{"role":5,"content":"hi"}]})", "messages", "role"},
-      {"content", R"({"model":"m","messages":[{"role":"user","content":5}]})", "messages", "content"},
-      {"image", R"({"model":"m","messages":[{"role":"user","content":[{"type":"image_url","image_url":{}}]}]})",
+      {"content", R"({"model":"m","messages":[{"role":"user","content":5}]})", "messages",
+       "content"},
+      {"image",
+       R"({"model":"m","messages":[{"role":"user","content":[{"type":"image_url","image_url":{}}]}]})",
        "messages", "text only"},
       {"tool_choice", chat(R"("tool_choice":"required")"), "tool_choice", "not supported"},
-      {"tool_named", chat(R"("tool_choice":{"type":"function","function":{"name":"f"}})"), "tool_choice", "not supported"},
+      {"tool_named", chat(R"("tool_choice":{"type":"function","function":{"name":"f"}})"),
+       "tool_choice", "not supported"},
       {"tools", chat(R"("tools":{})"), "tools", "list"},
       {"template", chat(R"("chat_template":"{{ x }}")"), "chat_template", "not taken"},
       {"kwargs_type", chat(R"("chat_template_kwargs":[])"), "chat_template_kwargs", "object"},
-      {"kwargs_tokenize", chat(R"("chat_template_kwargs":{"tokenize":true})"), "chat_template_kwargs", "tokenize"},
-      {"kwargs_messages", chat(R"("chat_template_kwargs":{"messages":[]})"), "chat_template_kwargs", "messages"},
-      {"kwargs_name", chat(R"("chat_template_kwargs":{"__class__ x":1})"), "chat_template_kwargs", "identifier"},
+      {"kwargs_tokenize", chat(R"("chat_template_kwargs":{"tokenize":true})"),
+       "chat_template_kwargs", "tokenize"},
+      {"kwargs_messages", chat(R"("chat_template_kwargs":{"messages":[]})"), "chat_template_kwargs",
+       "messages"},
+      {"kwargs_name", chat(R"("chat_template_kwargs":{"__class__ x":1})"), "chat_template_kwargs",
+       "identifier"},
       {"top_logprobs", chat(R"("top_logprobs":3)"), "top_logprobs", "logprobs"},
       {"top_logprobs_high", chat(R"("logprobs":true,"top_logprobs":21)"), "logprobs", "20"},
       {"echo", chat(R"("echo":true)"), "echo", "completions"},
-      {"both", chat(R"("add_generation_prompt":true,"continue_final_message":true)"), "continue_final_message", "both"},
+      {"both", chat(R"("add_generation_prompt":true,"continue_final_message":true)"),
+       "continue_final_message", "both"},
   };
   for (const BadBody& row : rows) {
     const absl::Status status = StatusOfBody(Endpoint::kChat, row.body);
@@ -185,17 +206,20 @@ TEST(RequestTest, ATemplatelessModelSaysSo) {
 }
 
 TEST(RequestTest, UnknownModelsAndContextErrorsHaveCodes) {
-  const absl::Status unknown = StatusOfBody(Endpoint::kCompletions, R"({"model":"x","prompt":"a"})");
+  const absl::Status unknown =
+      StatusOfBody(Endpoint::kCompletions, R"({"model":"x","prompt":"a"})");
   EXPECT_EQ(unknown.code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(CodeOf(unknown), "model_not_found");
-  const absl::Status context = StatusOfBody(Endpoint::kCompletions, Completion(R"("max_tokens":99)"));
+  const absl::Status context =
+      StatusOfBody(Endpoint::kCompletions, Completion(R"("max_tokens":99)"));
   EXPECT_EQ(CodeOf(context), "context_length_exceeded");
 }
 
 TEST(RequestTest, GoodFieldsArriveSettled) {
   const auto prepared = PrepareGeneration(
       Endpoint::kCompletions,
-      Completion(R"("temperature":0.5,"top_p":0.9,"top_k":-1,"min_p":0.1,"typical_p":0.8,"repetition_penalty":1.1,
+      Completion(
+          R"("temperature":0.5,"top_p":0.9,"top_k":-1,"min_p":0.1,"typical_p":0.8,"repetition_penalty":1.1,
         "presence_penalty":1,"frequency_penalty":-1,"no_repeat_ngram_size":3,"logit_bias":{"5":-100,"6":2.5},
         "bad_words":["x"],"allowed_token_ids":[1,2],"seed":-7,"n":2,"max_tokens":10.0,"min_tokens":2,"priority":-3,
         "stop":"end","stop_token_ids":[9,3,9],"include_stop_str_in_output":true,"skip_special_tokens":false,
@@ -209,7 +233,8 @@ TEST(RequestTest, GoodFieldsArriveSettled) {
   EXPECT_EQ(s.top_p, 0.9);
   EXPECT_EQ(s.top_k, 0);
   EXPECT_EQ(s.no_repeat_ngram_size, 3);
-  EXPECT_THAT(s.logit_bias, testing::UnorderedElementsAre(testing::Pair(5, -100.0f), testing::Pair(6, 2.5f)));
+  EXPECT_THAT(s.logit_bias,
+              testing::UnorderedElementsAre(testing::Pair(5, -100.0f), testing::Pair(6, 2.5f)));
   EXPECT_FALSE(s.bad_words.empty());
   EXPECT_EQ(s.seed, static_cast<uint64_t>(-7));
   EXPECT_EQ(request.choices, 2);
@@ -217,7 +242,8 @@ TEST(RequestTest, GoodFieldsArriveSettled) {
   EXPECT_EQ(s.min_tokens, 2);
   EXPECT_EQ(request.priority, -3);
   EXPECT_THAT(request.stop, testing::ElementsAre("end"));
-  EXPECT_THAT(s.stop_token_ids, testing::ElementsAre(3, 9, 256)) << "with the model's own end token";
+  EXPECT_THAT(s.stop_token_ids, testing::ElementsAre(3, 9, 256))
+      << "with the model's own end token";
   EXPECT_TRUE(request.include_stop_in_output);
   EXPECT_FALSE(request.skip_special_tokens);
   EXPECT_EQ(s.logprobs, 3);
@@ -227,8 +253,8 @@ TEST(RequestTest, GoodFieldsArriveSettled) {
 
 TEST(RequestTest, PromptsComeAsTextTokensOrListsOfEither) {
   const auto prompts = [](const std::string& json) {
-    const auto prepared =
-        PrepareGeneration(Endpoint::kCompletions, R"({"model":"m","prompt":)" + json + "}", OneModel(), 0);
+    const auto prepared = PrepareGeneration(
+        Endpoint::kCompletions, R"({"model":"m","prompt":)" + json + "}", OneModel(), 0);
     std::vector<std::vector<TokenId>> tokens;
     if (prepared.ok()) {
       for (const auto& request : prepared->requests) tokens.push_back(request.prompt);
@@ -243,13 +269,14 @@ TEST(RequestTest, PromptsComeAsTextTokensOrListsOfEither) {
 }
 
 TEST(RequestTest, DefaultsAndTruncation) {
-  auto prepared = PrepareGeneration(Endpoint::kCompletions, R"({"prompt":"abcdef","truncate_prompt_tokens":2})",
-                                    OneModel(), 0);
+  auto prepared = PrepareGeneration(
+      Endpoint::kCompletions, R"({"prompt":"abcdef","truncate_prompt_tokens":2})", OneModel(), 0);
   ASSERT_TRUE(prepared.ok()) << "an empty model name means the only model: " << prepared.status();
   EXPECT_EQ(prepared->requests[0].prompt, (std::vector<TokenId>{'e', 'f'}));
   EXPECT_EQ(prepared->requests[0].sampling.max_tokens, 16) << "OpenAI's default for completions";
-  prepared = PrepareGeneration(Endpoint::kCompletions, Completion(R"("echo":true,"max_tokens":0,"logprobs":1)"),
-                               OneModel(), 0);
+  prepared =
+      PrepareGeneration(Endpoint::kCompletions,
+                        Completion(R"("echo":true,"max_tokens":0,"logprobs":1)"), OneModel(), 0);
   ASSERT_TRUE(prepared.ok()) << prepared.status();
   EXPECT_TRUE(prepared->input.echo_only);
   EXPECT_EQ(prepared->requests[0].sampling.prompt_logprobs, 1);
@@ -265,7 +292,8 @@ TEST(RequestTest, AHostileObjectOfAMillionKeysIsReadInLinearTime) {
 TEST(RequestTest, TooManyValuesAreRefused) {
   std::string body = R"({"prompt":"a","x":[0)";
   for (int i = 0; i < (2 << 20); ++i) body += ",0";
-  EXPECT_THAT(std::string(StatusOfBody(Endpoint::kCompletions, body + "]}").message()), testing::HasSubstr("too many"));
+  EXPECT_THAT(std::string(StatusOfBody(Endpoint::kCompletions, body + "]}").message()),
+              testing::HasSubstr("too many"));
 }
 
 TEST(HeadTest, FramingThatParsersDisagreeOnIsRefused) {

@@ -1,4 +1,5 @@
-// One request's life with a scripted token stream: duplicates, gaps, old attempts, stop strings across tokens, replay.
+// One request's life with a scripted token stream: duplicates, gaps, old attempts, stop strings
+// across tokens, replay.
 #include "router/session.h"
 
 #include <gmock/gmock.h>
@@ -22,8 +23,8 @@ GenerationRequest Request(int choices = 1, int max_tokens = 100) {
 }
 
 // Sends `text` as tokens of `choice` from `first` on.
-Session::Update Send(Session& session, int first, std::string_view text, int choice = 0, uint32_t attempt = 1,
-                     FinishReason finish = FinishReason::kNone) {
+Session::Update Send(Session& session, int first, std::string_view text, int choice = 0,
+                     uint32_t attempt = 1, FinishReason finish = FinishReason::kNone) {
   std::vector<TokenId> tokens;
   for (unsigned char byte : text) tokens.push_back(byte);
   TokenBatch batch;
@@ -65,8 +66,9 @@ TEST(SessionTest, TokensOfAnOlderAttemptAreDropped) {
   const Session::Submission replay = session.NextSubmission();
   EXPECT_EQ(replay.attempt, 2u);
   ASSERT_EQ(replay.choices.size(), 1u);
-  EXPECT_THAT(std::vector<TokenId>(replay.choices[0].tokens.begin(), replay.choices[0].tokens.end()),
-              testing::ElementsAre('a', 'b'));
+  EXPECT_THAT(
+      std::vector<TokenId>(replay.choices[0].tokens.begin(), replay.choices[0].tokens.end()),
+      testing::ElementsAre('a', 'b'));
   EXPECT_EQ(Send(session, 2, "X", 0, /*attempt=*/1).kind, Kind::kIgnored);
   EXPECT_EQ(Send(session, 2, "c", 0, /*attempt=*/2).delta.text, "c");
 }
@@ -77,7 +79,8 @@ TEST(SessionTest, AStopStringAcrossTokensEndsTheChoiceAndTellsTheCoordinator) {
   Session session(std::move(request));
   session.NextSubmission();
   EXPECT_EQ(Send(session, 0, "ab").delta.text, "ab");
-  EXPECT_EQ(Send(session, 2, "cST").delta.text, "c") << "what may become a stop string is held back";
+  EXPECT_EQ(Send(session, 2, "cST").delta.text, "c")
+      << "what may become a stop string is held back";
   const Session::Update update = Send(session, 5, "OPmore");
   EXPECT_EQ(update.delta.text, "");
   EXPECT_EQ(update.delta.finish, FinishReason::kStop);
@@ -145,7 +148,8 @@ TEST(SessionTest, TheEndTokenIsCountedButNotShown) {
   const Session::Update update = session.OnTokens(batch);
   EXPECT_EQ(update.delta.text, "a");
   EXPECT_THAT(update.delta.tokens, testing::ElementsAre('a', ByteTokenizer::kEnd));
-  EXPECT_FALSE(update.delta.stop_token.has_value()) << "the model's own end token is no reason to name";
+  EXPECT_FALSE(update.delta.stop_token.has_value())
+      << "the model's own end token is no reason to name";
 }
 
 TEST(SessionTest, AClientsStopTokenIsNamed) {

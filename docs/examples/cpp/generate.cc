@@ -13,7 +13,8 @@ int main(int argc, char** argv) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxSendMessageSize(64 << 20);  // prompts may be longer than gRPC's default of 4 MiB
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 30'000);
-  const auto channel = grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+  const auto channel =
+      grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
   const auto stub = pagoda::v1::Inference::NewStub(channel);
 
   pagoda::v1::GenerateRequest request;
@@ -34,6 +35,7 @@ int main(int argc, char** argv) {
   }
   const grpc::Status status = stream->Finish();
   if (status.ok()) return 0;
-  std::cerr << "generation failed (" << status.error_code() << "): " << status.error_message() << "\n";
+  std::cerr << "generation failed (" << status.error_code() << "): " << status.error_message()
+            << "\n";
   return 1;
 }
