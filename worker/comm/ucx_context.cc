@@ -154,12 +154,12 @@ UcxContext::~UcxContext() {
   if (context_ != nullptr) ucp_cleanup(context_);
 }
 
-void UcxContext::Sleep(int wake_descriptor, absl::Duration timeout) {
-  if (timeout <= absl::ZeroDuration() || ucp_worker_arm(worker_) != UCS_OK) return;
+bool UcxContext::Sleep(int wake_descriptor, absl::Duration timeout) {
+  if (timeout <= absl::ZeroDuration() || ucp_worker_arm(worker_) != UCS_OK) return false;
   pollfd descriptors[] = {{.fd = descriptor_, .events = POLLIN, .revents = 0},
                           {.fd = wake_descriptor, .events = POLLIN, .revents = 0}};
   const timespec limit = absl::ToTimespec(std::min(timeout, absl::Hours(24)));
-  ppoll(descriptors, 2, &limit, nullptr);
+  return ppoll(descriptors, 2, &limit, nullptr) > 0 && descriptors[1].revents != 0;
 }
 
 }  // namespace pagoda::worker

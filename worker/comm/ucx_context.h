@@ -27,7 +27,8 @@ class UcxContext {
   const std::string& address() const { return address_; }
   // Sleeps until the worker has something to do, `wake_descriptor` is readable or `timeout` is
   // over. Returns at once when there is progress to be made.
-  void Sleep(int wake_descriptor, absl::Duration timeout);
+  // True when `wake_descriptor` is readable.
+  bool Sleep(int wake_descriptor, absl::Duration timeout);
 
  private:
   UcxContext() = default;

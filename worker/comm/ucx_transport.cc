@@ -248,7 +248,7 @@ bool UcxTransport::Progress() {
 }
 
 bool UcxTransport::Sleep(Clock::time_point deadline) {
-  context_->Sleep(wake_descriptor_, Until(deadline));
+  if (!context_->Sleep(wake_descriptor_, Until(deadline))) return false;
   uint64_t wakes = 0;
   return read(wake_descriptor_, &wakes, sizeof(wakes)) == sizeof(wakes);
 }
