@@ -213,7 +213,7 @@ void Coordinator::Do(const StopPipeline& action) {
     engine->Drain();
     return;
   }
-  engine->Stop("the deployment was deleted");
+  engine->Stop("UNAVAILABLE: the deployment was deleted");
   retired_.push_back(engine);
   rates_.erase(action.pipeline);
   absl::MutexLock lock(&engines_mutex_);
@@ -362,7 +362,7 @@ void Coordinator::Stop() {
   if (stopping_.exchange(true)) return;
   inbox_.Close();
   if (thread_.joinable()) thread_.join();
-  for (const auto& engine : Engines()) engine->Stop("the coordinator stops");
+  for (const auto& engine : Engines()) engine->Stop("UNAVAILABLE: the coordinator stops");
   {
     absl::MutexLock lock(&engines_mutex_);
     retired_.clear();

@@ -32,7 +32,7 @@ PipelineEngine::PipelineEngine(EngineOptions options, std::shared_ptr<RouterDire
       thread_([this] { Run(); }) {}
 
 PipelineEngine::~PipelineEngine() {
-  Stop("the coordinator stops");
+  Stop("UNAVAILABLE: the coordinator stops");
   thread_.join();
 }
 

@@ -40,9 +40,15 @@ Session::Update Session::OnTokens(const TokenBatch& batch) {
   Choice& choice = choices_[batch.choice];
   if (choice.finished) return update;
   if (batch.finish == FinishReason::kError) {
-    update.kind = Update::Kind::kFailed;
-    update.error =
-        absl::InternalError(batch.error.empty() ? "the pipeline failed this request" : batch.error);
+    // A coordinator begins its text with the code when it is one of these.
+    const std::string_view text = batch.error;
+    update.kind = text.starts_with("UNAVAILABLE:") ? Update::Kind::kLost : Update::Kind::kFailed;
+    if (text.starts_with("DEADLINE_EXCEEDED:")) {
+      update.error = absl::DeadlineExceededError(batch.error);
+    } else {
+      update.error =
+          absl::InternalError(text.empty() ? "the pipeline failed this request" : batch.error);
+    }
     return update;
   }
   if (batch.finish == FinishReason::kCancelled) {

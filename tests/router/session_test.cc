@@ -208,6 +208,13 @@ TEST(SessionTest, ErrorsAndUnaskedCancelsAreToldApart) {
   session.NextSubmission();
   EXPECT_EQ(Send(session, 0, "", 0, 1, FinishReason::kCancelled).kind, Kind::kLost);
   EXPECT_EQ(Send(session, 0, "", 0, 1, FinishReason::kError).kind, Kind::kFailed);
+  TokenBatch batch;
+  batch.attempt = 1;
+  batch.finish = FinishReason::kError;
+  batch.error = "UNAVAILABLE: the pipeline was deleted";
+  EXPECT_EQ(session.OnTokens(batch).kind, Kind::kLost);
+  batch.error = "DEADLINE_EXCEEDED: too late";
+  EXPECT_EQ(session.OnTokens(batch).error.code(), absl::StatusCode::kDeadlineExceeded);
 }
 
 }  // namespace
