@@ -8,6 +8,7 @@
 #include <CLI/CLI.hpp>
 #include <filesystem>
 
+#include "checkpoint/model_cache.h"
 #include "common/config.h"
 #include "common/log.h"
 #include "common/metrics.h"
@@ -66,15 +67,15 @@ absl::Status Validate(const Flags& flags) {
   return absl::OkStatus();
 }
 
-// A local path for now; references of hubs are resolved by whoever pulled them into the cache.
-absl::StatusOr<std::string> ResolveModel(const std::string& reference) {
-  if (std::filesystem::exists(reference)) return reference;
-  return absl::NotFoundError(absl::StrCat("there is no file or folder '", reference, "' on the coordinator's machine"));
-}
-
 absl::Status Run(Flags& flags, sigset_t& signals) {
   auto registry = std::make_shared<prometheus::Registry>();
-  auto catalog = std::make_shared<pagoda::coordinator::ModelCatalog>(ResolveModel);
+  if (flags.cache_dir.empty()) {
+    PAGODA_ASSIGN_OR_RETURN(flags.cache_dir, pagoda::checkpoint::DefaultCacheFolder());
+  }
+  auto catalog = std::make_shared<pagoda::coordinator::ModelCatalog>(
+      [cache = pagoda::checkpoint::ModelCache(flags.cache_dir)](const std::string& reference) {
+        return cache.Resolve(reference);
+      });
   PAGODA_ASSIGN_OR_RETURN(auto server, pagoda::coordinator::Server::Start(flags.server, catalog, registry));
   std::unique_ptr<pagoda::MetricsServer> metrics;
   if (!flags.metrics_listen.empty()) {

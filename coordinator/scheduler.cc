@@ -51,6 +51,7 @@ void Scheduler::EndEpoch() {
     }
   }
   in_flight_.clear();
+  copy_sources_.clear();
   finished_in_flight_ = 0;
   draining_ = 0;
   const auto running = std::exchange(running_, {});

@@ -160,6 +160,7 @@ class Scheduler {
   std::optional<BlockHandle> Allocate();
   int Available() const;
   int PrefillTarget(int decode_rows) const;
+  bool SharedWithASequence(const BlockHandle& block) const;
   static void Use(PlanRecord& record, const SequencePointer& sequence);
 
   EpochSettings settings_;
@@ -173,6 +174,8 @@ class Scheduler {
   std::set<SequencePointer, SequenceOrder> running_;  // kRunning and kDraining
   int finished_in_flight_ = 0;                        // kFinished with rows in flight
   int draining_ = 0;
+
+  std::unordered_map<BlockId, int> copy_sources_;     // blocks that plans in flight copy from, how often
 
   std::vector<SlotId> free_slots_;
   std::vector<SlotId> pending_ends_;

@@ -283,17 +283,23 @@ int Scheduler::Available() const { return settings_.prefix_caching ? cache_->ava
 
 std::optional<BlockHandle> Scheduler::Allocate() { return cache_->Allocate(); }
 
+// A plan in flight that copies from the block keeps it from coming home, but does not mind that it is written after.
+bool Scheduler::SharedWithASequence(const BlockHandle& block) const {
+  const auto copies = copy_sources_.find(block.id());
+  return pool_->references(block.id()) - (copies == copy_sources_.end() ? 0 : copies->second) > 1;
+}
+
 // The block that the next row of a decoding sequence writes to is there and its own. False: not in this plan.
 bool Scheduler::MakeRoom(Draft& draft, const SequencePointer& sequence) {
   const size_t index = static_cast<size_t>(sequence->scheduled / settings_.block_tokens);
   PAGODA_CHECK(index <= sequence->blocks.size());
   const bool grows = index == sequence->blocks.size();
-  if (!grows && !sequence->blocks[index].shared()) return true;
+  if (!grows && !SharedWithASequence(sequence->blocks[index])) return true;
   std::optional<BlockHandle> block = Allocate();
   while (!block.has_value()) {
     if (!PreemptFor(sequence)) return false;
     if (sequence->state != SequenceState::kRunning) return false;
-    if (!grows && !sequence->blocks[index].shared()) return true;  // the other holder is gone
+    if (!grows && !SharedWithASequence(sequence->blocks[index])) return true;  // the other holder is gone
     block = Allocate();
   }
   if (grows) {
@@ -301,6 +307,7 @@ bool Scheduler::MakeRoom(Draft& draft, const SequencePointer& sequence) {
     return true;
   }
   draft.plan.copies.push_back({sequence->blocks[index].id(), block->id()});
+  ++copy_sources_[sequence->blocks[index].id()];
   std::swap(sequence->blocks[index], *block);
   draft.record.held.push_back(std::move(*block));
   return true;

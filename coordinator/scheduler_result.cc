@@ -20,6 +20,10 @@ absl::Status Scheduler::OnResult(const StepResult& result, int64_t now_ns) {
     }
   }
   for (size_t i = 0; i < record.samples.size(); ++i) TakeSample(record.samples[i], result.samples[i], now_ns);
+  for (const BlockHandle& source : record.held) {
+    const auto copies = copy_sources_.find(source.id());
+    if (--copies->second == 0) copy_sources_.erase(copies);
+  }
   record.held.clear();
   for (const SequencePointer& sequence : record.users) {
     if (--sequence->in_flight == 0) Drained(sequence);

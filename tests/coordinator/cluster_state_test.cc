@@ -144,7 +144,9 @@ TEST(ClusterState, ALostWorkerIsReplacedByASpareAndTheOthersKeepTheirPlace) {
   EXPECT_EQ(cluster.assignments.at(spare).stage, 1);
   EXPECT_EQ(cluster.assignments.at(c).stage, 2);
   for (const Action& action : cluster.log) {
-    if (const auto* release = std::get_if<SendRelease>(&action)) EXPECT_TRUE(release->keep_weights);
+    if (const auto* release = std::get_if<SendRelease>(&action)) {
+      EXPECT_TRUE(release->keep_weights);
+    }
   }
 }
 
