@@ -10,6 +10,7 @@
 
 #include "checkpoint/dequantize.h"
 #include "checkpoint/gguf_metadata.h"
+#include "tests/fakes/model_writer.h"
 
 namespace pagoda::checkpoint {
 namespace {
@@ -139,6 +140,19 @@ TEST(CheckpointTest, NamesWhatIsWrongWithAPath) {
   EXPECT_EQ(Checkpoint::Open("tests/checkpoint/checkpoint_test.cc").status().code(),
             absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(Checkpoint::Open("tests/checkpoint").status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST(CheckpointTest, AFolderWithOneGgufFileIsAModel) {
+  std::string folder = ::testing::TempDir() + "/pagoda_folder_XXXXXX";
+  ASSERT_NE(mkdtemp(folder.data()), nullptr);
+  ASSERT_TRUE(pagoda::testing::WriteTinyGguf(folder + "/one.gguf", {}).ok());
+  const auto one = Checkpoint::Open(folder);
+  EXPECT_TRUE(one.ok()) << one.status();
+  ASSERT_TRUE(pagoda::testing::WriteTinyGguf(folder + "/two.gguf", {}).ok());
+  EXPECT_EQ(Checkpoint::Open(folder).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_TRUE(Checkpoint::Open(folder + "/two.gguf").ok());
+  EXPECT_FALSE(Checkpoint::Open(folder + "/part-00001-of-00002.gguf").ok());
+  std::filesystem::remove_all(folder);
 }
 
 }  // namespace

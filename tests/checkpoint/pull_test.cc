@@ -221,7 +221,7 @@ TEST_F(HubTest, StartsAgainWhenTheStorageHasAnotherFile) {
 
 TEST_F(HubTest, AStalledConnectionTimesOutAndIsTriedAgain) {
   PullOptions options = Options();
-  options.timeout_ms = 400;
+  options.timeout_ms = 1500;
   const auto path = Pull("hf://org/stalling", options);
   ASSERT_TRUE(path.ok()) << path.status();
   ExpectWhole(*path);
