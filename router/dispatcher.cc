@@ -284,6 +284,7 @@ void Dispatcher::OnChoice(int link, const wire::ChoiceTokens& tokens,
         return Fail(id,
                     absl::UnavailableError("the coordinator gave the request up several times"));
       }
+      running.avoid.push_back(running.pipeline);
       return Replace(running, "pipeline_lost");
     case Session::Update::Kind::kDelta:
       break;
