@@ -247,6 +247,8 @@ struct TileSource {
   V16 key_scale;             // 8 bits only
   const float* value_scale;  // the same
   int64_t padded;
+  const uint8_t* later_keys;  // of the tile to ask for, or this one's
+  const uint8_t* later_values;
 };
 
 template <int kKind>
@@ -273,6 +275,8 @@ TileSource FindTile(const AttendTask& task, int64_t base) {
   source.keys = head + token * layout.head_dim * KvBytes(kKind);
   source.values = head + layout.value_at + token * layout.padded_dim * KvBytes(kKind);
   source.padded = layout.padded_dim;
+  source.later_keys = source.keys;
+  source.later_values = source.values;
   source.key_scale = Zero();
   source.value_scale = nullptr;
   if constexpr (kKind == kKvI8) {
@@ -281,6 +285,10 @@ TileSource FindTile(const AttendTask& task, int64_t base) {
   }
   return source;
 }
+
+// A tile that is read some tiles later is asked for line by line while this one is used: blocks lie anywhere in memory,
+// where no hardware prefetcher can guess.
+constexpr int64_t kTilesAhead = 4;
 
 // The f32 copy of a tile that is read more than once.
 template <int kKind>
@@ -293,7 +301,7 @@ TileSource CopyTile(const AttendState& state, const TileSource& source) {
     }
   }
   return {reinterpret_cast<const uint8_t*>(state.keys), reinterpret_cast<const uint8_t*>(state.values), Zero(), nullptr,
-          source.padded};
+          source.padded, nullptr, nullptr};
 }
 
 template <int kKind, int kCount>
@@ -305,6 +313,7 @@ inline void ScoresOf(const AttendState& state, const TileSource& source, int fir
   for (int i = 0; i < kCount; ++i) sum[i] = Zero();
   for (int d = 0; d < dim; ++d, q += kAttendVectors) {
     const V16 k = KeysAt<kKind>(source, d);
+    if constexpr (kKind != kKvF32) __builtin_prefetch(source.later_keys + d * 16 * KvBytes(kKind), 0, 2);
 #pragma GCC unroll 16
     for (int i = 0; i < kCount; ++i) sum[i] = Fma(Set1(q[i]), k, sum[i]);
   }
@@ -360,6 +369,10 @@ inline void MixOf(const AttendState& state, const TileSource& source, int v, int
     V16 value[kDims];
 #pragma GCC unroll 8
     for (int k = 0; k < kDims; ++k) value[k] = ValuesAt<kKind>(source, j, d + 16 * k);
+    if constexpr (kKind != kKvF32) {
+      const uint8_t* later = source.later_values + (j * padded + d) * KvBytes(kKind);
+      for (int line = 0; line < kDims * 16 * KvBytes(kKind); line += 64) __builtin_prefetch(later + line, 0, 2);
+    }
 #pragma GCC unroll 8
     for (int i = 0; i < kCount; ++i) {
       const V16 p = Set1(state.scores[(v + i) * 16 + j]);
@@ -432,7 +445,12 @@ void AttendTile(AttendState& state, int64_t base) {
     if (end < last) last = static_cast<int>(end);
   }
   if (first >= last) return;
-  const TileSource source = FindTile<kKind>(task, base);
+  TileSource source = FindTile<kKind>(task, base);
+  if (base + 16 * kTilesAhead < task.first_position + task.rows) {
+    const TileSource later = FindTile<kKind>(task, base + 16 * kTilesAhead);
+    source.later_keys = later.keys;
+    source.later_values = later.values;
+  }
   if (kKind == kKvF32 || (last - first) * task.heads <= kDirectVectors) {
     UseTile<kKind>(state, source, base, first, last);
   } else {
