@@ -111,13 +111,11 @@ void AddedTokenMatcher::Split(std::string_view text, bool with_special,
     position = end;
     if (token.special && !with_special) continue;
     if (token.single_word && (WordEndsAt(text, begin) || WordBeginsAt(text, end))) continue;
-    if (token.lstrip) begin = SpaceBegin(text, begin);
-    begin = std::max(begin, done);
+    if (token.lstrip) begin = std::max(SpaceBegin(text, begin), done);
     if (token.rstrip) end = SpaceEnd(text, end);
     if (done < begin) out->push_back({done, begin, -1});
     out->push_back({begin, end, token.id});
-    done = end;
-    position = std::max(position, done);
+    done = end;  // the next match may lie in the space that this one took, as in the reference
   }
   if (done < text.size()) out->push_back({done, text.size(), -1});
 }

@@ -38,10 +38,11 @@ std::string AddedRanges(std::string_view name) {
   return out;
 }
 
-// What Oniguruma takes for \\w: also a few numbers of Latin-1, and letters in circles and squares.
-std::string WordMembers() {
-  std::string out =
-      "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}\\x{24b6}-\\x{24e9}"
+// What Oniguruma takes for \\w: outside of a class a few numbers of Latin-1 too, and letters in circles and squares.
+std::string WordMembers(bool in_class) {
+  std::string out = in_class ? "" : "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}";
+  out +=
+      "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{24b6}-\\x{24e9}"
       "\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}";
   for (const char* name : {"L", "M", "Nd", "Nl", "Pc"}) out += AddedRanges(name);
   return out;
@@ -120,7 +121,7 @@ class Translator {
       const std::string ranges = (kind == 'd' || !in_class_) ? AddedRanges("Nd") : "";
       return Replace(2, absl::StrCat("\\p{Nd}", ranges), kind == 'D');
     }
-    if (kind == 'w' || (kind == 'W' && !in_class_)) return Replace(2, WordMembers(), kind == 'W');
+    if (kind == 'w' || (kind == 'W' && !in_class_)) return Replace(2, WordMembers(in_class_), kind == 'W');
     if ((kind == 'p' || kind == 'P') && position_ + 2 < pattern_.size()) return Property(kind);
     out_.append(pattern_.substr(position_, 2));
     position_ += 2;

@@ -155,11 +155,11 @@ def compare(label, binary, files, tokenizer, texts, decode=True):
               f" {[tokenizer.id_to_token(t) for t in got[i]]}")
     bad_text = 0
     if decode:
-        texts, want = texts[:2000], want[:2000]
-        back = [a["text"] for a in text_tool.run(binary, ["open", *files], [{"op": "decode", "ids": ids} for ids in want])]
-        streams = text_tool.run(binary, ["open", *files], [{"op": "stream", "ids": ids, "skip": False} for ids in want])
-        plain = [tokenizer.decode(ids, skip_special_tokens=False) for ids in want]
-        wrong_text = [i for i in range(len(texts)) if back[i] != plain[i] or "".join(streams[i]["pieces"]) != plain[i]]
+        some = 2000
+        back = [a["text"] for a in text_tool.run(binary, ["open", *files], [{"op": "decode", "ids": ids} for ids in want[:some]])]
+        streams = text_tool.run(binary, ["open", *files], [{"op": "stream", "ids": ids, "skip": False} for ids in want[:some]])
+        plain = [tokenizer.decode(ids, skip_special_tokens=False) for ids in want[:some]]
+        wrong_text = [i for i in range(len(plain)) if back[i] != plain[i] or "".join(streams[i]["pieces"]) != plain[i]]
         for i in wrong_text[:5]:
             print(f"{label}: decoding {texts[i]!r}\n  want {plain[i]!r}\n  got  {back[i]!r}\n  streamed {streams[i]['pieces']!r}")
         bad_text = len(wrong_text)

@@ -137,19 +137,12 @@ Value Interpreter::EvaluateDict(const Expression& expression) {
 }
 
 Value Interpreter::EvaluateConcat(const Expression& expression) {
-  std::vector<Value> parts;
-  bool safe = false;
-  for (const auto& operand : expression.operands) {
-    parts.push_back(Evaluate(*operand));
-    safe |= parts.back().is_safe();
-  }
   std::string out;
-  for (const Value& part : parts) {
-    std::string text = Str(part);
-    out += safe && !part.is_safe() ? EscapeHtml(text) : text;
+  for (const auto& operand : expression.operands) {
+    out += Str(Evaluate(*operand));
     ChargeBytes(out.size());
   }
-  return safe ? Value::Safe(std::move(out)) : Value(std::move(out));
+  return Value(std::move(out));
 }
 
 Value Interpreter::EvaluateCompare(const Expression& expression) {
@@ -221,6 +214,9 @@ Value Interpreter::Attribute(const Value& value, std::string_view name) {
   } else if (const LoopState* loop = value.loop()) {
     Value found = loop->items != nullptr ? LoopAttribute(*loop, name) : Value();
     if (!found.is_undefined() || found.undefined().why != nullptr) return found;
+  }
+  if (const Callable* function = value.callable(); function != nullptr && name == "name") {
+    return Value(function->name);
   }
   if (HasMethod(value, name)) {
     auto bound = std::make_shared<BoundMethod>();

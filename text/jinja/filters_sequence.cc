@@ -56,7 +56,8 @@ Value Join(Interpreter& interpreter, const Value& value, const Arguments& argume
   const std::string separator = args.Get(0) != nullptr ? interpreter.Str(*args.Get(0)) : "";
   std::string out;
   bool first = true;
-  for (const Value& item : interpreter.Iterate(value)->items) {
+  const auto source = interpreter.Iterate(value);
+  for (const Value& item : source->items) {
     if (!first) out += separator;
     first = false;
     out += interpreter.Str(args.Get(1) != nullptr ? Path(interpreter, item, *args.Get(1), nullptr) : item);
@@ -162,7 +163,8 @@ Value Unique(Interpreter& interpreter, const Value& value, const Arguments& argu
   const ArgumentReader args("unique", arguments, {"case_sensitive", "attribute"});
   Dict seen;
   std::vector<Value> out;
-  for (const Value& item : interpreter.Iterate(value)->items) {
+  const auto source = interpreter.Iterate(value);
+  for (const Value& item : source->items) {
     const Value key = Key(interpreter, item, args.Get(1), args.Flag(0, false));
     if (!key.is_text()) interpreter.Charge(static_cast<int64_t>(seen.items.size()));
     if (seen.Find(key) != nullptr) continue;
@@ -197,7 +199,8 @@ Value Sum(Interpreter& interpreter, const Value& value, const Arguments& argumen
   const ArgumentReader args("sum", arguments, {"attribute", "start"});
   Value total = args.Get(1) != nullptr ? *args.Get(1) : Value(0);
   if (total.is_text()) Fail("sum() can't sum strings");
-  for (const Value& item : interpreter.Iterate(value)->items) {
+  const auto source = interpreter.Iterate(value);
+  for (const Value& item : source->items) {
     interpreter.Charge(1);
     total = Add(interpreter, total,
                 args.Get(0) != nullptr ? Path(interpreter, item, *args.Get(0), nullptr) : item);
@@ -210,7 +213,8 @@ Value Map(Interpreter& interpreter, const Value& value, const Arguments& argumen
   std::vector<Value> out;
   if (arguments.positional.empty()) {
     const ArgumentReader args("map", arguments, {"attribute", "default"});
-    for (const Value& item : interpreter.Iterate(value)->items) {
+    const auto source = interpreter.Iterate(value);
+    for (const Value& item : source->items) {
       interpreter.Charge(1);
       out.push_back(Path(interpreter, item, args.Require(0), args.Get(1)));
     }
@@ -220,7 +224,8 @@ Value Map(Interpreter& interpreter, const Value& value, const Arguments& argumen
   if (!filter.is_text()) Fail("map needs the name of a filter");
   Arguments rest = arguments;
   rest.positional.erase(rest.positional.begin());
-  for (const Value& item : interpreter.Iterate(value)->items) {
+  const auto source = interpreter.Iterate(value);
+  for (const Value& item : source->items) {
     out.push_back(interpreter.Filter(filter.text(), item, rest));
   }
   return Generator(std::move(out));
@@ -242,7 +247,8 @@ Value Choose(Interpreter& interpreter, const Value& value, const Arguments& argu
     rest.positional.erase(rest.positional.begin());
   }
   std::vector<Value> out;
-  for (const Value& item : interpreter.Iterate(value)->items) {
+  const auto source = interpreter.Iterate(value);
+  for (const Value& item : source->items) {
     interpreter.Charge(1);
     const Value subject = Path(interpreter, item, attribute, nullptr);
     const bool holds = test.empty() ? Truthy(subject) : interpreter.Test(test, subject, rest);
@@ -260,7 +266,8 @@ Value Batch(Interpreter& interpreter, const Value& value, const Arguments& argum
   const int64_t size = args.Integer(0, 1);
   if (size < 1 || size > 100'000) Fail("batch needs a size between 1 and 100000");
   std::vector<Value> out, line;
-  for (const Value& item : interpreter.Iterate(value)->items) {
+  const auto source = interpreter.Iterate(value);
+  for (const Value& item : source->items) {
     if (static_cast<int64_t>(line.size()) == size) out.push_back(MakeList(std::exchange(line, {})));
     line.push_back(item);
   }

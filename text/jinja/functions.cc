@@ -93,7 +93,8 @@ std::shared_ptr<Dict> DictFrom(Interpreter& interpreter, const Arguments& argume
       for (const auto& [key, value] : other->items) dict->Set(key, value);
       continue;
     }
-    for (const Value& pair : interpreter.Iterate(from)->items) {
+    const auto source = interpreter.Iterate(from);
+    for (const Value& pair : source->items) {
       const auto items = interpreter.Iterate(pair);
       if (items->items.size() != 2) Fail("dict needs pairs");
       dict->Set(items->items[0], items->items[1]);
@@ -110,7 +111,8 @@ Value MakeDictFunction(Interpreter& interpreter, const Arguments& arguments) {
 
 Value MakeNamespaceFunction(Interpreter& interpreter, const Arguments& arguments) {
   auto made = std::make_shared<Namespace>();
-  for (const auto& [key, value] : DictFrom(interpreter, arguments)->items) {
+  const auto source = DictFrom(interpreter, arguments);
+  for (const auto& [key, value] : source->items) {
     if (!key.is_text()) Fail("a namespace needs names");
     if (key.text().starts_with('_')) Fail("attributes of a namespace cannot begin with an underscore");
     made->Set(key.text(), value);

@@ -164,7 +164,8 @@ Value Justify(Interpreter& interpreter, std::string_view name, const std::string
 Value JoinMethod(Interpreter& interpreter, const std::string& separator, const Value& items) {
   std::string out;
   bool first = true;
-  for (const Value& item : interpreter.Iterate(items)->items) {
+  const auto source = interpreter.Iterate(items);
+  for (const Value& item : source->items) {
     if (!first) out += separator;
     first = false;
     out += NeedText(item);

@@ -33,14 +33,14 @@ std::vector<std::string_view> SplitSpaces(std::string_view text, int64_t most, b
       out.push_back(text.substr(begin));
       text = StripRight(text.substr(0, begin), std::nullopt);
     }
-    if (!text.empty()) out.push_back(StripLeft(text, std::nullopt));
+    if (!text.empty()) out.push_back(text);
     std::reverse(out.begin(), out.end());
     return out;
   }
   text = StripLeft(text, std::nullopt);
   while (!text.empty()) {
     if (most >= 0 && static_cast<int64_t>(out.size()) >= most) {
-      out.push_back(StripRight(text, std::nullopt));
+      out.push_back(text);
       break;
     }
     size_t end = 0;
