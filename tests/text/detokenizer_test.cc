@@ -30,16 +30,16 @@ class PieceTokenizer : public Tokenizer {
   std::vector<TokenId> ends_;
 };
 
-struct Run {
+struct Fed {
   std::vector<std::string> pieces;
   std::optional<std::string> stop;
   std::string shown;
 };
 
-Run Feed(const std::vector<std::string>& pieces, DetokenizerOptions options, bool strips = false) {
+Fed Feed(const std::vector<std::string>& pieces, DetokenizerOptions options, bool strips = false) {
   const PieceTokenizer tokenizer(pieces, strips);
   Detokenizer detokenizer(tokenizer, std::move(options));
-  Run run;
+  Fed run;
   for (size_t i = 0; i < pieces.size() && !run.stop.has_value(); ++i) {
     auto output = detokenizer.Add(static_cast<TokenId>(i));
     run.pieces.push_back(output.text);
@@ -51,7 +51,7 @@ Run Feed(const std::vector<std::string>& pieces, DetokenizerOptions options, boo
 }
 
 TEST(Detokenizer, ShowsOnlyWholeCharacters) {
-  const Run run = Feed({"a\xF0\x9F", "\x99", "\x82z"}, {});
+  const Fed run = Feed({"a\xF0\x9F", "\x99", "\x82z"}, {});
   EXPECT_EQ(run.pieces, (std::vector<std::string>{"a", "", "\xF0\x9F\x99\x82z", ""}));
 }
 
@@ -65,7 +65,7 @@ TEST(Detokenizer, RepairsWhatCannotBecomeWhole) {
 TEST(Detokenizer, FindsStopsAcrossTokens) {
   DetokenizerOptions options;
   options.stop = {"###", "END"};
-  const Run run = Feed({"text #", "#", "# more"}, options);
+  const Fed run = Feed({"text #", "#", "# more"}, options);
   EXPECT_EQ(run.pieces, (std::vector<std::string>{"text ", "", ""}));
   EXPECT_EQ(run.stop, "###");
   EXPECT_EQ(run.shown, "text ");
@@ -76,7 +76,7 @@ TEST(Detokenizer, FindsStopsAcrossTokens) {
 TEST(Detokenizer, GivesBackHeldTextThatIsNoStop) {
   DetokenizerOptions options;
   options.stop = {"abcd"};
-  const Run run = Feed({"xab", "c", "x"}, options);
+  const Fed run = Feed({"xab", "c", "x"}, options);
   EXPECT_EQ(run.pieces, (std::vector<std::string>{"x", "", "abcx", ""}));
   EXPECT_EQ(Feed({"xabc"}, options).shown, "xabc");  // held until the end
 }
@@ -84,7 +84,7 @@ TEST(Detokenizer, GivesBackHeldTextThatIsNoStop) {
 TEST(Detokenizer, TakesTheEarliestStop) {
   DetokenizerOptions options;
   options.stop = {"late", "b"};
-  const Run run = Feed({"a b late"}, options);
+  const Fed run = Feed({"a b late"}, options);
   EXPECT_EQ(run.stop, "b");
   EXPECT_EQ(run.shown, "a ");
 }
@@ -93,7 +93,7 @@ TEST(Detokenizer, IgnoresStopsBeforeMinTokens) {
   DetokenizerOptions options;
   options.stop = {"x"};
   options.min_tokens = 3;
-  const Run run = Feed({"x", "a", "bx", "c"}, options);
+  const Fed run = Feed({"x", "a", "bx", "c"}, options);
   EXPECT_EQ(run.stop, "x");
   EXPECT_EQ(run.shown, "xab");
 }
@@ -119,7 +119,7 @@ TEST(Detokenizer, AnyCutOfAnyBytesGivesTheWholeTextsRepair) {
       whole += piece;
       pieces.push_back(std::move(piece));
     }
-    const Run run = Feed(pieces, {});
+    const Fed run = Feed(pieces, {});
     ASSERT_EQ(run.shown, ReplaceInvalidUtf8(whole)) << "round " << round;
     for (const std::string& piece : run.pieces) ASSERT_TRUE(IsValidUtf8(piece));
   }
