@@ -151,8 +151,9 @@ constexpr int kPvDims = 2;
 // As in the AVX-512 file: weights are asked for well ahead, into the second-level cache.
 constexpr int64_t kPrefetchBytes = 32 << 10;
 
+// Always inlined: gcc drops calls of a function that only prefetches.
 template <int kBytes>
-inline void PrefetchAhead(const uint8_t* p) {
+inline __attribute__((always_inline)) void PrefetchAhead(const uint8_t* p) {
 #pragma GCC unroll 32
   for (int i = 0; i < kBytes; i += 64) {
     _mm_prefetch(reinterpret_cast<const char*>(p + kPrefetchBytes + i), _MM_HINT_T1);
