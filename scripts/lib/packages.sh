@@ -4,7 +4,7 @@
 # To build and run; pip gets models that come as Python packages.
 PAGODA_BUILD_PACKAGES=(
   ca-certificates
-  g++ cmake ninja-build pkg-config lld ccache
+  g++ cmake ninja-build pkg-config ccache
   protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libgrpc++-dev
   libabsl-dev libspdlog-dev libfmt-dev libcli11-dev libyaml-cpp-dev
   nlohmann-json3-dev libsimdjson-dev libboost1.81-dev
