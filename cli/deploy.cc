@@ -2,6 +2,7 @@
 #include <iostream>
 
 #include "cli/admin_client.h"
+#include "cli/cluster_options.h"
 #include "cli/command.h"
 #include "cli/terminal.h"
 #include "common/config.h"
@@ -20,6 +21,7 @@ struct Arguments {
   int64_t max_model_len = 0;
   int activation_bits = 8;
   std::string kv_cache_dtype = "f16";
+  std::string kv_cache_memory;
   int max_num_batched_tokens = 0;
   int max_num_seqs = 0;
   int timeout_ms = 0;
@@ -64,6 +66,11 @@ int Apply(const Arguments& arguments) {
   spec.set_max_model_len(arguments.max_model_len);
   spec.set_activation_bits(arguments.activation_bits);
   spec.set_kv_cache_type(arguments.kv_cache_dtype);
+  if (!arguments.kv_cache_memory.empty()) {
+    const auto bytes = ParseBytes(arguments.kv_cache_memory);
+    if (!bytes.ok()) return Fail(bytes.status());
+    spec.set_kv_cache_bytes(*bytes);
+  }
   spec.set_max_num_batched_tokens(arguments.max_num_batched_tokens);
   spec.set_max_num_seqs(arguments.max_num_seqs);
   return PrintOne(AdminClient(arguments.coordinators).Apply(spec));
@@ -102,6 +109,7 @@ void AddSpecFlags(CLI::App& app, Arguments& arguments) {
   app.add_option("--max-model-len", arguments.max_model_len, "longest context; default: the model's own");
   app.add_option("--activation-bits", arguments.activation_bits, "8 or 12")->check(CLI::IsMember({8, 12}));
   app.add_option("--kv-cache-dtype", arguments.kv_cache_dtype, "f16, f32, bf16 or int8");
+  app.add_option("--kv-cache-memory-bytes", arguments.kv_cache_memory, "of each worker: 1G; default: what it offers");
   app.add_option("--max-num-batched-tokens", arguments.max_num_batched_tokens, "token rows of one step");
   app.add_option("--max-num-seqs", arguments.max_num_seqs, "sequences that run at the same time");
 }

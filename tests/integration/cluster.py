@@ -107,7 +107,7 @@ class Cluster:
                 assert not processes_of(self.folder), "orphans are left"
         self.kill()
 
-    def stop(self, number=signal.SIGTERM, timeout_s=45):
+    def stop(self, number=signal.SIGTERM, timeout_s=120):
         self.process.send_signal(number)
         try:
             status = self.process.wait(timeout_s)

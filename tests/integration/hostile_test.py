@@ -19,7 +19,9 @@ def error_of(status, text, allowed=(400, 404, 405, 413, 414, 415, 422, 431)):
 
 
 def post(body, target="/v1/completions", **more):
-    return error_of(*serving.request("POST", target, body, **more))
+    status, text = serving.request("POST", target, body, **more)
+    assert status != 200, f"accepted: {str(body)[:200]}"
+    return error_of(status, text)
 
 
 def completion(**fields):
@@ -41,7 +43,7 @@ def broken_json():
 
 
 def wrong_types_and_ranges():
-    for fields in ({"prompt": {"a": 1}}, {"prompt": [[1], "x"]}, {"prompt": [1.5]}, {"prompt": []}, {"prompt": None},
+    for fields in ({"prompt": {"a": 1}}, {"prompt": [[1], 2]}, {"prompt": [1.5]}, {"prompt": []}, {"prompt": None},
                    {"prompt": [-1]}, {"prompt": [1 << 40]}, {"prompt": [10**7]}, {"prompt": [True]},
                    {"max_tokens": -1}, {"max_tokens": "many"}, {"max_tokens": 1e30}, {"max_tokens": 2**63},
                    {"temperature": -1}, {"temperature": "hot"}, {"temperature": 1e300}, {"top_p": 0}, {"top_p": 2},
@@ -161,7 +163,9 @@ def hostile_grpc():
 
         def request(**fields):
             return inference.GenerateRequest(model=serving.name, **fields).SerializeToString()
-        assert code(b"\xff\xff\xff\xff") in (grpc.StatusCode.INTERNAL, grpc.StatusCode.INVALID_ARGUMENT)
+        broken = code(b"\xff\xff\xff\xff")
+        # What does not parse never reaches us: gRPC's callback server answers by itself.
+        assert broken in (grpc.StatusCode.INTERNAL, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED), broken
         wrong = [inference.TokenPrompt(token_ids=ids) for ids in ([], [-1], [10**8])]
         for tokens in wrong:
             assert code(request(tokens=tokens)) == grpc.StatusCode.INVALID_ARGUMENT, tokens
