@@ -15,6 +15,7 @@
 #include "common/log.h"
 #include "common/metrics.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "worker/blob/blob_service.h"
 #include "worker/comm/ucx_transport.h"
 #include "worker/control/coordinator_client.h"
 #include "worker/control/machine.h"
@@ -153,6 +154,27 @@ wire::Register Identity(const WorkerOptions& options, kernels::Backend& backend,
   return identity;
 }
 
+// Serves this worker's model files to others.
+struct BlobServer {
+  std::shared_ptr<BlobCatalog> catalog = std::make_shared<BlobCatalog>();
+  std::unique_ptr<grpc::Service> service = MakeBlobService(catalog);
+  std::unique_ptr<grpc::Server> server;
+  int port = 0;
+
+  absl::Status Start(const std::string& listen) {
+    grpc::ServerBuilder builder;
+    builder.AddListeningPort(listen, grpc::InsecureServerCredentials(), &port);
+    builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+    builder.RegisterService(service.get());
+    server = builder.BuildAndStart();
+    if (server != nullptr && port != 0) return absl::OkStatus();
+    return absl::UnavailableError(absl::StrCat("cannot listen on ", listen, " (--blob-listen)"));
+  }
+  ~BlobServer() {
+    if (server != nullptr) server->Shutdown(std::chrono::system_clock::now() + std::chrono::milliseconds(200));
+  }
+};
+
 absl::Status Serve(const WorkerOptions& options) {
   ShutdownSignal shutdown;
   PAGODA_ASSIGN_OR_RETURN(const std::vector<std::string> coordinators, SplitAddresses(options.coordinators));
@@ -166,6 +188,9 @@ absl::Status Serve(const WorkerOptions& options) {
                                             .tcp_port_range = options.tcp_port_range}));
   wire::Register identity = Identity(options, *backend, threads);
   identity.set_data_address(transport->address());
+  BlobServer blobs;
+  PAGODA_RETURN_IF_ERROR(blobs.Start(options.blob_listen));
+  identity.set_blob_address(HostPort{.host = options.advertise, .port = blobs.port}.ToString());
 
   WorkerMetrics metrics;
   PAGODA_ASSIGN_OR_RETURN(const std::unique_ptr<MetricsServer> metrics_server,
@@ -184,7 +209,7 @@ absl::Status Serve(const WorkerOptions& options) {
                             .on_registered = [&] { WriteReadyFile(options.ready_file, ready); }});
   Engine engine({.backend = std::move(backend),
                  .transport = std::move(transport),
-                 .open_model = MakeModelOpener({.cache_root = options.cache_dir}),
+                 .open_model = MakeModelOpener({.cache_root = options.cache_dir, .catalog = blobs.catalog}),
                  .kv_cache_bytes = options.kv_cache_bytes,
                  .sink = &client});
   client.Start(engine);

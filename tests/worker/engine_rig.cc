@@ -41,6 +41,7 @@ pagoda::testing::TinyModelOptions SmallLikeDefault() {
   options.kv_heads = 3;
   options.head_dim = 32;
   options.ffn = 320;
+  options.tied = false;  // a tied head makes a random model repeat its input
   options.seed = 7;
   return options;
 }

@@ -1,7 +1,10 @@
 #include "worker/control/model_opener.h"
 
+#include <algorithm>
+
 #include "checkpoint/model_cache.h"
 #include "common/log.h"
+#include "worker/blob/peer_source.h"
 
 namespace pagoda::worker {
 namespace {
@@ -9,14 +12,42 @@ namespace {
 using checkpoint::Checkpoint;
 using SharedCheckpoint = std::shared_ptr<const Checkpoint>;
 
-absl::StatusOr<SharedCheckpoint> OpenLocal(const std::string& cache_root, const Assignment& assignment) {
-  PAGODA_ASSIGN_OR_RETURN(const std::string path, checkpoint::ModelCache(cache_root).Resolve(assignment.model));
+absl::Status CheckDigest(const Checkpoint& model, const Assignment& assignment, const std::string& where) {
+  if (assignment.model_digest.empty() || model.digest() == assignment.model_digest) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat("the copy at ", where, " has digest ", model.digest(),
+                                                    ", the deployment's is ", assignment.model_digest));
+}
+
+absl::StatusOr<SharedCheckpoint> OpenLocal(const std::string& root, const Assignment& assignment, BlobCatalog* catalog) {
+  PAGODA_ASSIGN_OR_RETURN(const std::string path, checkpoint::ModelCache(root).Resolve(assignment.model));
   PAGODA_ASSIGN_OR_RETURN(std::unique_ptr<Checkpoint> model, Checkpoint::Open(path));
-  if (!assignment.model_digest.empty() && model->digest() != assignment.model_digest) {
-    return absl::FailedPreconditionError(absl::StrCat("the copy at ", path, " has digest ", model->digest(),
-                                                      ", the deployment's is ", assignment.model_digest));
+  PAGODA_RETURN_IF_ERROR(CheckDigest(*model, assignment, path));
+  if (catalog != nullptr) {
+    const absl::Status added = catalog->Add(model->digest(), path);
+    if (!added.ok()) LogWarning("model_not_served", {{"path", path}, {"error", added.ToString()}});
   }
   LogInfo("model_opened", {{"model", assignment.model}, {"path", path}, {"digest", model->digest()}});
+  return SharedCheckpoint(std::move(model));
+}
+
+absl::StatusOr<SharedCheckpoint> OpenFromPeers(const std::string& root, const Assignment& assignment) {
+  const std::string& digest = assignment.model_digest;
+  const auto is_hex = [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); };
+  if (digest.size() != 64 || !std::all_of(digest.begin(), digest.end(), is_hex)) {
+    return absl::InvalidArgumentError(absl::StrCat("a model of peers needs a digest of 64 hexadecimal digits, got ", digest));
+  }
+  const std::string folder = absl::StrCat(root, "/peers/", digest);
+  PAGODA_RETURN_IF_ERROR(checkpoint::MakeFolders(folder));
+  const PeerSourceOptions options{.addresses = assignment.model_peers, .model_digest = digest, .cache_folder = folder};
+  PAGODA_ASSIGN_OR_RETURN(const std::vector<PeerFile> files, ListPeerFiles(options));
+  std::vector<Checkpoint::RemoteFile> sources;
+  for (const PeerFile& file : files) {
+    PAGODA_ASSIGN_OR_RETURN(std::shared_ptr<checkpoint::ByteSource> source, OpenPeerFile(options, file));
+    sources.push_back({.name = file.name, .source = std::move(source)});
+  }
+  PAGODA_ASSIGN_OR_RETURN(std::unique_ptr<Checkpoint> model, Checkpoint::Open(std::move(sources)));
+  PAGODA_RETURN_IF_ERROR(CheckDigest(*model, assignment, "the peers"));
+  LogInfo("model_opened", {{"model", assignment.model}, {"peers", assignment.model_peers.size()}, {"digest", digest}});
   return SharedCheckpoint(std::move(model));
 }
 
@@ -29,7 +60,13 @@ ModelOpener MakeModelOpener(const ModelOpenerOptions& options) {
     if (root.empty()) {
       PAGODA_ASSIGN_OR_RETURN(root, checkpoint::DefaultCacheFolder());
     }
-    return OpenLocal(root, assignment);
+    absl::StatusOr<SharedCheckpoint> local = OpenLocal(root, assignment, options.catalog.get());
+    if (local.ok() || assignment.model_peers.empty()) return local;
+    absl::StatusOr<SharedCheckpoint> remote = OpenFromPeers(root, assignment);
+    if (remote.ok()) return remote;
+    return absl::Status(remote.status().code(),
+                        absl::StrCat("no copy here (", local.status().message(), ") and none from ",
+                                     assignment.model_peers.size(), " peers: ", remote.status().message()));
   };
 }
 

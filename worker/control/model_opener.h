@@ -4,12 +4,14 @@
 
 #include <string>
 
+#include "worker/blob/blob_service.h"
 #include "worker/engine/engine.h"
 
 namespace pagoda::worker {
 
 struct ModelOpenerOptions {
-  std::string cache_root;  // empty: the default of checkpoint/model_cache.h
+  std::string cache_root;                // empty: the default of checkpoint/model_cache.h
+  std::shared_ptr<BlobCatalog> catalog;  // gets the copies found here, to serve them to others; may be null
 };
 
 // Opens what an assignment names; errors say what was tried. A copy here whose digest is another is passed over.

@@ -38,8 +38,12 @@ void Engine::PostPlan(StepPlan plan) {
   const Epoch epoch = plan.epoch;
   const StepNumber step = plan.step;
   if (inbox_.PushPlan(std::move(plan), static_cast<size_t>(plan_limit_.load()))) return;
-  // The plan is lost, so the next one the engine sees leaves a gap, which is the fault.
-  LogWarning("plan_queue_overflow", {{"epoch", epoch.value()}, {"step", step.value()}});
+  const std::optional<HeldReport> held = Held();
+  sink_.OnFault({.epoch = epoch,
+                 .step = step,
+                 .self = held.has_value() ? held->self : PeerId{},
+                 .operation = "queue the plan",
+                 .message = absl::StrCat("more than ", plan_limit_.load(), " plans are unread")});
 }
 
 std::optional<HeldReport> Engine::Held() const {
@@ -223,7 +227,7 @@ void Engine::Fail(StepNumber step, const std::string& operation, const absl::Sta
                             {"step", step.value()},
                             {"stage", fault.self.stage},
                             {"rank", fault.self.rank},
-                            {"operation", operation},
+                            {"operation", fault.operation},
                             {"error", status.ToString()}});
   sink_.OnFault(fault);
 }

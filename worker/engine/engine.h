@@ -6,7 +6,7 @@
 // after it plans of that epoch are dropped until an assignment or a release comes. Weights outlive an epoch unless the release
 // says otherwise: the next assignment of the same shard starts at once.
 //
-// Thread rule: Post* and Held from any thread; the sink is called on the engine's thread.
+// Thread rule: Post* and Held from any thread; the sink is called on the engine's thread (OnFault also on PostPlan's).
 #pragma once
 
 #include <functional>
@@ -73,7 +73,7 @@ class Engine {
   ~Engine();  // ends the epoch, joins the thread
 
   void Post(EngineEvent event) { inbox_.Push(std::move(event)); }
-  // At most stages + 2 plans are unread; one more is a Fault of the plan's epoch.
+  // At most stages + 2 plans are unread; one more is dropped and a Fault of its epoch (told on the caller's thread).
   void PostPlan(StepPlan plan);
 
   const StepMonitor& monitor() const { return monitor_; }

@@ -164,9 +164,11 @@ TokenId Sampler::ChooseAtRandom(std::span<const float> logits, const SamplingCon
   if (cuts_k) {
     CollectTop(logits, params.top_k);
     apply_min_p();
-  } else if (cuts_min || !cuts_p) {
-    CollectTop(logits, vocabulary_);
+  } else if (cuts_min) {
+    CollectFrom(logits, static_cast<float>(params.min_p));
     apply_min_p();
+  } else if (!cuts_p) {
+    CollectTop(logits, vocabulary_);
   }
   if (cuts_p) {
     const bool collected = cuts_k || cuts_min;
@@ -211,10 +213,20 @@ TokenId Sampler::PickFromAll(double target) const {
   return last;
 }
 
+void Sampler::CollectFrom(std::span<const float> logits, float weight) {
+  candidates_.clear();
+  for (size_t i = 0; i < weights_.size(); ++i) {
+    // The likeliest have weight 1, or next to it: they stay even when `weight` is 1.
+    if (weights_[i] >= std::min(weight, 0.999f)) candidates_.push_back({static_cast<TokenId>(i), logits[i], weights_[i]});
+  }
+  std::sort(candidates_.begin(), candidates_.end(), Better);
+}
+
+bool Sampler::Better(const Candidate& a, const Candidate& b) {
+  return a.value > b.value || (a.value == b.value && a.token < b.token);
+}
+
 void Sampler::CollectTop(std::span<const float> logits, int count) {
-  const auto better = [](const Candidate& a, const Candidate& b) {
-    return a.value > b.value || (a.value == b.value && a.token < b.token);
-  };
   const bool weighted = weights_.size() == logits.size();
   const auto add = [&](size_t i) {
     if (logits[i] > kMasked) {
@@ -245,10 +257,10 @@ void Sampler::CollectTop(std::span<const float> logits, int count) {
   const size_t keep = std::min(candidates_.size(), static_cast<size_t>(count));
   if (keep < candidates_.size()) {
     std::nth_element(candidates_.begin(), candidates_.begin() + static_cast<std::ptrdiff_t>(keep),
-                     candidates_.end(), better);
+                     candidates_.end(), Better);
     candidates_.resize(keep);
   }
-  std::sort(candidates_.begin(), candidates_.end(), better);
+  std::sort(candidates_.begin(), candidates_.end(), Better);
 }
 
 void Sampler::KeepTopP(std::span<const float> logits, double top_p, double total, bool all_collected) {

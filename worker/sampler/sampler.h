@@ -94,6 +94,9 @@ class Sampler {
   TokenId PickFromAll(double target) const;
   // The `count` largest of `logits` above -inf, largest first (ties: lowest id), into candidates_.
   void CollectTop(std::span<const float> logits, int count);
+  // Those of at least this weight, largest first.
+  void CollectFrom(std::span<const float> logits, float weight);
+  static bool Better(const Candidate& a, const Candidate& b);
   void KeepTopP(std::span<const float> logits, double top_p, double total, bool all_collected);
   void KeepTypical(double typical_p);
 
