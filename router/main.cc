@@ -148,8 +148,11 @@ absl::Status Run(Flags& flags) {
     _exit(130);
   }).detach();
   router->Run();
+  router.reset();
   LogInfo("stopped");
-  return absl::OkStatus();
+  // gRPC's threads may still be at work on what was closed; static destructors would race with
+  // them.
+  _exit(0);
 }
 
 int Main(int argc, char** argv) {

@@ -65,6 +65,7 @@ struct Router::State {
   bool serving = false;
   MonotonicNs stop_at_ns = 0;  // of a shutdown; 0: none
   bool failed_rest = false;
+  bool ending = false;
 };
 
 absl::Status Router::State::Listen() {
@@ -109,6 +110,7 @@ void Router::State::Attach() {
 }
 
 void Router::State::OnTick() {
+  if (ending) return;
   dispatcher.Tick();
   grpc->SetModels(registry.models());
   const bool now_serving = service.Ready() && stop_at_ns == 0;
@@ -143,6 +145,7 @@ absl::StatusOr<std::unique_ptr<Router>> Router::Start(Options options) {
 }
 
 Router::~Router() {
+  state_->ending = true;  // nobody but the thread below stops the loop from here on
   // Nothing may post to the loop, or call a part of it, once parts begin to go. Open gRPC calls end
   // on the loop.
   std::thread end_calls([state = state_.get()] {

@@ -213,6 +213,8 @@ struct Upstream::State : std::enable_shared_from_this<Upstream::State> {
   void ResolveAll(MonotonicNs now);
   void StartDue(MonotonicNs now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   void OnEnded(int link, const std::string& why);
+  void RetryLater(const AttachStream& stream, int link, const std::string& why)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
 
   const Options options;
   Events events;
@@ -221,6 +223,7 @@ struct Upstream::State : std::enable_shared_from_this<Upstream::State> {
   std::map<int, std::shared_ptr<AttachStream>> streams ABSL_GUARDED_BY(mutex);
   int next_link ABSL_GUARDED_BY(mutex) = 1;
   int fetches ABSL_GUARDED_BY(mutex) = 0;
+  int alive ABSL_GUARDED_BY(mutex) = 0;  // streams that exist, in `streams` or on their way out
   bool closing ABSL_GUARDED_BY(mutex) = false;
   bool wake ABSL_GUARDED_BY(mutex) = false;
   std::thread maintainer;
@@ -255,6 +258,7 @@ void Upstream::State::StartDue(MonotonicNs now) {
       auto channel =
           grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
       target.link = next_link++;
+      ++alive;
       auto stream = std::make_shared<AttachStream>(
           target.link, address, std::move(channel), &events,
           [self = shared_from_this()](int ended, const std::string& why) {
@@ -268,24 +272,33 @@ void Upstream::State::StartDue(MonotonicNs now) {
 }
 
 void Upstream::State::OnEnded(int link, const std::string& why) {
-  std::shared_ptr<AttachStream> stream;  // let go of outside of the lock; its OnDone is over
+  std::shared_ptr<AttachStream> stream;
+  {
+    absl::MutexLock lock(&mutex);
+    const auto found = streams.find(link);
+    PAGODA_CHECK(found != streams.end(), "a stream ends once");
+    stream = std::move(found->second);
+    streams.erase(found);
+    wake = true;
+    RetryLater(*stream, link, why);
+  }
+  stream.reset();  // with its channel; its OnDone is over. Whoever closes waits for this
   absl::MutexLock lock(&mutex);
-  const auto found = streams.find(link);
-  if (found == streams.end()) return;
-  stream = std::move(found->second);
-  streams.erase(found);
-  wake = true;
-  const auto place = targets.find(stream->address());
+  --alive;
+}
+
+void Upstream::State::RetryLater(const AttachStream& stream, int link, const std::string& why) {
+  const auto place = targets.find(stream.address());
   if (closing || place == targets.end() || place->second.link != link) return;
   Target& target = place->second;
   target.link = -1;
-  target.failures = stream->heard() ? 1 : std::min(target.failures + 1, 16);
+  target.failures = stream.heard() ? 1 : std::min(target.failures + 1, 16);
   const int64_t backoff =
       std::min(options.max_backoff_ms, options.min_backoff_ms << std::min(target.failures, 10));
   target.retry_at_ns = NowNs() + backoff * kNsPerMs;
-  if (stream->heard() || target.failures == 1) {
-    LogWarning(stream->heard() ? "coordinator lost" : "coordinator not reachable",
-               {{"address", stream->address()}, {"error", why}, {"retry_ms", backoff}});
+  if (stream.heard() || target.failures == 1) {
+    LogWarning(stream.heard() ? "coordinator lost" : "coordinator not reachable",
+               {{"address", stream.address()}, {"error", why}, {"retry_ms", backoff}});
   }
 }
 
@@ -329,7 +342,7 @@ Upstream::~Upstream() {
   state_->maintainer.join();
   absl::MutexLock lock(&state_->mutex);
   const auto idle = [state = state_.get()]() ABSL_SHARED_LOCKS_REQUIRED(state->mutex) {
-    return state->streams.empty() && state->fetches == 0;
+    return state->alive == 0 && state->fetches == 0;
   };
   state_->mutex.Await(absl::Condition(&idle));
 }

@@ -206,7 +206,9 @@ TEST_F(FailoverTest, AStreamMovesToAnotherCoordinator) {
   EXPECT_EQ(texts[0], kAnswer);
   EXPECT_NE(texts[1], kAnswer);
   for (auto& coordinator : coordinators_) {
-    if (coordinator) EXPECT_EQ(coordinator->counts().replays, 1);
+    if (coordinator) {
+      EXPECT_EQ(coordinator->counts().replays, 1);
+    }
   }
 }
 
