@@ -27,7 +27,13 @@ struct Router::State {
                  [this](int link, const std::string& digest, ModelRegistry::BundleCallback done) {
                    upstream->FetchTextBundle(link, digest, std::move(done));
                  },
-             .post = [this](std::function<void()> task) { loop.Post(std::move(task)); },
+             .post =
+                 [this](std::function<void()> task) {
+                   loop.Post([this, task = std::move(task)] {
+                     task();
+                     PublishModels();
+                   });
+                 },
              .pool = pool.get()}),
         dispatcher(o.dispatcher,
                    {.send =
@@ -50,6 +56,10 @@ struct Router::State {
   absl::Status Listen();
   void Attach();
   void OnTick();
+  // gRPC's threads see the models through a copy of the pointer.
+  void PublishModels() {
+    if (grpc) grpc->SetModels(registry.models());
+  }
   void CheckShutdown();
 
   const Options options;
@@ -100,6 +110,7 @@ void Router::State::Attach() {
               [this](int link, std::unique_ptr<internal::v1::CoordinatorMessage> message) {
                 loop.Post([this, link, held = std::shared_ptr(std::move(message))] {
                   dispatcher.OnMessage(link, *held);
+                  PublishModels();
                 });
               },
           .lost =
@@ -112,7 +123,7 @@ void Router::State::Attach() {
 void Router::State::OnTick() {
   if (ending) return;
   dispatcher.Tick();
-  grpc->SetModels(registry.models());
+  PublishModels();
   const bool now_serving = service.Ready() && stop_at_ns == 0;
   if (now_serving != serving) {
     serving = now_serving;

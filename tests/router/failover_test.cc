@@ -171,8 +171,8 @@ class FailoverTest : public testing::Test {
   }
   double Metric(const std::string& series) {
     const std::string text = Http(router_->http_port(), "GET", "/metrics", "").body;
-    const size_t at = text.find(series + " ");
-    return at == std::string::npos ? -1 : std::stod(text.substr(at + series.size() + 1));
+    const size_t at = text.find("\n" + series + " ");
+    return at == std::string::npos ? -1 : std::stod(text.substr(at + series.size() + 2));
   }
 
   FakeCoordinator::Options base_;
