@@ -179,7 +179,7 @@ class BundleFetch : public grpc::ClientReadReactor<wire::TextBundleChunk> {
     } else {
       done_(Annotate(FromGrpc(status), "fetching the text bundle"));
     }
-    const std::function<void()> ended = std::move(ended_);
+    std::function<void()> ended = std::move(ended_);
     delete this;
     ended();
   }
@@ -223,7 +223,8 @@ struct Upstream::State : std::enable_shared_from_this<Upstream::State> {
   std::map<int, std::shared_ptr<AttachStream>> streams ABSL_GUARDED_BY(mutex);
   int next_link ABSL_GUARDED_BY(mutex) = 1;
   int fetches ABSL_GUARDED_BY(mutex) = 0;
-  int alive ABSL_GUARDED_BY(mutex) = 0;  // streams that exist, in `streams` or on their way out
+  // Streams and channels to be destroyed. Never on gRPC's own threads: the last channel joins them.
+  std::vector<std::shared_ptr<void>> retired ABSL_GUARDED_BY(mutex);
   bool closing ABSL_GUARDED_BY(mutex) = false;
   bool wake ABSL_GUARDED_BY(mutex) = false;
   std::thread maintainer;
@@ -258,7 +259,6 @@ void Upstream::State::StartDue(MonotonicNs now) {
       auto channel =
           grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
       target.link = next_link++;
-      ++alive;
       auto stream = std::make_shared<AttachStream>(
           target.link, address, std::move(channel), &events,
           [self = shared_from_this()](int ended, const std::string& why) {
@@ -272,19 +272,13 @@ void Upstream::State::StartDue(MonotonicNs now) {
 }
 
 void Upstream::State::OnEnded(int link, const std::string& why) {
-  std::shared_ptr<AttachStream> stream;
-  {
-    absl::MutexLock lock(&mutex);
-    const auto found = streams.find(link);
-    PAGODA_CHECK(found != streams.end(), "a stream ends once");
-    stream = std::move(found->second);
-    streams.erase(found);
-    wake = true;
-    RetryLater(*stream, link, why);
-  }
-  stream.reset();  // with its channel; its OnDone is over. Whoever closes waits for this
   absl::MutexLock lock(&mutex);
-  --alive;
+  const auto found = streams.find(link);
+  PAGODA_CHECK(found != streams.end(), "a stream ends once");
+  RetryLater(*found->second, link, why);
+  retired.push_back(std::move(found->second));
+  streams.erase(found);
+  wake = true;
 }
 
 void Upstream::State::RetryLater(const AttachStream& stream, int link, const std::string& why) {
@@ -310,7 +304,9 @@ void Upstream::State::Maintain() {
       ResolveAll(now);
       resolve_at = now + options.resolve_interval_ms * kNsPerMs;
     }
+    std::vector<std::shared_ptr<void>> gone;  // let go of after the lock
     absl::MutexLock lock(&mutex);
+    gone.swap(retired);
     if (closing) return;
     StartDue(now);
     for (auto& [link, stream] : streams) {
@@ -340,11 +336,13 @@ Upstream::~Upstream() {
     for (auto& [link, stream] : state_->streams) stream->Cancel();
   }
   state_->maintainer.join();
+  std::vector<std::shared_ptr<void>> gone;
   absl::MutexLock lock(&state_->mutex);
   const auto idle = [state = state_.get()]() ABSL_SHARED_LOCKS_REQUIRED(state->mutex) {
-    return state->alive == 0 && state->fetches == 0;
+    return state->streams.empty() && state->fetches == 0;
   };
   state_->mutex.Await(absl::Condition(&idle));
+  gone.swap(state_->retired);
 }
 
 void Upstream::AddAddress(const std::string& address) {
@@ -377,8 +375,9 @@ void Upstream::FetchTextBundle(int link, const std::string& digest,
     }
   }
   if (!channel) return done(absl::UnavailableError("the coordinator is not connected"));
-  BundleFetch::Start(std::move(channel), digest, std::move(done), [state = state_] {
+  BundleFetch::Start(channel, digest, std::move(done), [state = state_, channel]() mutable {
     absl::MutexLock lock(&state->mutex);
+    state->retired.push_back(std::move(channel));
     --state->fetches;
   });
 }
