@@ -32,7 +32,8 @@ TEST(ParseServerTest, UrlsAndAddresses) {
 
 TEST(HttpCallTest, SaysWhatDoesNotAnswer) {
   // Port 1 of this host: nothing listens there.
-  HttpRequest request{.target = "/x"};
+  HttpRequest request;
+  request.target = "/x";
   request.server = {"127.0.0.1", 1};
   const auto answer = HttpCall(request);
   EXPECT_TRUE(absl::IsUnavailable(answer.status()));

@@ -51,12 +51,12 @@ class Hosts:
 
     def _make(self):
         for host in HOSTS:
-            # A /dev/shm of its own, so that nothing but the veth connects the two.
+            # A /dev/shm of its own, so that nothing but the veth connects the two; a /sys that shows its own devices.
             hidden = model_folders() if host == "b" and self.hide_model_on_b else []
             hide = "".join(f"mount -t tmpfs tmpfs '{folder}' && " for folder in hidden)
             self.keepers[host] = subprocess.Popen(
                 ["unshare", "--net", "--ipc", "--mount", "--propagation", "private", "sh", "-c",
-                 f"{hide}mount -t tmpfs tmpfs /dev/shm && ip link set lo up && echo up && exec sleep 600"],
+                 f"{hide}mount -t tmpfs tmpfs /dev/shm && mount -t sysfs sysfs /sys && ip link set lo up && echo up && exec sleep 600"],
                 stdout=subprocess.PIPE, text=True)
             assert self.keepers[host].stdout.readline().strip() == "up", f"cannot make the namespaces of host {host}"
         self.link = f"pgd{os.getpid() % 100000}"
@@ -133,7 +133,7 @@ def essence(answer):
 
 def wait_ready(hosts, coordinator, name):
     """GetCluster from inside host a, through the command line."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 30
     text = ""
     while time.monotonic() < deadline:
         done = subprocess.run([*hosts.enter("a"), str(cluster.binary_folder() / "pagoda"), "deploy", "list",
@@ -163,7 +163,7 @@ def serve_across(two_hosts, expected):
                                   "--cache-dir", hosts.folder + "/cache-a").strip()
         for host, address in HOSTS.items():
             hosts.start(host, "worker-" + host, "pagoda-worker", "--coordinators", coordinator, "--advertise", address,
-                        "--blob-listen", address + ":0", "--transports", "tcp", "--threads", "1",
+                        "--blob-listen", address + ":0", "--transports", "tcp,self", "--threads", "1",
                         "--cache-dir", f"{hosts.folder}/cache-{host}")
         router = hosts.start("a", "router", "pagoda-router", "--coordinators", coordinator, "--listen", "127.0.0.1:0",
                              "--grpc-listen", "127.0.0.1:0").split()[1]
