@@ -1,0 +1,71 @@
+{{/* What the schema cannot say: values that must fit each other. Rendered by serviceaccount.yaml, so always. */}}
+{{- define "pagoda.validate" -}}
+{{- $values := .Values -}}
+{{- $names := dict -}}
+{{- $paths := 0 -}}
+{{- range $values.models -}}
+{{- if hasKey $names .name }}{{ fail (printf "models: two are named '%s'" .name) }}{{ end -}}
+{{- $_ := set $names .name true -}}
+{{- $stages := int (default 1 .pipelineParallelSize) -}}
+{{- $tensor := default (list 1) .tensorParallelSize -}}
+{{- if and (gt (len $tensor) 1) (ne (len $tensor) $stages) -}}
+{{- fail (printf "models '%s': tensorParallelSize lists %d stages, but pipelineParallelSize is %d" .name (len $tensor) $stages) -}}
+{{- end -}}
+{{- if and .layersPerStage (ne (len .layersPerStage) $stages) -}}
+{{- fail (printf "models '%s': layersPerStage lists %d stages, but pipelineParallelSize is %d" .name (len .layersPerStage) $stages) -}}
+{{- end -}}
+{{- if not (include "pagoda.pulled" .model) -}}
+{{- if not $values.modelVolume.existingClaim -}}
+{{- fail (printf "models '%s': %s is a path, so modelVolume.existingClaim must name the claim that holds it" .name .model) -}}
+{{- end -}}
+{{- if not (hasPrefix (printf "%s/" $values.modelVolume.mountPath) .model) -}}
+{{- fail (printf "models '%s': %s is not below modelVolume.mountPath (%s)" .name .model $values.modelVolume.mountPath) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if lt (int $values.coordinator.leaseMs) (mul 2 (int $values.coordinator.heartbeatMs)) -}}
+{{- fail (printf "coordinator.leaseMs is %d, below twice heartbeatMs (%d): one late heartbeat would lose a worker" (int $values.coordinator.leaseMs) (int $values.coordinator.heartbeatMs)) -}}
+{{- end -}}
+{{- $group := eq $values.workers.kind "LeaderWorkerSet" -}}
+{{- if $group -}}
+{{- $size := include "pagoda.ranks" (first $values.models) -}}
+{{- range $values.models -}}
+{{- if ne (include "pagoda.ranks" .) $size -}}
+{{- fail (printf "workers.kind is LeaderWorkerSet, whose groups have one size, but '%s' takes %s workers and '%s' takes %s: use kind StatefulSet" (first $values.models).name $size .name (include "pagoda.ranks" .)) -}}
+{{- end -}}
+{{- end -}}
+{{- if gt (int $values.workers.spare) 0 -}}
+{{- fail "workers.spare needs workers.kind StatefulSet: a LeaderWorkerSet has whole groups only" -}}
+{{- end -}}
+{{- else if $values.workers.exclusiveTopology -}}
+{{- fail "workers.exclusiveTopology needs workers.kind LeaderWorkerSet" -}}
+{{- end -}}
+{{- with $values.workers.autoscaling -}}
+{{- if ne .type "none" -}}
+{{- if ne (len $values.models) 1 -}}
+{{- fail "workers.autoscaling needs exactly one model: with several, no metric says whose workers are too few" -}}
+{{- end -}}
+{{- if and (not $group) (ne (include "pagoda.ranks" (first $values.models)) "1") -}}
+{{- fail (printf "workers.autoscaling with kind StatefulSet adds single workers, but a pipeline of '%s' takes %s: use kind LeaderWorkerSet" (first $values.models).name (include "pagoda.ranks" (first $values.models))) -}}
+{{- end -}}
+{{- if gt (int .minPipelines) (int .maxPipelines) -}}
+{{- fail (printf "workers.autoscaling: minPipelines (%d) is above maxPipelines (%d)" (int .minPipelines) (int .maxPipelines)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- with $values.router.autoscaling -}}
+{{- if and (ne .type "none") (gt (int .minReplicas) (int .maxReplicas)) -}}
+{{- fail (printf "router.autoscaling: minReplicas (%d) is above maxReplicas (%d)" (int .minReplicas) (int .maxReplicas)) -}}
+{{- end -}}
+{{- end -}}
+{{- if and $values.gateway.httpRoute.enabled (not $values.gateway.httpRoute.parentRefs) -}}
+{{- fail "gateway.httpRoute.enabled needs gateway.httpRoute.parentRefs: name the Gateway that the route belongs to" -}}
+{{- end -}}
+{{- if and $values.gateway.inferencePool.enabled (not $values.gateway.inferencePool.endpointPicker.name) -}}
+{{- fail "gateway.inferencePool.enabled needs gateway.inferencePool.endpointPicker.name: the Service of the endpoint picker" -}}
+{{- end -}}
+{{- $range := splitList "-" $values.workers.ucx.tcpPortRange -}}
+{{- if le (int (last $range)) (int (first $range)) -}}
+{{- fail (printf "workers.ucx.tcpPortRange is %s: the second port must be above the first" $values.workers.ucx.tcpPortRange) -}}
+{{- end -}}
+{{- end -}}
