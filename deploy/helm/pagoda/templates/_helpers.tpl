@@ -166,6 +166,17 @@ topologySpreadConstraints:
   volumeMounts:
     - {name: {{ $volume }}, mountPath: {{ dir $cache }}}
     - {name: tmp, mountPath: /tmp}
+    {{- if $root.Values.pull.hubToken.existingSecret }}
+    - {name: hub-token, mountPath: /tmp/.cache/huggingface, readOnly: true}
+    {{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "pagoda.pullVolume" -}}
+{{- with .Values.pull.hubToken }}
+{{- if .existingSecret }}
+- {name: hub-token, secret: {secretName: {{ .existingSecret }}, items: [{key: {{ .key }}, path: token}]}}
 {{- end }}
 {{- end }}
 {{- end -}}

@@ -97,6 +97,9 @@ spec:
         {{- end }}
   volumes:
     - {name: tmp, emptyDir: {sizeLimit: 1Gi}}
+    {{- if .Values.pull.workers }}
+    {{- include "pagoda.pullVolume" . | nindent 4 }}
+    {{- end }}
     - {name: shm, emptyDir: {medium: Memory, sizeLimit: {{ $workers.shm.sizeLimit }}}}
     {{- with .Values.modelVolume.existingClaim }}
     - {name: models, persistentVolumeClaim: {claimName: {{ . }}, readOnly: true}}
