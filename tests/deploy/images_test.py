@@ -1,0 +1,162 @@
+#!/usr/bin/env python3
+"""Dockerfiles and compose file, as far as they can be held to account without a container engine: pinned bases, no root, packages
+that exist and bring every library that the binaries need, health checks that work against real processes, command lines that parse."""
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import tools
+
+yaml = tools.need("yaml", "pyyaml")
+IMAGES = tools.ROOT / "deploy/images"
+FILES = {path.name: path.read_text() for path in sorted(IMAGES.glob("*.Dockerfile"))}
+COMPOSE = yaml.safe_load((tools.ROOT / "deploy/compose.yaml").read_text())
+BINARIES = {"control.Dockerfile": ["pagoda", "pagoda-router", "pagoda-coordinator"], "worker-cpu.Dockerfile": ["pagoda-worker"]}
+
+
+def last_stage(text):
+    return text[text.rindex("\nFROM "):]
+
+
+def packages_of(name):
+    body = re.search(r"apt-get install -y --no-install-recommends \\\n(.*?)&& rm", last_stage(FILES[name]), re.S)[1]
+    return set(re.findall(r"[a-z0-9][a-z0-9.+-]+", body))
+
+
+def test_bases_are_pinned_and_equal():
+    bases = {re.search(r"^ARG DEBIAN_IMAGE=(\S+)$", text, re.M)[1] for text in FILES.values()}
+    assert len(bases) == 1 and re.fullmatch(r"debian:bookworm-\d{8}-slim@sha256:[0-9a-f]{64}", bases.pop()), bases
+    for name, text in FILES.items():
+        assert set(re.findall(r"^FROM (\S+)", text, re.M)) == {"${DEBIAN_IMAGE}"}, name
+
+
+def test_images_run_as_a_number_that_is_not_root_and_have_health_checks():
+    for name, text in FILES.items():
+        final = last_stage(text)
+        assert re.findall(r"^USER (.*)$", final, re.M) == ["10001:10001"], name
+        assert re.search(r"^HEALTHCHECK .*CMD \[", final, re.M) and "STOPSIGNAL SIGTERM" in final, name
+        assert "curl" not in final and "apt-get upgrade" not in text and "ADD " not in text, name
+
+
+def test_copied_files_exist_and_built_targets_are_what_is_installed():
+    for name, text in FILES.items():
+        for sources in re.findall(r"^COPY (?:--chmod=\S+ )?(?!--from)(.*) \S+$", text, re.M):
+            for source in sources.split():
+                assert (tools.ROOT / source).exists(), f"{name}: {source}"
+        built = re.search(r"ninja -C /build ([a-z -]+?) \\", text)[1].split()
+        assert built == BINARIES[name], name
+        for target in built:
+            assert f"/build/bin/{target}" in last_stage(text), name
+
+
+def test_packages_hold_every_library_of_the_binaries():
+    if not shutil.which("dpkg") or "bookworm" not in pathlib.Path("/etc/os-release").read_text():
+        print("      (not compared: this is not Debian bookworm)")
+        return
+    for name, binaries in BINARIES.items():
+        libraries = set()
+        for program in binaries:
+            for path in re.findall(r"=> (/\S+)", tools.run("ldd", tools.binary(program)).stdout):
+                libraries.add(os.path.realpath(path))
+        listed = tools.run("dpkg", "-S", *sorted({path for lib in libraries for path in (lib, lib.removeprefix("/usr"))}), check=False).stdout
+        owners = {line.split(":")[0] for line in listed.splitlines()}
+        assert len(owners) > 8, owners
+        missing = owners - packages_of(name) - {"libc6", "libgcc-s1"}
+        # Whoever brings a library along with another package need not be named.
+        brought = set(tools.run("apt-cache", "depends", "--recurse", "--no-recommends", "--no-suggests", "--no-conflicts", "--no-breaks",
+                                "--no-replaces", "--no-enhances", *sorted(packages_of(name)), check=False).stdout.split())
+        assert not missing - brought, f"{name}: {sorted(missing - brought)}"
+
+
+def test_packages_exist():
+    for name in FILES:
+        for package in packages_of(name):
+            shown = tools.run("apt-cache", "show", package, check=False).stdout if shutil.which("apt-cache") else "Package:"
+            assert "Package:" in shown, f"{name}: {package}"
+
+
+def test_compose_services_are_closed_and_parse():
+    parsed = 0
+    for name, service in COMPOSE["services"].items():
+        assert service["read_only"] and service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert {"cpus", "memory"} <= set(service["deploy"]["resources"]["limits"]), name
+        assert not service["image"].endswith(":latest") and ":" in service["image"], name
+        assert all(str(port).startswith("127.0.0.1:") for port in service.get("ports", [])), name
+        for dependency in service.get("depends_on", {}):
+            assert dependency in COMPOSE["services"], name
+        for volume in service.get("volumes", []):
+            source = volume.split(":")[0]
+            assert source in COMPOSE["volumes"] or (tools.ROOT / "deploy" / source).exists(), f"{name}: {volume}"
+        command = service["command"]
+        if command[0] in ("pagoda-router", "pagoda-coordinator", "pagoda-worker"):
+            tools.run(tools.binary(command[0]), *command[1:], "--check-config")
+            parsed += 1
+            grace = int(service["stop_grace_period"].removesuffix("s"))
+            timeout = next(int(part.split("=")[1]) for part in command if part.startswith("--shutdown-timeout-ms="))
+            assert grace * 1000 >= timeout + 5000, name
+    assert parsed == 4
+    targets = {target for scrape in yaml.safe_load((tools.ROOT / "deploy/monitoring/prometheus.yml").read_text())["scrape_configs"]
+               for config in scrape["static_configs"] for target in config["targets"]}
+    assert {target.split(":")[0] for target in targets} == {name for name, service in COMPOSE["services"].items()
+                                                            if service["command"][0] in ("pagoda-router", "pagoda-coordinator", "pagoda-worker")}
+
+
+def ask(script, *arguments):
+    return tools.run(IMAGES / script, *arguments, check=False, timeout=20).returncode
+
+
+def wait_for(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_health_checks_against_real_processes():
+    """A coordinator and a worker: not connected before, connected, and not any more once the coordinator is gone."""
+    with tempfile.TemporaryDirectory() as folder:
+        started = []
+
+        def start(program, *arguments):
+            started.append(subprocess.Popen([tools.binary(program), *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+            return started[-1]
+        try:
+            ready, worker_ready = pathlib.Path(folder) / "coordinator", pathlib.Path(folder) / "worker"
+            coordinator = start("pagoda-coordinator", "--listen=127.0.0.1:0", "--metrics-listen=", f"--cache-dir={folder}",
+                                f"--ready-file={ready}", "--shutdown-timeout-ms=1000")
+            assert wait_for(ready.exists), "the coordinator does not get ready"
+            address = ready.read_text().strip()
+            start("pagoda-worker", f"--coordinators={address}", f"--cache-dir={folder}", "--threads=1", "--memory-bytes=1000000",
+                  f"--ready-file={worker_ready}", "--shutdown-timeout-ms=1000")
+            assert wait_for(worker_ready.exists), "the worker does not register"
+            port = re.search(r"metrics (\d+)", worker_ready.read_text())[1]
+            assert wait_for(lambda: ask("pagoda-worker-connected", port) == 0)
+            assert ask("pagoda-answers", port, "/metrics") == 0
+            assert ask("pagoda-answers", port, "/nothing-there") != 0
+            assert ask("pagoda-answers", "1", "/metrics") != 0 and ask("pagoda-worker-connected", "1") != 0
+            coordinator.send_signal(signal.SIGTERM)
+            coordinator.wait(10)
+            assert wait_for(lambda: ask("pagoda-worker-connected", port) == 1), "still connected to a coordinator that is gone"
+            assert ask("pagoda-answers", port, "/metrics") == 0, "and alive all the same"
+        finally:
+            for process in started:
+                process.terminate()
+            for process in started:
+                try:
+                    process.wait(10)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+
+
+if __name__ == "__main__":
+    tools.main(sys.modules[__name__])

@@ -1,0 +1,154 @@
+#!/usr/bin/env python3
+"""Rules and dashboards: promtool's checks and unit tests, metrics that exist, panels that can be read, runbooks for every alert.
+
+tests/deploy/scrape/*.prom are scrapes of a real cluster under load (a router, a coordinator, a worker of stage 0); panels_test
+asks a live one.
+"""
+import pathlib
+import re
+import sys
+import tempfile
+
+import panels
+import tools
+
+yaml = tools.need("yaml", "pyyaml")
+PROMTOOL = tools.promtool()
+RULES = yaml.safe_load(tools.RULES.read_text())
+ALL_RULES = [rule for group in RULES["groups"] for rule in group["rules"]]
+RECORDED = {rule["record"] for rule in ALL_RULES if "record" in rule}
+ALERTS = {rule["alert"]: rule for rule in ALL_RULES if "alert" in rule}
+UNITS = {"s", "cps", "reqps", "percentunit", "short", "bytes", "Bps"}
+
+
+def exposed():
+    """Series name -> label names, of the recorded scrapes."""
+    series = {}
+    for path in sorted((tools.HERE / "scrape").glob("*.prom")):
+        for line in path.read_text().splitlines():
+            if match := re.match(r"([A-Za-z_:][\w:]*)(\{(.*)\})? ", line):
+                series.setdefault(match[1], set()).update(re.findall(r'(\w+)="', match[3] or ""))
+    return series
+
+
+SERIES = exposed()
+
+
+def test_rules_are_right_for_promtool():
+    done = tools.run(PROMTOOL, "check", "rules", tools.RULES)
+    assert f"{len(ALL_RULES)} rules found" in done.stdout, done.stdout
+
+
+def test_rules_do_what_they_say():
+    done = tools.run(PROMTOOL, "test", "rules", tools.HERE / "rules_test.yaml")
+    assert "SUCCESS" in done.stdout, done.stdout
+
+
+def test_every_alert_is_tested_firing_and_quiet():
+    cases = yaml.safe_load((tools.HERE / "rules_test.yaml").read_text())["tests"]
+    fires, quiet = set(), set()
+    for case in cases:
+        for check in case.get("alert_rule_test", []):
+            (fires if check.get("exp_alerts") else quiet).add(check["alertname"])
+    assert fires == set(ALERTS), fires ^ set(ALERTS)
+    assert quiet == set(ALERTS), quiet ^ set(ALERTS)
+
+
+def test_every_alert_has_a_severity_a_text_and_a_runbook():
+    headings = set(re.findall(r"^## (\w+)$", (tools.ROOT / "deploy/monitoring/runbooks.md").read_text(), re.M))
+    assert headings == set(ALERTS), headings ^ set(ALERTS)
+    for name, rule in ALERTS.items():
+        assert rule["labels"]["severity"] in ("critical", "warning"), name
+        assert {"summary", "description", "runbook"} <= set(rule["annotations"]), name
+        assert rule["annotations"]["runbook"] == f"deploy/monitoring/runbooks.md#{name.lower()}", name
+
+
+def test_metrics_of_rules_dashboards_and_scalers_exist():
+    texts = {f"rule {rule.get('alert') or rule['record']}": rule["expr"] for rule in ALL_RULES}
+    for name, board in panels.boards().items():
+        for panel in panels.panels(board):
+            for target in panel["targets"]:
+                texts[f"{name}: {panel['title']}: {target['refId']}"] = panels.filled(target["expr"])
+        for variable in board["templating"]["list"]:
+            if variable["type"] == "query":
+                texts[f"{name}: ${variable['name']}"] = variable["query"].removeprefix("label_values(").split(",")[0]
+    for golden in ("autoscaled-keda", "autoscaled-hpa"):
+        text = (tools.HERE / f"golden/{golden}.yaml").read_text()
+        for metric in re.findall(r"\bpagoda_[a-z_]+", re.sub(r"(?m)^.*(image|serviceAccount).*$", "", text)):
+            texts[f"{golden}: {metric}"] = metric
+    known = set(SERIES) | RECORDED
+    missing = [f"{where}: {sorted(panels.metrics_of(text) - known)}" for where, text in texts.items() if panels.metrics_of(text) - known]
+    assert not missing, "\n".join(missing)
+    assert len(texts) > 80, len(texts)
+
+
+def test_labels_that_panels_sum_by_exist():
+    from_prometheus = {"namespace", "pod", "instance"}
+    for name, board in panels.boards().items():
+        for panel in panels.panels(board):
+            for target in panel["targets"]:
+                metrics = panels.metrics_of(panels.filled(target["expr"]))
+                labels = set().union(*(SERIES.get(metric, {"namespace", "model_name"}) for metric in metrics)) | from_prometheus
+                used = {label.strip() for group in re.findall(r"\bby \(([^)]*)\)", target["expr"]) for label in group.split(",")}
+                used |= set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
+                used |= {label for group in re.findall(r"\{([^}]*)\}", target["expr"]) for label in re.findall(r"(\w+)=~?", group)}
+                assert used - {""} <= labels, f"{name}: {panel['title']}: {used - labels}"
+
+
+def test_panels_are_readable():
+    uids = set()
+    for name, board in panels.boards().items():
+        uids.add(board["uid"])
+        identifiers = [panel["id"] for panel in board["panels"]]
+        assert len(identifiers) == len(set(identifiers)) and 0 not in identifiers, name
+        titles = [panel["title"] for panel in panels.panels(board)]
+        assert len(titles) == len(set(titles)), name
+        cells = set()
+        for panel in panels.panels(board):
+            where = f"{name}: {panel['title']}"
+            assert panel["fieldConfig"]["defaults"]["unit"] in UNITS, where
+            assert panel["description"].endswith("."), where
+            assert panel["datasource"]["uid"] == "${datasource}", f"{where}: a data source is wired in"
+            assert all(target["legendFormat"] for target in panel["targets"]), where
+            assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"]), where
+            place = panel["gridPos"]
+            assert place["x"] + place["w"] <= 24, where
+            own = {(x, y) for x in range(place["x"], place["x"] + place["w"]) for y in range(place["y"], place["y"] + place["h"])}
+            assert not own & cells, f"{where} lies over another panel"
+            cells |= own
+            for target in panel["targets"]:
+                expression = target["expr"]
+                timed = [metric for metric in panels.metrics_of(expression) if "_seconds" in metric]
+                if timed:  # a quantile, or a sum over its count, is a time; a sum of seconds over another is a share; alone it is nothing
+                    shares = all(metric.endswith("_sum") for metric in timed)
+                    assert len(timed) > 1 or not shares, f"{where}: a sum of seconds without its count"
+                    assert panel["fieldConfig"]["defaults"]["unit"] == ("percentunit" if shares else "s"), where
+                for metric in panels.metrics_of(expression):
+                    if metric.endswith(("_total", "_bucket", "_sum", "_count")) and metric != "pagoda_epochs_total":
+                        assert re.search(rf"(rate|increase)\({metric}\b", expression), f"{where}: {metric} is a counter and not in a rate"
+    assert len(uids) == len(panels.boards()) >= 5
+
+
+def test_dashboards_are_what_the_script_builds():
+    try:
+        import grafana_foundation_sdk  # noqa: F401
+    except ImportError:
+        print("      (not compared: grafana-foundation-sdk is not there)")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        tools.run(sys.executable, tools.ROOT / "deploy/monitoring/dashboards.py", folder)
+        built = {path.name: path.read_text() for path in pathlib.Path(folder).glob("*.json")}
+    committed = {path.name: path.read_text() for path in tools.DASHBOARDS.glob("*.json")}
+    assert built == committed, "deploy/helm/pagoda/files/dashboards differs from what deploy/monitoring/dashboards.py builds"
+
+
+def test_scraped_metrics_are_well_formed():
+    """promtool's linter, apart from the five documented vllm: aliases of the router and prometheus-cpp's own exposer_* series."""
+    for path in sorted((tools.HERE / "scrape").glob("*.prom")):
+        text = "\n".join(line for line in path.read_text().splitlines() if not re.match(r"(# \w+ )?(vllm:|exposer_)", line)) + "\n"
+        done = tools.run(PROMTOOL, "check", "metrics", input=text, check=False)
+        assert done.returncode == 0, f"{path.name}: {done.stdout}{done.stderr}"
+
+
+if __name__ == "__main__":
+    tools.main(sys.modules[__name__])

