@@ -359,7 +359,7 @@ def test_real_binaries_parse_every_command_line():
         assert done.returncode == expected, f"{where}: {' '.join(line)}: status {done.returncode}\n{done.stdout}{done.stderr}"
         if arguments[0] == "deploy":
             assert "127.0.0.1:1" in done.stderr, f"{where}: {done.stderr}"
-    assert servers >= 10, servers
+    assert servers >= 8, servers  # different ones: most sets render the same line for the coordinator
 
 
 def test_a_wrong_flag_would_be_seen():
