@@ -1,7 +1,7 @@
 # Which tests run under which sanitizer, and how. Sourced, never run.
 
 # Readers of bytes from outside: what CI runs under AddressSanitizer besides all tests without it.
-PAGODA_SHORT_ASAN_TESTS=(common_test checkpoint_hostile_test text_test router_request_test worker_slot_table_test)
+PAGODA_SHORT_ASAN_TESTS=(common_test checkpoint_hostile_test text_test)
 # Whatever threads meet in: queues, engines, streams.
 PAGODA_TSAN_TESTS=(common_test kernels_thread_team_test coordinator_server_test worker_engine_test worker_comm_test router_session_test)
 
