@@ -95,6 +95,13 @@ absl::Status Settle(ClusterOptions& options, const MachineSize& machine) {
   }
   if (!options.grpc_port.has_value()) options.grpc_port = options.port == 0 ? 0 : options.port + 1;
   PAGODA_RETURN_IF_ERROR(CheckRange("--grpc-port", *options.grpc_port, 0, 65535));
+  if (options.port != 0 && options.port == *options.grpc_port) {
+    return absl::InvalidArgumentError(absl::StrCat("--port and --grpc-port are both ", options.port));
+  }
+  if (options.block_size % limits::kBlockTokens != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("--block-size is ", options.block_size, "; it must be a multiple of ",
+                                                   limits::kBlockTokens));
+  }
 
   options.workers =
       std::accumulate(options.stages.begin(), options.stages.end(), 0) * options.data_parallel_size;

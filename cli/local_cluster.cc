@@ -17,6 +17,7 @@
 #include "absl/strings/str_split.h"
 #include "cli/http_client.h"
 #include "cli/terminal.h"
+#include "common/clock.h"
 
 namespace pagoda::cli {
 namespace {
@@ -220,15 +221,25 @@ absl::Status LocalCluster::Deploy() {
   PAGODA_RETURN_IF_ERROR(admin.Apply(spec).status());
   Progress progress(2000);
   absl::Status failure;
+  MonotonicNs refused_since = 0;  // all workers are there, and still it is not placed
   const auto deployed = [&] {
     const absl::StatusOr<v1::ClusterState> state = admin.GetCluster();
     if (!state.ok()) return false;  // the coordinator's death is noticed as such
     progress.Update(LoadProgress(*state));
+    const bool all_joined = state->workers_size() >= static_cast<int>(worker_names_.size());
     for (const v1::Deployment& deployment : state->deployments()) {
       if (deployment.spec().name() != served_name_) continue;
       if (deployment.state() == v1::DEPLOYMENT_STATE_READY) return true;
       if (deployment.state() == v1::DEPLOYMENT_STATE_FAILED) {
         failure = absl::FailedPreconditionError(absl::StrCat("cannot serve ", model_path_, ": ", deployment.message()));
+        return true;
+      }
+      if (deployment.state() != v1::DEPLOYMENT_STATE_PENDING || deployment.message().empty() || !all_joined) {
+        refused_since = 0;
+      } else if (refused_since == 0) {
+        refused_since = NowNs();
+      } else if (NowNs() - refused_since > 3 * kNsPerSecond) {
+        failure = absl::ResourceExhaustedError(absl::StrCat("cannot serve ", model_path_, ": ", deployment.message()));
         return true;
       }
     }

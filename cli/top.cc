@@ -65,7 +65,7 @@ std::string WorkerTable(const v1::ClusterState& state) {
     const auto if_placed = [&](std::string text) { return placed ? text : std::string("-"); };
     rows.push_back({worker.name(), worker.host(), worker.state(), if_placed(std::to_string(worker.pipeline())),
                     if_placed(std::to_string(worker.stage())), if_placed(std::to_string(worker.rank())),
-                    if_placed(absl::StrCat(worker.layer_begin(), "-", worker.layer_end())),
+                    if_placed(absl::StrCat(worker.layer_begin(), "-", worker.layer_end() - 1)),
                     if_placed(absl::StrCat(static_cast<int>(worker.load_progress() * 100), "%")),
                     if_placed(HumanBytes(static_cast<double>(worker.weights_bytes()))),
                     if_placed(HumanBytes(static_cast<double>(worker.kv_bytes()))),
