@@ -37,6 +37,21 @@ std::string_view NameOf(PipelinePhase phase) {
   return "";
 }
 
+std::string Explain(const PipelineRecord& pipeline, int64_t now_ns) {
+  if (pipeline.phase == PipelinePhase::kReady || pipeline.phase == PipelinePhase::kDraining) return "";
+  const bool pending = pipeline.phase == PipelinePhase::kPending;
+  if (pipeline.last_fault.empty()) return pending ? pipeline.message : "";
+  std::string text = pipeline.message;
+  if (!pending || text == pipeline.last_fault) {
+    text = pending ? "" : absl::StrCat(pipeline.message, " again; ");
+    absl::StrAppend(&text, "the last try failed (", pipeline.failures, " in a row): ", pipeline.last_fault);
+  }
+  if (pending && pipeline.not_before_ns > now_ns) {
+    absl::StrAppend(&text, "; the next try is in ", (pipeline.not_before_ns - now_ns + 999'999'999) / 1'000'000'000, " s");
+  }
+  return text;
+}
+
 void ClusterState::Restore(uint64_t last_epoch, uint64_t last_pipeline,
                            const std::vector<std::pair<PipelineId, std::string>>& pipelines) {
   next_epoch_ = last_epoch + 1;
@@ -70,6 +85,8 @@ WorkerId ClusterState::Join(WorkerInfo info, int64_t now_ns) {
   record.joined_order = order;
   const WorkerId id = record.id;
   workers_.emplace(id, std::move(record));
+  // What failed may work with this one: no pipeline waits out its pause.
+  for (auto& [pipeline_id, pipeline] : pipelines_) pipeline.not_before_ns = std::min(pipeline.not_before_ns, now_ns);
   Reconcile(now_ns);
   return id;
 }
@@ -350,7 +367,8 @@ std::vector<WorkerResources> ClusterState::ResourcesOf(const std::vector<WorkerI
                          .memory_bytes = info.memory_bytes,
                          .threads = info.threads,
                          .memory_bandwidth = alike ? 0 : sum / count,
-                         .compute_rate = info.compute_rate});
+                         .compute_rate = info.compute_rate,
+                         .kv_cache_bytes = info.kv_cache_bytes});
   }
   return resources;
 }
@@ -376,7 +394,8 @@ void ClusterState::TryAssemble(PipelineRecord& pipeline, int64_t now_ns) {
     if (pipeline.failures == 0 || !releasing) {
       pipeline.message = absl::StrCat("needs ", *needed, " workers, ", idle, " of ", workers_.size(), " are idle",
                                       pipeline.message.empty() || pipeline.failures == 0 ? "" : "; ",
-                                      pipeline.failures == 0 ? "" : "the last assembly failed");
+                                      pipeline.failures == 0 ? "" : "the last try failed: ",
+                                      pipeline.failures == 0 ? "" : pipeline.last_fault);
     }
     return;
   }
@@ -459,6 +478,7 @@ void ClusterState::Advance(PipelineRecord& pipeline, int64_t now_ns) {
     pipeline.phase = pipeline.draining ? PipelinePhase::kDraining : PipelinePhase::kReady;
     pipeline.message.clear();
     pipeline.failures = 0;
+    pipeline.last_fault.clear();
     pipeline.numerics_profile = workers_.at(pipeline.workers.back()).info.numerics_profile;
     Do(OpenEpoch{pipeline.id, pipeline.epoch});
   }
@@ -481,6 +501,7 @@ void ClusterState::Disband(PipelineRecord& pipeline, const std::string& why, boo
   pipeline.workers.clear();
   pipeline.phase = PipelinePhase::kPending;
   pipeline.message = why;
+  pipeline.last_fault = why;
   if (was_open) {
     pipeline.failures = 1;
     pipeline.not_before_ns = now_ns;

@@ -39,6 +39,7 @@ struct WorkerInfo {
   int64_t memory_bytes = 0;
   double memory_bandwidth = 0;
   double compute_rate = 0;
+  int64_t kv_cache_bytes = 0;  // the most KV that it takes; 0: no cap
   std::string data_address;
   std::string blob_address;
 };
@@ -90,6 +91,7 @@ struct PipelineRecord {
   Placement placement;
   std::vector<WorkerId> workers;  // by stage, then rank
   std::string message;            // why it is not ready
+  std::string last_fault;         // why the last epoch or assembly ended; empty once ready
   int failures = 0;               // in a row
   int64_t not_before_ns = 0;      // the next try
   int64_t assembling_since_ns = 0;
@@ -155,7 +157,7 @@ struct ClusterLimits {
   int64_t assembly_deadline_ns = 600'000'000'000;
   int64_t release_deadline_ns = 15'000'000'000;  // a worker that does not say that it left is taken for lost
   int64_t first_retry_ns = 200'000'000;
-  int64_t most_retry_ns = 5'000'000'000;
+  int64_t most_retry_ns = 30'000'000'000;
   std::vector<std::string> own_blob_addresses;
 };
 
@@ -226,5 +228,7 @@ class ClusterState {
 
 std::string_view NameOf(WorkerPhase phase);
 std::string_view NameOf(PipelinePhase phase);
+// Why the pipeline is not ready, for people; empty: it is, or it loads for the first time.
+std::string Explain(const PipelineRecord& pipeline, int64_t now_ns);
 
 }  // namespace pagoda::coordinator

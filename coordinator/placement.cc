@@ -242,13 +242,16 @@ Fit TryPlace(const ModelSizes& model, const std::vector<WorkerResources>& worker
       rank.workspace_bytes = WorkspaceOf(model, request, share, last);
       rank.kv_bytes_per_block = KvBytesPerBlock(model, request, share, cuts[s + 1] - cuts[s]);
       const int64_t left = rank.memory_bytes - rank.weights_bytes - rank.workspace_bytes;
-      const int64_t budget = request.kv_cache_bytes > 0 ? std::min(request.kv_cache_bytes, left) : left;
+      const int64_t own_cap = groups[s].workers[static_cast<size_t>(r)].kv_cache_bytes;
+      int64_t budget = request.kv_cache_bytes > 0 ? std::min(request.kv_cache_bytes, left) : left;
+      if (own_cap > 0) budget = std::min(budget, own_cap);
       blocks = std::min(blocks, budget > 0 ? budget / rank.kv_bytes_per_block : 0);
       absl::StrAppend(&fit.numbers, fit.numbers.empty() ? "" : "; ", "stage ", s, " rank ", r, " (layers ", cuts[s], "-",
                       cuts[s + 1] - 1, "): weights ", MiB(rank.weights_bytes), " + workspace ", MiB(rank.workspace_bytes),
                       " + KV of one context ", MiB(rank.kv_bytes_per_block * blocks_asked), " of ",
                       MiB(rank.memory_bytes));
       if (request.kv_cache_bytes > 0) absl::StrAppend(&fit.numbers, " (kv_cache_bytes ", MiB(request.kv_cache_bytes), ")");
+      if (own_cap > 0) absl::StrAppend(&fit.numbers, " (the worker's own --kv-cache-bytes ", MiB(own_cap), ")");
       placement.ranks.push_back(rank);
     }
   }

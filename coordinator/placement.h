@@ -40,6 +40,7 @@ struct WorkerResources {
   int threads = 1;
   double memory_bandwidth = 0;  // bytes/s; 0: not measured, all are taken as equal
   double compute_rate = 0;      // multiply-adds/s of int8; 0: not measured
+  int64_t kv_cache_bytes = 0;   // the most KV that it takes; 0: no cap of its own
 };
 
 enum class KvType : uint8_t { kF16, kF32, kBf16, kInt8 };

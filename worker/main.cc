@@ -151,6 +151,7 @@ wire::Register Identity(const WorkerOptions& options, kernels::Backend& backend,
   const MachineRates rates = MeasureRates(backend, threads);
   identity.set_memory_bandwidth(rates.memory_bandwidth);
   identity.set_compute_rate(rates.compute_rate);
+  identity.set_kv_cache_bytes(options.kv_cache_bytes);
   return identity;
 }
 

@@ -36,6 +36,7 @@ WorkerInfo FromWire(const wire::Register& in) {
   info.memory_bytes = in.memory_bytes();
   info.memory_bandwidth = in.memory_bandwidth();
   info.compute_rate = in.compute_rate();
+  info.kv_cache_bytes = in.kv_cache_bytes();
   info.data_address = in.data_address();
   info.blob_address = in.blob_address();
   return info;

@@ -222,6 +222,70 @@ TEST(ClusterState, AnAssemblyThatFailsIsTriedAgainLaterAndLater) {
   cluster.loads = true;
 }
 
+// A fault that every try repeats costs ever fewer tries, says what it is all the time, and a new worker ends the pause.
+TEST(ClusterState, RepeatedFaultsBackOffToHalfAMinuteAndAreTold) {
+  Cluster cluster;
+  cluster.loads = false;
+  cluster.state.Apply(Spec(1, 1, 1), Facts(), cluster.now);
+  cluster.Join("a");
+  const auto pipeline = [&]() -> const PipelineRecord& { return cluster.state.pipelines().at(PipelineId(1)); };
+  EXPECT_EQ(Explain(pipeline(), cluster.now), "") << "the first try";
+  std::vector<int64_t> pauses;
+  for (int i = 0; i < 12; ++i) {
+    cluster.state.EpochFailed(PipelineId(1), pipeline().epoch, "the KV cache is too large", cluster.now);
+    cluster.Obey();
+    ASSERT_EQ(cluster.PhaseOf(1), PipelinePhase::kPending);
+    const std::string told = Explain(pipeline(), cluster.now);
+    EXPECT_NE(told.find("the KV cache is too large"), std::string::npos) << told;
+    EXPECT_NE(told.find("the next try is in"), std::string::npos) << told;
+    if (i == 11) break;
+    const int64_t failed = cluster.now;
+    for (int turn = 0; turn < 400 && cluster.PhaseOf(1) == PipelinePhase::kPending; ++turn) cluster.Pass(100);
+    pauses.push_back((cluster.now - failed) / kMs);
+    EXPECT_NE(Explain(pipeline(), cluster.now).find("the KV cache is too large"), std::string::npos) << "while it loads again";
+  }
+  EXPECT_EQ(pauses.front(), 200);
+  EXPECT_EQ(pauses[1], 400);
+  EXPECT_EQ(pauses.back(), 30'000);
+  cluster.loads = true;
+  cluster.Join("b");
+  EXPECT_EQ(cluster.PhaseOf(1), PipelinePhase::kReady) << "at once";
+  EXPECT_EQ(Explain(pipeline(), cluster.now), "");
+}
+
+TEST(ClusterState, AWorkersOwnKvCapBoundsThePool) {
+  Cluster cluster;
+  WorkerInfo info = Info("a");
+  info.kv_cache_bytes = 1 << 20;
+  const WorkerId capped = cluster.state.Join(info, cluster.now);
+  cluster.state.Apply(Spec(1, 1, 1), Facts(), cluster.now);
+  cluster.Obey();
+  ASSERT_EQ(cluster.PhaseOf(1), PipelinePhase::kReady);
+  // K and V, 8 layers, 2 heads of 16, 16 tokens, two bytes.
+  EXPECT_EQ(cluster.assignments.at(capped).blocks, (1 << 20) / (2 * 8 * 2 * 16 * 16 * 2));
+}
+
+// Two equal workers of one machine that measured 22.4 and 6.1 GB/s, each in the other's way, get equal halves; two machines
+// that really differ do not.
+TEST(ClusterState, StartUpNoiseOfOneHostMovesNoLayers) {
+  const auto first_stage = [](const std::string& second_host, double second_rate) {
+    Cluster cluster;
+    WorkerInfo a = Info("a"), b = Info("b");
+    a.host = "one";
+    a.memory_bandwidth = 22.4e9;
+    b.host = second_host;
+    b.memory_bandwidth = second_rate;
+    cluster.state.Join(a, cluster.now);
+    cluster.state.Join(b, cluster.now);
+    cluster.state.Apply(Spec(2, 1, 1), Facts(30), cluster.now);
+    cluster.Obey();
+    return cluster.state.pipelines().at(PipelineId(1)).placement.stages.at(0).layer_end;
+  };
+  EXPECT_EQ(first_stage("one", 6.1e9), 15);
+  EXPECT_EQ(first_stage("two", 16e9), 15) << "less than measurements of equal machines differ";
+  EXPECT_GT(first_stage("two", 6.1e9), 20);
+}
+
 TEST(ClusterState, ReleasedWorkersAreNotUsedBeforeTheyHaveLeft) {
   Cluster cluster;
   cluster.state.Apply(Spec(2, 1, 1), Facts(), cluster.now);
@@ -329,7 +393,7 @@ TEST(ClusterState, RandomLossesAlwaysEndReady) {
     }
     cluster.leaves = true;
     for (int i = 0; i < 5; ++i) cluster.Join("w" + std::to_string(i), ++incarnation);
-    cluster.Pass(20000);
+    cluster.Pass(35000);
     for (const auto& [id, pipeline] : cluster.state.pipelines()) {
       ASSERT_EQ(pipeline.phase, PipelinePhase::kReady) << "seed " << seed << ": " << pipeline.message;
     }

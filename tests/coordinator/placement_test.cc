@@ -155,6 +155,29 @@ TEST(Placement, TheContextIsCappedByTheKvThatIsThere) {
   EXPECT_EQ(PlaceModel(model, Workers(1, 1000), request)->blocks, 5);
 }
 
+// What a worker refuses after it is assigned (--kv-cache-bytes) is not asked of it.
+TEST(Placement, AWorkersOwnCapBoundsItsRank) {
+  PlacementRequest request;
+  request.stages = 2;
+  request.layers_per_stage = {2, 2};
+  request.allow_shorter_context = true;
+  const int64_t block = 2 * 2 * 3 * 64 * 16 * 2;
+  std::vector<WorkerResources> workers = Workers(2, 1000);
+  workers[1].kv_cache_bytes = 10 * block + 1;
+  const auto placed = PlaceModel(Model(4, 10, 8), workers, request);
+  ASSERT_TRUE(placed.ok()) << placed.status();
+  EXPECT_EQ(placed->blocks, 10);
+  EXPECT_LE(placed->ranks[1].kv_bytes, workers[1].kv_cache_bytes);
+  request.kv_cache_bytes = 4 * block;
+  EXPECT_EQ(PlaceModel(Model(4, 10, 8), workers, request)->blocks, 4) << "the deployment asks for less than the cap";
+  request.kv_cache_bytes = 40 * block;
+  EXPECT_EQ(PlaceModel(Model(4, 10, 8), workers, request)->blocks, 10) << "or for more";
+  workers[1].kv_cache_bytes = block - 1;
+  const auto refused = PlaceModel(Model(4, 10, 8), workers, request);
+  ASSERT_EQ(refused.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_NE(AsStd(refused.status().message()).find("the worker's own --kv-cache-bytes"), std::string::npos);
+}
+
 TEST(Placement, BlocksAreTheLeastOfAllRanks) {
   PlacementRequest request;
   request.stages = 2;
