@@ -107,16 +107,22 @@ absl::Status WriteReadyFile(const std::string& path, const Router& router, const
   return absl::OkStatus();
 }
 
+absl::Status Check(const Flags& flags) {
+  for (const std::string* address : {&flags.listen, &flags.grpc_listen}) {
+    if (auto parsed = ParseHostPort(*address); !parsed.ok()) return parsed.status();
+  }
+  for (const std::string& address : flags.options.upstream.coordinators) {
+    if (auto parsed = ParseHostPort(address); !parsed.ok())
+      return Annotate(parsed.status(), "--coordinators");
+  }
+  return ParseLogLevel(flags.log_level).status();
+}
+
 absl::Status Run(Flags& flags) {
   Router::Options& options = flags.options;
   PAGODA_ASSIGN_OR_RETURN(const HostPort http, ParseHostPort(flags.listen));
   PAGODA_ASSIGN_OR_RETURN(const HostPort grpc, ParseHostPort(flags.grpc_listen));
   PAGODA_ASSIGN_OR_RETURN(const LogLevel level, ParseLogLevel(flags.log_level));
-  for (const std::string& address : options.upstream.coordinators) {
-    if (auto parsed = ParseHostPort(address); !parsed.ok())
-      return Annotate(parsed.status(), "--coordinators");
-  }
-  if (flags.check_config) return absl::OkStatus();
   InitLog("router", level, flags.log_format == "plain");
   options.http_listen = http;
   options.grpc_listen = grpc;
@@ -161,7 +167,13 @@ int Main(int argc, char** argv) {
   Declare(app, flags);
   absl::Status status = ParseCommandLine(app, argc, argv);
   if (absl::IsCancelled(status)) return 0;
-  if (status.ok()) status = Run(flags);
+  if (status.ok()) status = Check(flags);
+  if (!status.ok()) {
+    std::cerr << "pagoda-router: " << status.message() << "\n";
+    return 2;  // of the command line or the configuration, not of this machine
+  }
+  if (flags.check_config) return 0;
+  status = Run(flags);
   if (status.ok()) return 0;
   std::cerr << "pagoda-router: " << status.message() << "\n";
   return 1;
