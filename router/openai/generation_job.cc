@@ -114,13 +114,15 @@ void GenerationJob::OnDelta(int prompt, const Session& session, ChoiceDelta delt
         static_cast<double>(NowNs() - exchange_->request().received_ns) /
         static_cast<double>(kNsPerSecond);
   }
+  part.cached_tokens = session.cached_tokens();
+  // Before its tokens are counted: what leads a stream (a role, an echo) carries none of them.
+  if (prepared_.input.stream) StreamLead(prompt, session, static_cast<int>(index));
   const auto count = static_cast<int64_t>(delta.tokens.size());
   if (!prepared_.input.echo_only) {
     part.output_tokens += count;
     exchange_->output_tokens += count;
   }
-  part.cached_tokens = session.cached_tokens();
-  if (prepared_.input.stream) return StreamDelta(prompt, session, std::move(delta));
+  if (prepared_.input.stream) return StreamDelta(prompt, std::move(delta));
   Choice& choice = choices_[index];
   choice.text += delta.text;
   if (prepared_.input.return_token_ids || prepared_.input.fields.logprobs) {
@@ -214,16 +216,19 @@ void GenerationJob::StreamEcho(int prompt, int choice) {
   CloseChunk(true);
 }
 
-void GenerationJob::StreamDelta(int prompt, const Session& session, ChoiceDelta delta) {
+void GenerationJob::StreamLead(int prompt, const Session& session, int index) {
+  Choice& choice = choices_[index];
+  if (choice.role_sent) return;
+  choice.role_sent = true;
+  if (chat()) StreamRole(index);
+  parts_[prompt].prompt_logprobs = session.prompt_logprobs();
+  if (prepared_.input.echo) StreamEcho(prompt, index);
+}
+
+void GenerationJob::StreamDelta(int prompt, ChoiceDelta delta) {
   const GenerationInput& input = prepared_.input;
   const int index = prompt * per_prompt_ + delta.choice;
   Choice& choice = choices_[index];
-  if (!choice.role_sent) {
-    choice.role_sent = true;
-    if (chat()) StreamRole(index);
-    parts_[prompt].prompt_logprobs = session.prompt_logprobs();
-    if (input.echo) StreamEcho(prompt, index);
-  }
   if (input.echo_only) {
     delta.text.clear();
     delta.tokens.clear();

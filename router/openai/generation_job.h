@@ -49,7 +49,9 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
   void OnError(const absl::Status& status);
   void OnClientGone(http::Response::CloseReason reason);
 
-  void StreamDelta(int prompt, const Session& session, ChoiceDelta delta);
+  // What comes before a choice's first tokens, once.
+  void StreamLead(int prompt, const Session& session, int choice);
+  void StreamDelta(int prompt, ChoiceDelta delta);
   // Opens an event up to its choice's own fields: data: {...,"choices":[{"index":N
   void OpenChunk(int choice);
   void CloseChunk(bool with_usage);
