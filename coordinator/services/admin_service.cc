@@ -18,13 +18,13 @@ void Describe(const DeploymentRecord& deployment, const ClusterView& view, v1::D
     if (pipeline.record.draining) continue;
     ready += pipeline.record.phase == PipelinePhase::kReady;
     loading += pipeline.record.phase == PipelinePhase::kLoading || pipeline.record.phase == PipelinePhase::kLinking;
-    if (message.empty() && pipeline.record.phase == PipelinePhase::kPending) message = pipeline.record.message;
+    if (message.empty()) message = Explain(pipeline.record, view.now_ns);
     if (pipeline.record.phase == PipelinePhase::kReady) out.set_max_model_len(pipeline.record.placement.max_model_len);
   }
   out.set_replicas_ready(ready);
   out.set_message(message);
-  if (deployment.draining && draining > 0) {
-    out.set_state(v1::DEPLOYMENT_STATE_DRAINING);
+  if (deployment.spec.replicas == 0) {
+    out.set_state(draining > 0 ? v1::DEPLOYMENT_STATE_DRAINING : v1::DEPLOYMENT_STATE_STOPPED);
   } else if (ready >= deployment.spec.replicas) {
     out.set_state(v1::DEPLOYMENT_STATE_READY);
   } else if (ready > 0) {

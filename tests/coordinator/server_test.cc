@@ -271,7 +271,8 @@ TEST_F(ServerTest, AdminScalesDrainsAndDeletes) {
   EXPECT_EQ(client.refused().count(2), 1u);
   for (int i = 0; i < 200 && Cluster().pipelines_size() > 0; ++i) absl::SleepFor(absl::Milliseconds(20));
   EXPECT_EQ(Cluster().pipelines_size(), 0);
-  EXPECT_EQ(Cluster().deployments_size(), 1);
+  ASSERT_EQ(Cluster().deployments_size(), 1);
+  EXPECT_EQ(Cluster().deployments(0).state(), ::pagoda::v1::DEPLOYMENT_STATE_STOPPED);
 
   grpc::ClientContext remove;
   ::pagoda::v1::DeleteDeploymentRequest delete_request;
