@@ -9,6 +9,7 @@
 #include "common/clock.h"
 #include "common/limits.h"
 #include "common/log.h"
+#include "coordinator/request_log.h"
 
 namespace pagoda::coordinator {
 namespace {
@@ -112,7 +113,7 @@ void Coordinator::Do(const ForgetPipeline& action) {
 
 void Coordinator::Do(const SendAssignment& action) {
   const Assignment& assignment = action.assignment;
-  LogInfo("assign", {{"worker", action.worker.value()},
+  LogInfo("worker_assigned", {{"worker", action.worker.value()},
                      {"pipeline", assignment.pipeline.value()},
                      {"epoch", assignment.epoch.value()},
                      {"stage", assignment.stage},
@@ -448,30 +449,33 @@ void Coordinator::RouterGone(RouterId router) {
 }
 
 void Coordinator::Submit(PipelineId pipeline, Request request, RouterLink& link) {
+  const std::string client_request_id = request.client_request_id;
   Refusal refusal{.router = request.router,
                   .request = request.id,
                   .attempt = request.attempt,
                   .code = RefusalCode::kUnavailable,
                   .message = "the coordinator is shutting down",
                   .retry_after_ms = 0};
-  LogDebug("submit", {{"request_id", request.id.ToString()},
-                      {"client_request_id", request.client_request_id},
-                      {"attempt", request.attempt},
-                      {"pipeline", pipeline.value()},
-                      {"prompt_tokens", request.prompt.size()},
-                      {"choices", request.choices.size()}});
-  if (refusing_.load()) return link.SendRefused(refusal);
+  LogReceived(request, pipeline);
+  const auto refuse = [&] {
+    LogInfo("request_refused", {{"request_id", client_request_id},
+                                {"request", refusal.request.ToString()},
+                                {"pipeline", pipeline.value()},
+                                {"why", refusal.message}});
+    link.SendRefused(refusal);
+  };
+  if (refusing_.load()) return refuse();
   const auto engine = FindEngine(pipeline);
   if (engine == nullptr) {
     refusal.code = RefusalCode::kNotFound;
     refusal.message = absl::StrCat("there is no pipeline ", pipeline.value(), " here");
-    return link.SendRefused(refusal);
+    return refuse();
   }
   if (engine->TrySubmit(std::move(request))) return;
   refusal.code = RefusalCode::kResourceExhausted;
   refusal.message = absl::StrCat("the pipeline's queue is full (max_queued_requests ", engine->options().max_queued_requests, ")");
   refusal.retry_after_ms = 1000;
-  link.SendRefused(refusal);
+  refuse();
 }
 
 void Coordinator::Cancel(RequestId request) {

@@ -29,6 +29,7 @@ PipelineEngine::PipelineEngine(EngineOptions options, std::shared_ptr<RouterDire
       routers_(std::move(routers)),
       metrics_(std::move(metrics)),
       inbox_(kInboxCapacity),
+      requests_(options_.pipeline),
       thread_([this] { Run(); }) {}
 
 PipelineEngine::~PipelineEngine() {
@@ -84,23 +85,19 @@ void PipelineEngine::Publish() {
   for (const Refusal& refusal : scheduler_.TakeRefusals()) {
     metrics_->CountRefusal();
     if (const auto router = routers_->Find(refusal.router)) router->SendRefused(refusal);
+    requests_.Refused(refusal);
   }
   std::vector<ChoiceOutput> outputs = scheduler_.TakeOutputs();
   std::map<RouterId, std::vector<ChoiceOutput*>> by_router;
   for (ChoiceOutput& output : outputs) {
     metrics_->Observe(output);
-    if (output.finish != FinishReason::kNone) {
-      LogDebug("choice_ended", {{"request_id", output.request.ToString()},
-                                {"choice", output.choice},
-                                {"finish", static_cast<int>(output.finish)},
-                                {"output_tokens", output.output_tokens}});
-    }
     by_router[output.router].push_back(&output);
   }
   const StepTokens head{.pipeline = options_.pipeline, .epoch = epoch_, .step = last_step_};
   for (const auto& [id, batch] : by_router) {
     if (const auto router = routers_->Find(id)) router->SendTokens(head, batch);
   }
+  for (const ChoiceOutput& output : outputs) requests_.Observe(output);  // after the tokens are on their way
   const SchedulerStats stats = scheduler_.stats();
   metrics_->Set(stats, scheduler_.leaked_blocks());
   const bool idle = scheduler_.idle();
@@ -109,6 +106,7 @@ void PipelineEngine::Publish() {
     absl::MutexLock lock(&status_mutex_);
     status_ = {.stats = stats, .epoch = epoch_, .open = scheduler_.epoch_open(), .idle = idle};
   }
+  if (idle && requests_.open() > 0) requests_.Idle();
   if (draining_ && idle && !told_drained_) {
     told_drained_ = true;
     options_.drained();
@@ -118,11 +116,15 @@ void PipelineEngine::Publish() {
 void PipelineEngine::Handle(Event& event, int64_t now_ns) {
   std::visit(Overloaded{[&](Request& request) {
                           if (draining_ || stopping_) return Refuse(request, "the pipeline is draining");
+                          requests_.Received(request);
                           scheduler_.Submit(std::move(request), now_ns);
                         },
                         [&](CancelEvent& cancel) { scheduler_.Cancel(cancel.request); },
                         [&](StopChoiceEvent& stop) { scheduler_.StopChoice(stop.request, stop.choice, stop.count); },
-                        [&](DropRouterEvent& drop) { scheduler_.DropRouter(drop.router); },
+                        [&](DropRouterEvent& drop) {
+                          scheduler_.DropRouter(drop.router);
+                          requests_.DropRouter(drop.router);
+                        },
                         [&](OpenEpochEvent& open) {
                           scheduler_.EndEpoch();
                           scheduler_.BeginEpoch(open.settings);

@@ -21,6 +21,7 @@
 #include "coordinator/engine_metrics.h"
 #include "coordinator/links.h"
 #include "coordinator/request.h"
+#include "coordinator/request_log.h"
 #include "coordinator/scheduler.h"
 #include "coordinator/step_plan.h"
 
@@ -97,6 +98,7 @@ class PipelineEngine {
 
   // The engine thread's.
   Scheduler scheduler_;
+  RequestLog requests_;
   std::unique_ptr<PlanTransport> transport_;
   Epoch epoch_;
   StepNumber last_step_;
