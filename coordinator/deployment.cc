@@ -59,6 +59,10 @@ absl::StatusOr<DeploymentSpec> Settle(DeploymentSpec spec) {
   }
   PAGODA_RETURN_IF_ERROR(CheckRange("kv_cache_bytes", spec.kv_cache_bytes, 0, int64_t{1} << 50));
   PAGODA_RETURN_IF_ERROR(CheckRange("block_size", spec.block_size, 1, 256));
+  if (spec.block_size % limits::kBlockTokens != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("block_size is ", spec.block_size, "; it must be a multiple of ", limits::kBlockTokens));
+  }
   PAGODA_RETURN_IF_ERROR(CheckRange("max_queued_requests", spec.max_queued_requests, 1, 1 << 16));
   return spec;
 }

@@ -184,10 +184,13 @@ int64_t WorkspaceOf(const ModelSizes& model, const PlacementRequest& request, co
 }
 
 int64_t KvBytesPerBlock(const ModelSizes& model, const PlacementRequest& request, const RankShare& share, int layers) {
-  const int64_t elements = int64_t{2} * layers * share.kv_heads * request.block_tokens * model.spec.head_dim;
-  int64_t bytes = elements * KvBytesPerElement(request.kv_type);
-  if (request.kv_type == KvType::kInt8) bytes += int64_t{2} * layers * share.kv_heads * request.block_tokens * 4;  // scales
-  return bytes;
+  // As the worker lays a block out (kernels/cpu/buffers.cc): values are padded to 16 columns, each part to 64 bytes.
+  const auto part = [](int64_t bytes) { return (bytes + 63) / 64 * 64; };
+  const int64_t row = KvBytesPerElement(request.kv_type) * request.block_tokens;
+  const int64_t padded_dim = (model.spec.head_dim + 15) / 16 * 16;
+  int64_t head = part(row * model.spec.head_dim) + part(row * padded_dim);
+  if (request.kv_type == KvType::kInt8) head += 2 * part(int64_t{request.block_tokens} * 4);  // scales
+  return head * layers * share.kv_heads;
 }
 
 std::string MiB(int64_t bytes) { return absl::StrFormat("%.1f MiB", static_cast<double>(bytes) / (1 << 20)); }

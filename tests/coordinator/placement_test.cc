@@ -50,6 +50,15 @@ TEST(Placement, OneStageHasEverything) {
   EXPECT_EQ(placed->max_model_len, 2048);
 }
 
+TEST(Placement, KvIsCountedAsTheWorkerLaysItOut) {
+  ModelSizes model = Model(4, 10, 8);
+  model.spec.head_dim = 72;  // values are padded to 80
+  PlacementRequest request;
+  EXPECT_EQ(PlaceModel(model, Workers(1, 1000), request)->ranks[0].kv_bytes_per_block, 4 * 3 * 16 * (72 + 80) * 2);
+  request.kv_type = KvType::kInt8;
+  EXPECT_EQ(PlaceModel(model, Workers(1, 1000), request)->ranks[0].kv_bytes_per_block, 4 * 3 * 16 * (72 + 80 + 8));
+}
+
 TEST(Placement, ATiedEmbeddingIsCountedOnce) {
   ModelSizes model = Model(4, 10, 8);
   model.spec.tied_embedding = true;
@@ -238,6 +247,7 @@ TEST(Deployment, ZerosBecomeDefaultsAndWrongValuesAreNamed) {
   EXPECT_TRUE(refused([](DeploymentSpec& s) { s.replicas = -1; }));
   EXPECT_TRUE(refused([](DeploymentSpec& s) { s.kv_cache_type = "int3"; }));
   EXPECT_TRUE(refused([](DeploymentSpec& s) { s.activation_bits = 9; }));
+  EXPECT_TRUE(refused([](DeploymentSpec& s) { s.block_size = 24; })) << "no worker can lay it out";
   EXPECT_TRUE(refused([](DeploymentSpec& s) { s.max_num_seqs = 64, s.max_num_batched_tokens = 32; }));
 }
 
