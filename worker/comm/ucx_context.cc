@@ -5,6 +5,8 @@
 #include <ucs/config/global_opts.h>
 #include <ucs/debug/debug.h>
 
+#include <algorithm>
+#include <chrono>
 #include <mutex>
 #include <utility>
 #include <vector>
@@ -40,6 +42,15 @@ uint64_t Checksum(std::string_view bytes) {  // FNV-1a
   for (const char byte : bytes) sum = (sum ^ static_cast<uint8_t>(byte)) * 0x100000001b3ULL;
   return sum;
 }
+
+// How many looks in vain are borne before a nap: about a millisecond's worth, which nobody spends
+// whose peer is at work.
+constexpr int kVainLooks = 256;
+// Naps grow by an eighth, so what one adds is small against what has been waited already.
+constexpr absl::Duration kFirstNap = absl::Microseconds(100);
+constexpr absl::Duration kLongestNap = absl::Milliseconds(10);
+// A sleep of that long was none in vain.
+constexpr auto kRealSleep = std::chrono::microseconds(200);
 
 using Settings = std::vector<std::pair<const char*, std::string>>;
 
@@ -154,12 +165,31 @@ UcxContext::~UcxContext() {
   if (context_ != nullptr) ucp_cleanup(context_);
 }
 
+bool UcxContext::Nap(int wake_descriptor, absl::Duration timeout) {
+  nap_ = vain_looks_ == kVainLooks ? kFirstNap : std::min(nap_ + nap_ / 8, kLongestNap);
+  vain_looks_ = kVainLooks + 1;  // the next nap is longer
+  pollfd descriptor = {.fd = wake_descriptor, .events = POLLIN, .revents = 0};
+  const timespec limit = absl::ToTimespec(std::min(timeout, nap_));
+  return ppoll(&descriptor, 1, &limit, nullptr) > 0;
+}
+
 bool UcxContext::Sleep(int wake_descriptor, absl::Duration timeout) {
-  if (timeout <= absl::ZeroDuration() || ucp_worker_arm(worker_) != UCS_OK) return false;
+  if (timeout <= absl::ZeroDuration()) return false;
+  if (vain_looks_ >= kVainLooks) {
+    if (Nap(wake_descriptor, timeout)) return true;
+    timeout -= nap_;
+    if (timeout <= absl::ZeroDuration()) return false;
+  } else {
+    ++vain_looks_;
+  }
+  if (ucp_worker_arm(worker_) != UCS_OK) return false;
   pollfd descriptors[] = {{.fd = descriptor_, .events = POLLIN, .revents = 0},
                           {.fd = wake_descriptor, .events = POLLIN, .revents = 0}};
   const timespec limit = absl::ToTimespec(std::min(timeout, absl::Hours(24)));
-  return ppoll(descriptors, 2, &limit, nullptr) > 0 && descriptors[1].revents != 0;
+  const auto before = std::chrono::steady_clock::now();
+  const int readable = ppoll(descriptors, 2, &limit, nullptr);
+  if (std::chrono::steady_clock::now() - before >= kRealSleep) vain_looks_ = 0;
+  return readable > 0 && descriptors[1].revents != 0;
 }
 
 }  // namespace pagoda::worker

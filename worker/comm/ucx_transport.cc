@@ -237,6 +237,8 @@ std::unique_ptr<Transfer> UcxTransport::Receive(PeerId from, MessageTag tag,
 bool UcxTransport::Progress() {
   const uint64_t before = shared_.packets_received;
   bool moved = ucp_worker_progress(shared_.worker) != 0;
+  // What UCX itself counts does not tell: an event that leads nowhere counts too.
+  if (!shared_.ready.empty() || shared_.packets_received != before) context_->Moved();
   while (!shared_.ready.empty()) {
     std::vector<UcxLink*> ready;
     ready.swap(shared_.ready);

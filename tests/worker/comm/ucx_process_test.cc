@@ -60,6 +60,14 @@ class UcxProcessTest : public testing::TestWithParam<std::string> {
     EXPECT_THAT(a.Ask(Receive(b.id(), kHidden, step, size)), StartsWith("ok")) << size;
     EXPECT_THAT(b.Hear(), StartsWith("ok"));
   }
+  // What an idle rank uses of the CPU; -1 after a failure.
+  static int64_t IdleCpuMicroseconds(PeerProcess& one, int milliseconds) {
+    const std::string answer = one.Ask(absl::StrCat("idle ", milliseconds));
+    int64_t used_us = -1;
+    EXPECT_TRUE(absl::StartsWith(answer, "ok ") && absl::SimpleAtoi(answer.substr(3), &used_us))
+        << answer;
+    return used_us;
+  }
 
   std::vector<std::unique_ptr<PeerProcess>> peers_;
 };
@@ -142,6 +150,30 @@ TEST_P(UcxProcessTest, AStoppedPeerIsADeadlineThenTheSurvivorsGoOn) {
   Connect(3, All());
   PingPong(peer(2), peer(1), 1, 200000);
   PingPong(peer(0), peer(2), 1, 200000);
+}
+
+// UCX then either cannot be armed (a packet waits for room in the peer's shared memory) or keeps
+// its event descriptor readable (a TCP connection not answered).
+TEST_P(UcxProcessTest, AStoppedPeerTakesNoCpuOfOthers) {
+  Start(3);
+  Connect(1, All());
+  peer(2).Signal(SIGSTOP);
+  EXPECT_THAT(peer(0).Ask(Send(peer(2).id(), kHidden, 3, 64 << 20, 100)),
+              StartsWith("DEADLINE_EXCEEDED"));
+  EXPECT_LT(IdleCpuMicroseconds(peer(0), 500), 100000) << "with a send begun";
+  // Long enough for it to try a new endpoint.
+  peer(1).TellConnect(2, {&peer(1), &peer(2)}, 2300);
+  EXPECT_THAT(peer(1).Hear(), StartsWith("DEADLINE_EXCEEDED"));
+  EXPECT_LT(IdleCpuMicroseconds(peer(1), 500), 100000) << "after trying to connect";
+  // Who naps still hears the others.
+  Connect(3, {&peer(0), &peer(1)});
+  PingPong(peer(0), peer(1), 1, 200000);
+  peer(2).Signal(SIGCONT);
+  Connect(4, All());
+  PingPong(peer(0), peer(2), 1, 200000);
+  // One packet: over TCP, several may come out of order where an endpoint was replaced while the
+  // peer was stopped, and are refused as DATA_LOSS.
+  PingPong(peer(1), peer(2), 2, 3000);
 }
 
 TEST_P(UcxProcessTest, MessagesOfAnOldEpochAreDropped) {
