@@ -94,7 +94,9 @@ absl::StatusOr<v1::ClusterState> AdminClient::GetCluster(int timeout_ms) {
 
 std::string NameOf(v1::DeploymentState state) {
   constexpr absl::string_view kPrefix = "DEPLOYMENT_STATE_";
-  return absl::AsciiStrToLower(v1::DeploymentState_Name(state).substr(kPrefix.size()));
+  const std::string& name = v1::DeploymentState_Name(state);
+  if (name.size() < kPrefix.size()) return absl::StrCat("state ", static_cast<int>(state));  // of a newer coordinator
+  return absl::AsciiStrToLower(name.substr(kPrefix.size()));
 }
 
 }  // namespace pagoda::cli
