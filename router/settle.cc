@@ -200,13 +200,20 @@ absl::Status SettleLength(const SettleInput& input, GenerationRequest& request) 
   int64_t wanted = f.max_tokens.value_or(input.default_max_tokens);
   if (wanted == 0) wanted = context - length;
   if (!f.max_tokens && f.min_tokens) wanted = std::max(wanted, *f.min_tokens);
-  if (length >= context || length + wanted > context) {
+  if (length >= context) {
     return WithCode(
         InvalidField("prompt", absl::StrCat("is too long: this model's maximum context length is ",
-                                            context, " tokens, and the request is for ",
-                                            length + std::max<int64_t>(wanted, 1), " (", length,
-                                            " in the prompt, ", std::max<int64_t>(wanted, 1),
-                                            " for the completion)")),
+                                            context, " tokens, and the prompt has ", length,
+                                            ", which leaves none for the completion")),
+        "context_length_exceeded");
+  }
+  if (wanted > context - length) {
+    return WithCode(
+        InvalidField("max_tokens",
+                     absl::StrCat("is too large: this model's maximum context length is ", context,
+                                  " tokens, the prompt has ", length, ", which leaves ",
+                                  context - length, " for the completion, and ", wanted,
+                                  f.max_tokens ? " are asked for" : " are the default here")),
         "context_length_exceeded");
   }
   if (wanted * request.choices * input.prompts > limits::kMaxTotalNewTokens) {

@@ -13,6 +13,8 @@ namespace {
 
 constexpr size_t kMaxMessages = 4096;
 constexpr size_t kMaxTools = 128;
+constexpr char kPromptKinds[] =
+    "must be a string, a list of strings, token ids, or a list of lists of token ids";
 
 absl::StatusOr<std::vector<TokenId>> TokensOf(const Json& list) {
   if (list.size() > static_cast<size_t>(limits::kMaxPromptTokens)) {
@@ -24,9 +26,7 @@ absl::StatusOr<std::vector<TokenId>> TokensOf(const Json& list) {
   for (const Json& entry : list) {
     const auto id = entry.is_number_integer() ? IntegerOf(entry) : std::nullopt;
     if (!id || *id < 0 || *id >= limits::kMaxVocabulary) {
-      return InvalidField(
-          "prompt",
-          "must be a string, a list of strings, token ids, or a list of lists of token ids");
+      return InvalidField("prompt", kPromptKinds);
     }
     tokens.push_back(static_cast<TokenId>(*id));
   }
@@ -41,9 +41,7 @@ absl::StatusOr<std::vector<Prompt>> ReadPrompts(const Json* prompt) {
     return prompts;
   }
   if (!prompt->is_array() || prompt->empty()) {
-    return InvalidField(
-        "prompt",
-        "must be a string, a list of strings, token ids, or a list of lists of token ids");
+    return InvalidField("prompt", kPromptKinds);
   }
   if (prompt->front().is_number()) {
     PAGODA_ASSIGN_OR_RETURN(std::vector<TokenId> tokens, TokensOf(*prompt));
@@ -54,16 +52,15 @@ absl::StatusOr<std::vector<Prompt>> ReadPrompts(const Json* prompt) {
     return InvalidField("prompt", absl::StrCat("has ", prompt->size(), " entries; the limit is ",
                                                limits::kMaxPromptsPerRequest));
   }
+  const bool texts = prompt->front().is_string();
   for (const Json& entry : *prompt) {
-    if (entry.is_string()) {
+    // One kind throughout: the first entry's.
+    if (texts ? !entry.is_string() : !entry.is_array()) return InvalidField("prompt", kPromptKinds);
+    if (texts) {
       prompts.push_back({.text = entry.get<std::string>()});
-    } else if (entry.is_array()) {
+    } else {
       PAGODA_ASSIGN_OR_RETURN(std::vector<TokenId> tokens, TokensOf(entry));
       prompts.push_back({.tokens = std::move(tokens), .is_tokens = true});
-    } else {
-      return InvalidField(
-          "prompt",
-          "must be a string, a list of strings, token ids, or a list of lists of token ids");
     }
   }
   return prompts;

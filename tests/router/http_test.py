@@ -35,7 +35,7 @@ def test_whole_answers(c):
     check(len(headers["x-request-id"]) == 32, headers)
     _, short = completion(c, max_tokens=3)
     check(short["choices"][0]["finish_reason"] == "length" and short["usage"]["completion_tokens"] == 3, short)
-    _, many = completion(c, prompt=["a", [1, 2, 3]], n=2, max_tokens=4)
+    _, many = completion(c, prompt=[[4], [1, 2, 3]], n=2, max_tokens=4)
     check([x["index"] for x in many["choices"]] == [0, 1, 2, 3], many)
     check(many["choices"][0]["text"] == many["choices"][2]["text"] != many["choices"][1]["text"], many)
     check(many["usage"]["completion_tokens"] == 16, many)
@@ -72,6 +72,17 @@ def test_streams(c):
     check("".join(x["choices"][0]["text"] for x in chunks if x["choices"]) == ANSWER, chunks)
     counts = [x["usage"]["completion_tokens"] for x in chunks]
     check(counts == sorted(counts) and counts[0] >= 1, counts)
+    usage = {"include_usage": True, "continuous_usage_stats": True}
+    chunks = stream(c, "/v1/completions", prompt="Hi", max_tokens=5, echo=True, return_token_ids=True,
+                    stream_options=usage)
+    check(chunks[0]["choices"][0]["text"] == "Hi" and chunks[0]["usage"]["completion_tokens"] == 0, chunks[0])
+    emitted = 0
+    for chunk in chunks[1:]:
+        emitted += sum(len(x["token_ids"]) for x in chunk["choices"])
+        check(chunk["usage"]["completion_tokens"] == emitted, (emitted, chunk))
+    check(emitted == 5, emitted)
+    chunks = stream(c, "/v1/chat/completions", messages=[{"role": "user", "content": "Hi"}], stream_options=usage)
+    check(chunks[0]["usage"]["completion_tokens"] == 0, chunks[0])
 
 
 def test_stops(c):
@@ -146,7 +157,7 @@ def test_other_routes(c):
 def test_errors(c):
     cases = [("/v1/completions", {"prompt": "a", "temperature": 9}, 400, "temperature", None),
              ("/v1/completions", {"model": "no", "prompt": "a"}, 404, "model", "model_not_found"),
-             ("/v1/completions", {"prompt": "a", "max_tokens": 5000}, 400, "prompt", "context_length_exceeded"),
+             ("/v1/completions", {"prompt": "a", "max_tokens": 5000}, 400, "max_tokens", "context_length_exceeded"),
              ("/v1/chat/completions", {"messages": []}, 400, "messages", None),
              ("/v1/chat/completions", b"{", 400, None, None),
              ("/tokenize", {}, 400, "prompt", None),
@@ -160,6 +171,10 @@ def test_errors(c):
         check(error["type"] == "invalid_request_error" and "x-request-id" in headers, (error, headers))
     status, _, data = c.post("/v1/completions", {"prompt": "a"}, {"Content-Type": "text/plain"})
     check(status == 415 and "error" in json.loads(data), data)
+    for encoding, code in (("gzip", 415), ("identity, br", 415), ("Identity", 200)):
+        status, headers, data = c.post("/v1/completions", {"prompt": "a", "max_tokens": 1}, {"Content-Encoding": encoding})
+        check(status == code and "x-request-id" in headers, (encoding, status, data))
+        check(status == 200 or json.loads(data)["error"]["code"] == "unsupported_content_encoding", data)
 
 
 def test_keep_alive_and_pipelining(c):
