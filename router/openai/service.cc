@@ -1,5 +1,6 @@
 #include "router/openai/service.h"
 
+#include <algorithm>
 #include <chrono>
 
 #include "router/http/head.h"
@@ -32,6 +33,14 @@ bool IsJson(std::string_view content_type) {
   std::string_view type = content_type.substr(0, content_type.find(';'));
   while (!type.empty() && type.back() == ' ') type.remove_suffix(1);
   return type.empty() || http::EqualsIgnoringCase(type, "application/json");
+}
+
+// What a Content-Encoding names would be read as JSON without being decoded.
+bool IsEncoded(const http::Request& request) {
+  return std::ranges::any_of(request.headers, [](const auto& header) {
+    return http::EqualsIgnoringCase(header.first, "content-encoding") && !header.second.empty() &&
+           !http::EqualsIgnoringCase(header.second, "identity");
+  });
 }
 
 // %2F and the like; what is not two hexadecimal digits stays as it is.
@@ -129,6 +138,13 @@ void Service::Prepare(
     return exchange->Send(
         415, "application/json",
         ErrorBody(415, "the Content-Type must be application/json", "", "unsupported_media_type"));
+  }
+  if (IsEncoded(exchange->request())) {
+    parts_.metrics->Rejected("invalid");
+    return exchange->Send(
+        415, "application/json",
+        ErrorBody(415, "the body must not be compressed: the only Content-Encoding is identity", "",
+                  "unsupported_content_encoding"));
   }
   const std::shared_ptr<const ServedModels> models = parts_.registry->models();
   if (exchange->request().body.size() <= options_.inline_bytes) {
