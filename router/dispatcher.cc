@@ -65,8 +65,9 @@ absl::Status Dispatcher::Start(GenerationRequest request, std::shared_ptr<Genera
   if (!Place(place->second)) {
     sessions_.erase(place);
     metrics_->Rejected("no_pipeline");
-    return WithRetryAfter(absl::UnavailableError("no pipeline of this model takes work now"),
-                          kRetryAfterMs);
+    return WithCode(WithRetryAfter(absl::UnavailableError("no pipeline of this model takes work now"),
+                                   kRetryAfterMs),
+                    "loading");
   }
   metrics_->PromptTokens(prompt_tokens);
   metrics_->SetInFlight(in_flight());
@@ -117,7 +118,7 @@ void Dispatcher::Unplace(Running& running) {
 
 void Dispatcher::Replace(Running& running, const char* reason) {
   metrics_->Retried(reason);
-  LogInfo("request is submitted again",
+  LogInfo("request_resubmitted",
           {{"request_id", running.session->request().client_request_id},
            {"reason", reason},
            {"attempt", running.session->attempt() + 1},
@@ -175,7 +176,7 @@ void Dispatcher::OnMessage(int link, const wire::CoordinatorMessage& message) {
       Link& entry = links_[link];
       entry.coordinator = hello.coordinator();
       metrics_->SetCoordinators(attached());
-      LogInfo("coordinator attached",
+      LogInfo("coordinator_attached",
               {{"coordinator", hello.coordinator()}, {"leader", hello.leader()}});
       if (!hello.leader() && !hello.leader_address().empty())
         edges_.add_coordinator(hello.leader_address());
@@ -192,7 +193,7 @@ void Dispatcher::OnMessage(int link, const wire::CoordinatorMessage& message) {
   }
 }
 
-void Dispatcher::MergeView() {
+void Dispatcher::MergeView(bool whole) {
   view_.pipelines.clear();
   for (const auto& [link, entry] : links_) {
     view_.pipelines.insert(view_.pipelines.end(), entry.pipelines.begin(), entry.pipelines.end());
@@ -202,7 +203,7 @@ void Dispatcher::MergeView() {
     return entry.second.requests == 0 && view_.Find(entry.first) == nullptr;
   });
   registry_->Update(view_, edges_.now() / kNsPerMs);
-  metrics_->SetCluster(view_);
+  metrics_->SetCluster(view_, whole);
 }
 
 void Dispatcher::OnSnapshot(int link, const wire::Snapshot& snapshot) {
@@ -214,7 +215,7 @@ void Dispatcher::OnSnapshot(int link, const wire::Snapshot& snapshot) {
     if (!kept) prefixes_.Erase(old.key);
   }
   entry.pipelines = std::move(pipelines);
-  MergeView();
+  MergeView(/*whole=*/true);
   // A pipeline that is gone, or was assembled anew: what ran there is submitted again with its
   // tokens.
   for (auto& [id, running] : sessions_) {
@@ -230,7 +231,7 @@ void Dispatcher::OnLinkLost(int link) {
     for (const PipelineView& pipeline : found->second.pipelines) prefixes_.Erase(pipeline.key);
     links_.erase(found);
     metrics_->SetCoordinators(attached());
-    MergeView();
+    MergeView(/*whole=*/false);
   }
   for (auto& [id, running] : sessions_) {
     if (running.pipeline.link == link) Replace(running, "coordinator_lost");

@@ -100,7 +100,7 @@ class Dispatcher {
   void OnChoice(int link, const internal::v1::ChoiceTokens& tokens,
                 std::vector<RequestId>& touched);
   void OnRefused(int link, const internal::v1::Refused& refused);
-  void MergeView();
+  void MergeView(bool whole);  // false: a coordinator's part was lost
   void End(RequestId id);
   void Fail(RequestId id, const absl::Status& status);
   void SendCancel(const Running& running);

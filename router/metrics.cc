@@ -125,6 +125,14 @@ struct Metrics::State {
     Gauge* cache_config = nullptr;
     std::pair<int, int64_t> config{-1, -1};
   };
+  void Remove(const ModelGauges& gauges) {
+    pipelines.Remove(gauges.pipelines);
+    running.Remove(gauges.running);
+    waiting.Remove(gauges.waiting);
+    cache_use.Remove(gauges.cache_use);
+    lora.Remove(gauges.lora);
+    if (gauges.cache_config != nullptr) cache_config.Remove(gauges.cache_config);
+  }
   std::map<std::string, ModelGauges> models;  // guarded by cluster_mutex
 };
 
@@ -195,7 +203,7 @@ void Metrics::SetCoordinators(int64_t attached) {
   state_->coordinators.Set(static_cast<double>(attached));
 }
 
-void Metrics::SetCluster(const ClusterView& view) {
+void Metrics::SetCluster(const ClusterView& view, bool whole) {
   struct Sum {
     int ready = 0, running = 0, waiting = 0, block_tokens = 0;
     int64_t blocks = 0, used = 0;
@@ -212,7 +220,14 @@ void Metrics::SetCluster(const ClusterView& view) {
   }
   State& s = *state_;
   std::lock_guard lock(s.cluster_mutex);
-  for (auto& [name, gauges] : s.models) sums.try_emplace(name);  // a model that is gone shows zeros
+  for (auto place = s.models.begin(); place != s.models.end();) {
+    if (whole && !sums.contains(place->first)) {
+      s.Remove(place->second);
+      place = s.models.erase(place);
+    } else {
+      sums.try_emplace((place++)->first);
+    }
+  }
   for (const auto& [name, sum] : sums) {
     const std::map<std::string, std::string> labels{{"model_name", name}, {"engine", "0"}};
     auto [place, added] = s.models.try_emplace(name);

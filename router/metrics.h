@@ -34,7 +34,9 @@ class Metrics {
   void SetConnections(int64_t connections);
   void SetCoordinators(int64_t attached);
   // The gauges that come from snapshots, with the vllm: aliases of every served model.
-  void SetCluster(const ClusterView& view);
+  // A model that is not in the view: its series go when `whole` (a coordinator said so), else they
+  // show zeros (a coordinator was lost, and may come back with the model).
+  void SetCluster(const ClusterView& view, bool whole);
 
   std::string Expose() const;
 

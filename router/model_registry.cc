@@ -23,14 +23,17 @@ absl::StatusOr<const ServedModel*> ServedModels::Find(std::string_view name) con
   }
   if (found == nullptr && name.empty()) {
     if (models.empty())
-      return WithRetryAfter(absl::UnavailableError("no model is served yet"), 1000);
+      return WithCode(WithRetryAfter(absl::UnavailableError("no model is served yet"), 1000),
+                      "no_model");
     return InvalidField("model", "is required: several models are served");
   }
   if (found == nullptr) return ModelNotFound(name);
   if (found->text == nullptr) {
-    return WithRetryAfter(absl::UnavailableError(
-                              absl::StrCat("the tokenizer of '", found->name, "' is being loaded")),
-                          1000);
+    return WithCode(
+        WithRetryAfter(absl::UnavailableError(
+                           absl::StrCat("the tokenizer of '", found->name, "' is being loaded")),
+                       1000),
+        "loading");
   }
   return found;
 }
@@ -82,11 +85,11 @@ void ModelRegistry::OnLoaded(const std::string& digest,
   text.loading = false;
   if (model.ok()) {
     text.model = *std::move(model);
-    LogInfo("text model opened",
+    LogInfo("text_model_opened",
             {{"digest", digest}, {"vocabulary", text.model->tokenizer->vocabulary_size()}});
   } else {
     text.retry_at_ms = now_ms_ + kRetryMs;
-    LogWarning("text model not opened",
+    LogWarning("text_model_not_opened",
                {{"digest", digest}, {"error", std::string(model.status().message())}});
   }
   Publish();

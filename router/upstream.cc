@@ -291,7 +291,7 @@ void Upstream::State::RetryLater(const AttachStream& stream, int link, const std
       std::min(options.max_backoff_ms, options.min_backoff_ms << std::min(target.failures, 10));
   target.retry_at_ns = NowNs() + backoff * kNsPerMs;
   if (stream.heard() || target.failures == 1) {
-    LogWarning(stream.heard() ? "coordinator lost" : "coordinator not reachable",
+    LogWarning(stream.heard() ? "coordinator_lost" : "coordinator_unreachable",
                {{"address", stream.address()}, {"error", why}, {"retry_ms", backoff}});
   }
 }
