@@ -87,6 +87,7 @@ absl::Status Router::State::Listen() {
   events.error_body = [](int status, std::string_view code, std::string_view message) {
     return openai::ErrorBody(status, message, "", code);
   };
+  events.request_id = [](std::string_view given) { return openai::RequestIdFrom(given); };
   events.rejected = [this](std::string_view reason) { metrics.Rejected(reason); };
   events.connections_changed = [this](int64_t count) { metrics.SetConnections(count); };
   PAGODA_ASSIGN_OR_RETURN(
@@ -95,6 +96,7 @@ absl::Status Router::State::Listen() {
       grpc,
       InferenceServer::Start({.listen = options.grpc_listen,
                               .reflection = options.grpc_reflection,
+                              .access_log = options.access_log,
                               .request_timeout_ms = options.request_timeout_ms},
                              {.loop = &loop, .dispatcher = &dispatcher, .metrics = &metrics}));
   return absl::OkStatus();
@@ -128,7 +130,7 @@ void Router::State::OnTick() {
   if (now_serving != serving) {
     serving = now_serving;
     grpc->SetServing(serving);
-    LogInfo(serving ? "ready" : "not ready");
+    LogInfo(serving ? "ready" : "not_ready");
   }
   if (stop_at_ns != 0) CheckShutdown();
 }

@@ -1,11 +1,20 @@
 #include "router/grpc/generate_call.h"
 
+#include <numeric>
+
 #include "common/limits.h"
-#include "common/log.h"
+#include "router/access_log.h"
 #include "router/grpc/fields.h"
 #include "router/request_status.h"
 
 namespace pagoda::router {
+namespace {
+
+double SecondsSince(MonotonicNs begin) {
+  return static_cast<double>(NowNs() - begin) / static_cast<double>(kNsPerSecond);
+}
+
+}  // namespace
 
 grpc::Status ToGrpc(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
@@ -13,19 +22,27 @@ grpc::Status ToGrpc(const absl::Status& status) {
 }
 
 GenerateCall::GenerateCall(grpc::CallbackServerContext* context, EventLoop* loop,
-                           Dispatcher* dispatcher, Metrics* metrics, MonotonicNs received_ns)
+                           Dispatcher* dispatcher, Metrics* metrics, MonotonicNs received_ns,
+                           bool access_log)
     : context_(context),
       loop_(loop),
       dispatcher_(dispatcher),
       metrics_(metrics),
-      received_ns_(received_ns) {}
+      received_ns_(received_ns),
+      access_log_(access_log) {}
+
+void GenerateCall::Name(std::string_view request_id, std::string_view model) {
+  client_request_id_ = request_id;
+  model_ = model;
+}
 
 void GenerateCall::Submit(GenerationRequest request) {
+  Name(request.client_request_id, request.model);
+  prompt_tokens_ = static_cast<int64_t>(request.prompt.size());
   loop_->Post(
       [self = shared_from_this(), held = std::make_shared<GenerationRequest>(std::move(request))] {
         if (self->over_) return;  // cancelled meanwhile
         self->id_ = held->id;
-        self->client_request_id_ = held->client_request_id;
         self->output_tokens_.resize(static_cast<size_t>(held->choices));
         self->submitted_ = true;
         const absl::Status status = self->dispatcher_->Start(std::move(*held), self);
@@ -41,6 +58,7 @@ void GenerateCall::OnDelta(const Session& session, ChoiceDelta delta) {
   response.set_text(std::move(delta.text));
   response.mutable_token_ids()->Add(delta.tokens.begin(), delta.tokens.end());
   output_tokens_[static_cast<size_t>(delta.choice)] += static_cast<int>(delta.tokens.size());
+  if (first_token_seconds_ < 0) first_token_seconds_ = SecondsSince(received_ns_);
   for (const PositionLogprobs& position : delta.logprobs)
     FillLogprobs(position, response.add_logprobs());
   if (!first_sent_) {
@@ -110,7 +128,23 @@ void GenerateCall::End(const absl::Status& status) {
   if (ended_) return;
   ended_ = true;
   status_ = status;
+  if (access_log_) WriteLog(status);
   if (unsent_.empty()) FinishWhenWritten();
+}
+
+void GenerateCall::WriteLog(const absl::Status& status) const {
+  const std::string code = absl::StatusCodeToString(status.code());
+  LogRequest({.request_id = client_request_id_,
+              .method = "GRPC",
+              .path = "/pagoda.v1.Inference/Generate",
+              .status = HttpStatusOf(status),
+              .code = code,
+              .seconds = SecondsSince(received_ns_),
+              .first_token_seconds = first_token_seconds_,
+              .model = model_,
+              .prompt_tokens = prompt_tokens_,
+              .output_tokens = std::accumulate(output_tokens_.begin(), output_tokens_.end(),
+                                               int64_t{0})});
 }
 
 void GenerateCall::FinishWhenWritten() {
@@ -119,9 +153,7 @@ void GenerateCall::FinishWhenWritten() {
   if (const auto retry_ms = RetryAfterMsOf(status_)) {
     context_->AddTrailingMetadata("retry-after-ms", std::to_string(*retry_ms));
   }
-  const double seconds =
-      static_cast<double>(NowNs() - received_ns_) / static_cast<double>(kNsPerSecond);
-  metrics_->RequestEnded("grpc.Generate", HttpStatusOf(status_), seconds);
+  metrics_->RequestEnded("grpc.Generate", HttpStatusOf(status_), SecondsSince(received_ns_));
   Finish(ToGrpc(status_));
 }
 

@@ -25,7 +25,9 @@ class GenerateCall : public grpc::ServerWriteReactor<v1::GenerateResponse>,
                      public std::enable_shared_from_this<GenerateCall> {
  public:
   GenerateCall(grpc::CallbackServerContext* context, EventLoop* loop, Dispatcher* dispatcher,
-               Metrics* metrics, MonotonicNs received_ns);
+               Metrics* metrics, MonotonicNs received_ns, bool access_log);
+  // Before End or Submit: what the log line says of a request that is refused.
+  void Name(std::string_view request_id, std::string_view model);
 
   // Fails at once; the request was never submitted. Also the way to end with success.
   void End(const absl::Status& status);
@@ -48,6 +50,7 @@ class GenerateCall : public grpc::ServerWriteReactor<v1::GenerateResponse>,
  private:
   void Write(v1::GenerateResponse response);
   void CancelGeneration();
+  void WriteLog(const absl::Status& status) const;
   void FinishWhenWritten() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   grpc::CallbackServerContext* const context_;
@@ -55,11 +58,15 @@ class GenerateCall : public grpc::ServerWriteReactor<v1::GenerateResponse>,
   Dispatcher* const dispatcher_;
   Metrics* const metrics_;
   const MonotonicNs received_ns_;
+  const bool access_log_;
   std::shared_ptr<GenerateCall> self_;
 
-  // The loop's.
+  // The loop's, from Submit on.
   RequestId id_;
   std::string client_request_id_;
+  std::string model_;
+  int64_t prompt_tokens_ = 0;
+  double first_token_seconds_ = -1;
   bool first_sent_ = false;
   bool submitted_ = false;
   bool over_ = false;

@@ -46,8 +46,9 @@ class InferenceService : public v1::Inference::CallbackService {
       grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override {
     const MonotonicNs now = NowNs();
     auto call = std::make_shared<GenerateCall>(context, parts_.loop, parts_.dispatcher,
-                                               parts_.metrics, now);
+                                               parts_.metrics, now, options_.access_log);
     call->Hold();
+    call->Name(request->request_id(), request->model());
     absl::StatusOr<GenerationRequest> prepared = PrepareGenerate(*request);
     if (!prepared.ok()) {
       parts_.metrics->Rejected(absl::IsNotFound(prepared.status()) ? "not_found"

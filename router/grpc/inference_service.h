@@ -18,6 +18,7 @@ class InferenceServer {
   struct Options {
     HostPort listen;
     bool reflection = true;
+    bool access_log = true;  // a line per Generate
     int64_t request_timeout_ms = limits::kMaxRequestMs;
   };
   struct Parts {

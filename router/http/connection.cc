@@ -182,7 +182,9 @@ void Connection::ParseHead() {
   const size_t used = parser_->put(asio::buffer(in_.data(), end + 4), error);
   if (error == beast::http::error::body_limit) {
     server_->events.rejected("too_large");
-    return Refuse(413, "body_too_large", "the request body is larger than the limit");
+    return Refuse(413, "body_too_large",
+                  absl::StrCat("the request body is larger than the limit of ",
+                               server_->limits.body_bytes, " bytes"));
   }
   if ((error && error != beast::http::error::need_more) || !parser_->is_header_done()) {
     server_->events.rejected("invalid");
@@ -198,7 +200,7 @@ void Connection::ParseHead() {
     server_->events.rejected("too_large");
     return Refuse(413, "body_too_large",
                   absl::StrCat("the request body has ", *length, " bytes; the limit is ",
-                               server_->limits.body_bytes));
+                               server_->limits.body_bytes, " bytes"));
   }
   const size_t may_hold = length ? *length : 0;
   if (server_->body_bytes + may_hold > server_->limits.all_bodies_bytes) {
@@ -283,6 +285,12 @@ void Connection::Dispatch() {
 
 void Connection::Refuse(int status, std::string_view code, std::string_view message) {
   ReleaseBody();
+  // The client's own id, when its header was read that far.
+  std::string given;
+  if (parser_) {
+    const auto field = parser_->get()["X-Request-Id"];
+    given.assign(field.data(), field.size());
+  }
   parser_.reset();
   in_.clear();
   keep_alive_ = false;
@@ -290,7 +298,7 @@ void Connection::Refuse(int status, std::string_view code, std::string_view mess
   ++serial_;
   started_ = streaming_ = complete_ = false;
   Respond(serial_, status, "application/json", server_->events.error_body(status, code, message),
-          {});
+          {{"X-Request-Id", server_->events.request_id(given)}});
 }
 
 void Connection::AppendHead(int status, std::string_view content_type, const Headers& headers) {

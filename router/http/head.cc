@@ -1,6 +1,7 @@
 #include "router/http/head.h"
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 
 namespace pagoda::router::http {
 namespace {
@@ -30,7 +31,9 @@ bool EqualsIgnoringCase(std::string_view a, std::string_view b) {
 
 HeadVerdict CheckPartialHead(std::string_view head, const Limits& limits) {
   if (head.size() > limits.header_bytes) {
-    return {431, "header_too_large", "the request header is larger than this server takes"};
+    return {431, "header_too_large",
+            absl::StrCat("the request header is larger than the limit of ", limits.header_bytes,
+                         " bytes")};
   }
   return CheckLineEnds(head);
 }
@@ -48,8 +51,11 @@ HeadVerdict CheckHead(std::string_view head, const Limits& limits) {
     const std::string_view line = head.substr(at, end - at);
     at = end + 2;
     if (line.empty()) break;
-    if (++fields > limits.header_count)
-      return {431, "too_many_headers", "the request has more headers than this server takes"};
+    if (++fields > limits.header_count) {
+      return {431, "too_many_headers",
+              absl::StrCat("the request has more headers than the limit of ", limits.header_count,
+                           " (and of ", limits.header_bytes, " bytes)")};
+    }
     const size_t colon = line.find(':');
     if (colon == std::string_view::npos || colon == 0)
       return {400, "bad_request", "a header line has no name"};

@@ -2,6 +2,7 @@
 // differently is refused here. Pure.
 #pragma once
 
+#include <string>
 #include <string_view>
 
 #include "router/http/server.h"
@@ -11,7 +12,7 @@ namespace pagoda::router::http {
 struct HeadVerdict {
   int status = 0;  // 0: go on; else the status to refuse with
   std::string_view code;
-  std::string_view message;
+  std::string message;
 };
 
 // Of the bytes received so far, before the blank line was found: `head` has no "\r\n\r\n" in it.

@@ -47,8 +47,8 @@ void Server::State::Accept() {
           503, "too_many_connections", "this server has its limit of connections open");
       const std::string answer = absl::StrCat(
           "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\n"
-          "Connection: close\r\nContent-Length: ",
-          body.size(), "\r\n\r\n", body);
+          "X-Request-Id: ",
+          self->events.request_id(""), "\r\nConnection: close\r\nContent-Length: ", body.size(), "\r\n\r\n", body);
       socket.write_some(asio::buffer(answer), ignored);
       socket.shutdown(tcp::socket::shutdown_send, ignored);
     } else {

@@ -72,6 +72,8 @@ struct Events {
   // The body of an answer to what is not a valid request.
   std::function<std::string(int status, std::string_view code, std::string_view message)>
       error_body;
+  // Its X-Request-Id; `given` is the client's, empty when there is none or it was not read.
+  std::function<std::string(std::string_view given)> request_id;
   std::function<void(std::string_view reason)> rejected;  // too_large, connections, invalid
   std::function<void(int64_t)> connections_changed;
 };

@@ -4,7 +4,8 @@
 
 #include "common/clock.h"
 #include "common/ids.h"
-#include "common/log.h"
+#include "common/limits.h"
+#include "router/access_log.h"
 #include "router/openai/json_output.h"
 #include "router/request_status.h"
 
@@ -44,16 +45,14 @@ std::string_view DefaultCode(int http_status) {
   }
 }
 
-// What a client names its request ends up in logs and headers: visible ASCII of bounded length.
-std::string RequestIdOf(const http::Request& request) {
-  const std::string_view given = request.Header("x-request-id");
+}  // namespace
+
+std::string RequestIdFrom(std::string_view given) {
   const bool usable =
       !given.empty() && given.size() <= limits::kMaxRequestIdBytes &&
       std::ranges::all_of(given, [](unsigned char c) { return c > 0x20 && c < 0x7F; });
   return usable ? std::string(given) : RequestId::Random().ToString();
 }
-
-}  // namespace
 
 std::string ErrorBody(int http_status, std::string_view message, std::string_view param,
                       std::string_view code) {
@@ -88,7 +87,7 @@ Exchange::Exchange(std::shared_ptr<http::Request> request, std::shared_ptr<http:
       endpoint_(endpoint),
       metrics_(metrics),
       access_log_(access_log),
-      id_(RequestIdOf(*request_)) {}
+      id_(RequestIdFrom(request_->Header("x-request-id"))) {}
 
 Exchange::~Exchange() {
   if (!ended_) Ended(499);
@@ -131,16 +130,16 @@ void Exchange::Ended(int status) {
       static_cast<double>(NowNs() - request_->received_ns) / static_cast<double>(kNsPerSecond);
   metrics_->RequestEnded(endpoint_, status, seconds);
   if (!access_log_) return;
-  LogInfo("request",
-          {{"request_id", id_},
-           {"method", request_->method.substr(0, 16)},
-           {"path", request_->path.substr(0, 128)},
-           {"status", status},
-           {"duration_ms", seconds * 1000},
-           {"first_token_ms", first_token_seconds < 0 ? -1.0 : first_token_seconds * 1000},
-           {"model", model},
-           {"prompt_tokens", prompt_tokens},
-           {"output_tokens", output_tokens}});
+  LogRequest({.request_id = id_,
+              .method = request_->method,
+              .path = request_->path,
+              .status = status,
+              .code = "",
+              .seconds = seconds,
+              .first_token_seconds = first_token_seconds,
+              .model = model,
+              .prompt_tokens = prompt_tokens,
+              .output_tokens = output_tokens});
 }
 
 }  // namespace pagoda::router::openai

@@ -16,6 +16,10 @@ std::string ErrorBody(int http_status, std::string_view message, std::string_vie
                       std::string_view code);
 std::string ErrorBody(const absl::Status& status);
 
+// What a client names its request when that is usable in logs and headers (visible ASCII of bounded
+// length), else a new id.
+std::string RequestIdFrom(std::string_view given);
+
 class Exchange {
  public:
   Exchange(std::shared_ptr<http::Request> request, std::shared_ptr<http::Response> response,

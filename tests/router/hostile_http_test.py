@@ -1,6 +1,7 @@
 """What hostile clients send over real sockets: each gets a 4xx or is cut, and the router serves the next one."""
 import json
 import os
+import re
 import socket
 import time
 
@@ -82,6 +83,10 @@ def test_framing(c):
             continue
         check(status == expected, (data[:100], answer[:300]))
         check(error_of(answer)["message"], answer)
+        check(b"\r\nX-Request-Id: " in answer, answer)
+        check(status not in (413, 431) or re.search(r"limit.* \d+ bytes", error_of(answer)["message"]), answer)
+    answer = raw(c, post + b"X-Request-Id: mine/7\r\nContent-Length: 99999999999\r\n\r\n")
+    check(b"\r\nX-Request-Id: mine/7\r\n" in answer, answer)
     big = b'{"prompt":"' + b"x" * (9 << 20) + b'"}'
     answer = raw(c, post + b"Content-Length: %d\r\n\r\n" % len(big) + big[:100_000])
     check(status_of(answer) == 413 and "limit" in error_of(answer)["message"], answer[:300])
