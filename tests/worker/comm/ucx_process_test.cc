@@ -168,12 +168,6 @@ TEST_P(UcxProcessTest, AStoppedPeerTakesNoCpuOfOthers) {
   // Who naps still hears the others.
   Connect(3, {&peer(0), &peer(1)});
   PingPong(peer(0), peer(1), 1, 200000);
-  peer(2).Signal(SIGCONT);
-  Connect(4, All());
-  PingPong(peer(0), peer(2), 1, 200000);
-  // One packet: over TCP, several may come out of order where an endpoint was replaced while the
-  // peer was stopped, and are refused as DATA_LOSS.
-  PingPong(peer(1), peer(2), 2, 3000);
 }
 
 TEST_P(UcxProcessTest, MessagesOfAnOldEpochAreDropped) {
