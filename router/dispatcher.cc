@@ -65,9 +65,10 @@ absl::Status Dispatcher::Start(GenerationRequest request, std::shared_ptr<Genera
   if (!Place(place->second)) {
     sessions_.erase(place);
     metrics_->Rejected("no_pipeline");
-    return WithCode(WithRetryAfter(absl::UnavailableError("no pipeline of this model takes work now"),
-                                   kRetryAfterMs),
-                    "loading");
+    return WithCode(
+        WithRetryAfter(absl::UnavailableError("no pipeline of this model takes work now"),
+                       kRetryAfterMs),
+        "loading");
   }
   metrics_->PromptTokens(prompt_tokens);
   metrics_->SetInFlight(in_flight());

@@ -48,7 +48,8 @@ void Server::State::Accept() {
       const std::string answer = absl::StrCat(
           "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\n"
           "X-Request-Id: ",
-          self->events.request_id(""), "\r\nConnection: close\r\nContent-Length: ", body.size(), "\r\n\r\n", body);
+          self->events.request_id(""), "\r\nConnection: close\r\nContent-Length: ", body.size(),
+          "\r\n\r\n", body);
       socket.write_some(asio::buffer(answer), ignored);
       socket.shutdown(tcp::socket::shutdown_send, ignored);
     } else {

@@ -297,6 +297,7 @@ TEST_F(FailoverTest, NoReadyPipelineIsServiceUnavailable) {
   const HttpAnswer answer = Complete(R"("max_tokens":5)");
   EXPECT_EQ(answer.status, 503);
   EXPECT_NE(answer.head.find("Retry-After"), std::string::npos);
+  EXPECT_EQ(json::parse(answer.body)["error"]["code"], "loading");
 }
 
 TEST_F(FailoverTest, LoadIsSpreadAndPrefixesStick) {
