@@ -298,6 +298,12 @@ TEST_F(FailoverTest, NoReadyPipelineIsServiceUnavailable) {
   EXPECT_EQ(answer.status, 503);
   EXPECT_NE(answer.head.find("Retry-After"), std::string::npos);
   EXPECT_EQ(json::parse(answer.body)["error"]["code"], "loading");
+  const auto exposed = [&] { return Http(router_->http_port(), "GET", "/metrics", "").body; };
+  const std::string series = "pagoda_router_pipelines_ready{model_name=";
+  EXPECT_NE(exposed().find(series), std::string::npos) << "zero, but there";
+  only.DropPipeline(1);
+  EXPECT_TRUE(Eventually([&] { return exposed().find(series) == std::string::npos; }))
+      << "the model is gone, and its series with it";
 }
 
 TEST_F(FailoverTest, LoadIsSpreadAndPrefixesStick) {
