@@ -14,7 +14,8 @@ if(PAGODA_SANITIZER STREQUAL "address")
   target_link_options(pagoda_flags INTERFACE -fsanitize=address,undefined)
 elseif(PAGODA_SANITIZER STREQUAL "thread")
   # Asio uses fences, which TSan does not model and GCC warns of.
-  target_compile_options(pagoda_flags INTERFACE -fsanitize=thread -fno-omit-frame-pointer -Wno-tsan)
+  target_compile_options(pagoda_flags INTERFACE -fsanitize=thread -fno-omit-frame-pointer -Wno-tsan
+                         -Wno-maybe-uninitialized)
   target_link_options(pagoda_flags INTERFACE -fsanitize=thread)
 endif()
 
