@@ -8,27 +8,12 @@
 #include <functional>
 
 #include "common/metrics.h"
+#include "coordinator/request_log.h"
 
 namespace pagoda::coordinator {
 namespace {
 
 constexpr double kNsPerSecondDouble = 1e9;
-
-std::string ReasonLabel(FinishReason reason) {
-  switch (reason) {
-    case FinishReason::kNone:
-      return "none";
-    case FinishReason::kStop:
-      return "stop";
-    case FinishReason::kLength:
-      return "length";
-    case FinishReason::kCancelled:
-      return "cancelled";
-    case FinishReason::kError:
-      return "error";
-  }
-  return "none";
-}
 
 }  // namespace
 
@@ -91,7 +76,7 @@ EngineMetrics::EngineMetrics(prometheus::Registry& registry, const std::string& 
   for (size_t i = 0; i < s.finished.size(); ++i) {
     const FinishReason reason = static_cast<FinishReason>(i);
     if (reason == FinishReason::kNone) continue;
-    s.finished[i] = s.Counter("pagoda_finished_choices_total", "Choices that ended, by reason", {{"reason", ReasonLabel(reason)}});
+    s.finished[i] = s.Counter("pagoda_finished_choices_total", "Choices that ended, by reason", {{"reason", std::string(NameOf(reason))}});
   }
 }
 
