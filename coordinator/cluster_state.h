@@ -10,147 +10,14 @@
 
 #include <cstdint>
 #include <map>
-#include <memory>
-#include <optional>
 #include <string>
-#include <variant>
 #include <vector>
 
 #include "common/ids.h"
 #include "common/status.h"
-#include "coordinator/deployment.h"
-#include "coordinator/placement.h"
+#include "coordinator/cluster_records.h"
 
 namespace pagoda::coordinator {
-
-struct ModelFacts {
-  std::string digest;
-  std::shared_ptr<const ModelSizes> sizes;
-};
-
-struct WorkerInfo {
-  std::string name;
-  uint64_t incarnation = 0;
-  std::string host;
-  std::string version;
-  std::string numerics_profile;
-  std::string implementation;
-  int threads = 1;
-  int64_t memory_bytes = 0;
-  double memory_bandwidth = 0;
-  double compute_rate = 0;
-  int64_t kv_cache_bytes = 0;  // the most KV that it takes; 0: no cap
-  std::string data_address;
-  std::string blob_address;
-};
-
-struct WorkerProgress {  // of a heartbeat
-  uint64_t epoch = 0;
-  uint64_t last_step = 0;
-  uint64_t current_step = 0;
-  std::string waiting_for;
-  int64_t waiting_us = 0;
-  int64_t compute_us = 0;
-  int64_t wait_in_us = 0;
-  int64_t send_us = 0;
-  int64_t steps = 0;
-};
-
-enum class LoadPhase : uint8_t { kLoading, kLoaded, kLinked };
-
-enum class WorkerPhase : uint8_t { kIdle, kLoading, kLoaded, kReady, kReleasing, kLost };
-
-struct WorkerRecord {
-  WorkerId id;
-  WorkerInfo info;
-  WorkerPhase phase = WorkerPhase::kIdle;
-  int64_t heard_ns = 0;
-  int64_t releasing_since_ns = 0;
-  uint64_t joined_order = 0;
-  PipelineId pipeline;  // 0: none
-  Epoch epoch;          // of its assignment
-  int stage = 0;
-  int rank = 0;
-  double load_progress = 0;
-  int64_t weights_bytes = 0;
-  int64_t kv_bytes = 0;
-  std::string shard;    // what it still has in memory: "digest stage rank layers"; empty: nothing
-  WorkerProgress progress;
-  double step_ms = 0;   // means over the last heartbeats
-  double wait_ms = 0;
-};
-
-enum class PipelinePhase : uint8_t { kPending, kLoading, kLinking, kReady, kDraining };
-
-struct PipelineRecord {
-  PipelineId id;
-  std::string deployment;
-  PipelinePhase phase = PipelinePhase::kPending;
-  bool draining = false;       // takes no new work; goes when empty
-  Epoch epoch;
-  Placement placement;
-  std::vector<WorkerId> workers;  // by stage, then rank
-  std::string message;            // why it is not ready
-  std::string last_fault;         // why the last epoch or assembly ended; empty once ready
-  int failures = 0;               // in a row
-  int64_t not_before_ns = 0;      // the next try
-  int64_t assembling_since_ns = 0;
-  std::string numerics_profile;
-};
-
-struct DeploymentRecord {
-  DeploymentSpec spec;
-  ModelFacts model;
-  bool draining = false;
-  std::string message;  // an error that no retry helps
-};
-
-struct PlacedStage {
-  int layer_begin = 0;
-  int layer_end = 0;
-  int tensor_parallel = 1;
-};
-
-struct Assignment {
-  PipelineId pipeline;
-  Epoch epoch;
-  std::string model;
-  std::string model_digest;
-  int stage = 0;
-  int rank = 0;
-  std::vector<PlacedStage> stages;
-  int64_t max_model_len = 0;
-  int block_tokens = 16;
-  int blocks = 0;
-  std::string kv_cache_type;
-  int activation_bits = 8;
-  int max_step_rows = 0;
-  int max_slots = 0;
-  int max_sample_rows = 0;
-  std::vector<std::string> model_peers;
-};
-
-struct LinkPeer {
-  int stage = 0;
-  int rank = 0;
-  std::string data_address;
-  std::string host;
-};
-
-// What the control thread has to do, in order.
-struct SaveEpoch { Epoch epoch; };  // nothing below the next one is used again, whatever happens
-struct SavePipeline { PipelineId pipeline; std::string deployment; };
-struct ForgetPipeline { PipelineId pipeline; };
-struct SendAssignment { WorkerId worker; Assignment assignment; };
-struct SendLinkUp { WorkerId worker; Epoch epoch; std::vector<LinkPeer> peers; };
-struct SendRelease { WorkerId worker; Epoch epoch; bool keep_weights = false; };
-struct CloseWorker { WorkerId worker; std::string why; };
-struct CreatePipeline { PipelineId pipeline; std::string deployment; };
-struct OpenEpoch { PipelineId pipeline; Epoch epoch; };               // ready: give it work
-struct CloseEpoch { PipelineId pipeline; Epoch epoch; std::string why; };
-struct StopPipeline { PipelineId pipeline; bool draining = false; };  // draining: finish what it has, then tell; else now
-using Action = std::variant<SaveEpoch, SavePipeline, ForgetPipeline, SendAssignment, SendLinkUp, SendRelease, CloseWorker,
-                            CreatePipeline, OpenEpoch, CloseEpoch, StopPipeline>;
 
 struct ClusterLimits {
   int64_t lease_ns = 3'000'000'000;
@@ -209,10 +76,7 @@ class ClusterState {
   void Disband(PipelineRecord& pipeline, const std::string& why, bool keep_weights, int64_t now_ns);
   void Remove(PipelineId pipeline, int64_t now_ns);
   std::string ShardName(const PipelineRecord& pipeline, const DeploymentRecord& deployment, int stage, int rank) const;
-  template <typename T>
-  void Do(T action) {
-    actions_.push_back(std::move(action));
-  }
+  void Do(Action action);
 
   ClusterLimits limits_;
   uint64_t next_worker_ = 1;
@@ -225,10 +89,5 @@ class ClusterState {
   std::vector<std::pair<PipelineId, std::string>> restored_;  // not yet claimed by their deployment
   std::vector<Action> actions_;
 };
-
-std::string_view NameOf(WorkerPhase phase);
-std::string_view NameOf(PipelinePhase phase);
-// Why the pipeline is not ready, for people; empty: it is, or it loads for the first time.
-std::string Explain(const PipelineRecord& pipeline, int64_t now_ns);
 
 }  // namespace pagoda::coordinator

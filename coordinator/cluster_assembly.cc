@@ -1,0 +1,256 @@
+// From what is wanted to what is there: replicas, choice of workers, placement, assembly, end of an epoch.
+#include "coordinator/cluster_state.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace pagoda::coordinator {
+
+void ClusterState::Reconcile(int64_t now_ns) {
+  for (auto& [name, deployment] : deployments_) MatchReplicas(deployment, now_ns);
+  for (auto& [id, pipeline] : pipelines_) {
+    if (pipeline.phase == PipelinePhase::kPending) TryAssemble(pipeline, now_ns);
+  }
+}
+
+void ClusterState::MatchReplicas(DeploymentRecord& deployment, int64_t now_ns) {
+  (void)now_ns;
+  std::vector<PipelineId> active;
+  for (const auto& [id, pipeline] : pipelines_) {
+    if (pipeline.deployment == deployment.spec.name && !pipeline.draining) active.push_back(id);
+  }
+  while (static_cast<int>(active.size()) < deployment.spec.replicas) {
+    PipelineRecord pipeline;
+    const auto kept = std::find_if(restored_.begin(), restored_.end(),
+                                   [&](const auto& entry) { return entry.second == deployment.spec.name; });
+    if (kept != restored_.end()) {
+      pipeline.id = kept->first;
+      restored_.erase(kept);
+    } else {
+      pipeline.id = PipelineId(next_pipeline_++);
+    }
+    pipeline.deployment = deployment.spec.name;
+    pipeline.message = "not placed yet";
+    Do(SavePipeline{pipeline.id, pipeline.deployment});
+    Do(CreatePipeline{pipeline.id, pipeline.deployment});
+    active.push_back(pipeline.id);
+    pipelines_.emplace(pipeline.id, std::move(pipeline));
+  }
+  while (static_cast<int>(active.size()) > deployment.spec.replicas) {
+    PipelineRecord& pipeline = pipelines_.at(active.back());
+    active.pop_back();
+    pipeline.draining = true;
+    if (pipeline.phase == PipelinePhase::kReady) pipeline.phase = PipelinePhase::kDraining;
+    Do(StopPipeline{pipeline.id, true});
+  }
+}
+
+std::string ClusterState::ShardName(const PipelineRecord& pipeline, const DeploymentRecord& deployment, int stage,
+                                    int rank) const {
+  const StagePlacement& place = pipeline.placement.stages[static_cast<size_t>(stage)];
+  return absl::StrCat(deployment.model.digest, " layers ", place.layer_begin, "-", place.layer_end, " rank ", rank, "/",
+                      place.tensor_parallel, " of ", pipeline.placement.stages.size());
+}
+
+// Those that still have a shard of the last assembly come first, for their own place; then in order of registration.
+std::vector<WorkerId> ClusterState::ChooseWorkers(const PipelineRecord& pipeline, const DeploymentRecord& deployment,
+                                                  int needed) const {
+  std::vector<const WorkerRecord*> idle;
+  for (const auto& [id, worker] : workers_) {
+    if (worker.phase == WorkerPhase::kIdle) idle.push_back(&worker);
+  }
+  std::sort(idle.begin(), idle.end(), [](const WorkerRecord* a, const WorkerRecord* b) {
+    return std::tie(a->joined_order, a->info.name) < std::tie(b->joined_order, b->info.name);
+  });
+  std::vector<WorkerId> places(static_cast<size_t>(needed));
+  const auto take = [&](size_t place, std::vector<const WorkerRecord*>::iterator worker) {
+    places[place] = (*worker)->id;
+    idle.erase(worker);
+  };
+  if (static_cast<int>(pipeline.placement.ranks.size()) == needed) {
+    for (size_t i = 0; i < places.size(); ++i) {
+      const RankPlacement& rank = pipeline.placement.ranks[i];
+      const std::string shard = ShardName(pipeline, deployment, rank.stage, rank.rank);
+      const auto found = std::find_if(idle.begin(), idle.end(), [&](const auto* worker) { return worker->shard == shard; });
+      if (found != idle.end()) take(i, found);
+    }
+  }
+  for (size_t i = 0; i < places.size() && !idle.empty(); ++i) {
+    if (places[i] == WorkerId()) take(i, idle.begin());
+  }
+  return places;
+}
+
+// Workers of one host share its memory, and each measured it while the others did: they count as equal. So do workers
+// whose measurements differ by less than measurements of equal machines do; noise must not move layers.
+std::vector<WorkerResources> ClusterState::ResourcesOf(const std::vector<WorkerId>& chosen) const {
+  std::map<std::string, std::pair<double, int>> by_host;
+  bool measured = true;
+  for (const WorkerId id : chosen) {
+    const WorkerInfo& info = workers_.at(id).info;
+    measured = measured && info.memory_bandwidth > 0;
+    by_host[info.host].first += info.memory_bandwidth;
+    ++by_host[info.host].second;
+  }
+  double slowest = 0;
+  double fastest = 0;
+  for (const auto& [host, sum] : by_host) {
+    const double mean = sum.first / sum.second;
+    slowest = slowest == 0 ? mean : std::min(slowest, mean);
+    fastest = std::max(fastest, mean);
+  }
+  const bool alike = !measured || fastest < 1.5 * slowest;
+  std::vector<WorkerResources> resources;
+  for (const WorkerId id : chosen) {
+    const WorkerInfo& info = workers_.at(id).info;
+    const auto& [sum, count] = by_host.at(info.host);
+    resources.push_back({.name = info.name,
+                         .memory_bytes = info.memory_bytes,
+                         .threads = info.threads,
+                         .memory_bandwidth = alike ? 0 : sum / count,
+                         .compute_rate = info.compute_rate,
+                         .kv_cache_bytes = info.kv_cache_bytes});
+  }
+  return resources;
+}
+
+void ClusterState::TryAssemble(PipelineRecord& pipeline, int64_t now_ns) {
+  if (now_ns < pipeline.not_before_ns) return;
+  const auto found = deployments_.find(pipeline.deployment);
+  if (found == deployments_.end()) return;
+  const DeploymentRecord& deployment = found->second;
+  const PlacementRequest request = PlacementRequestOf(deployment.spec);
+  const absl::StatusOr<int> needed = WorkersNeeded(*deployment.model.sizes, request);
+  if (!needed.ok()) {
+    pipeline.message = std::string(AsStd(needed.status().message()));
+    return;
+  }
+  int idle = 0;
+  bool releasing = false;
+  for (const auto& [id, worker] : workers_) {
+    idle += worker.phase == WorkerPhase::kIdle;
+    releasing = releasing || worker.phase == WorkerPhase::kReleasing;
+  }
+  if (idle < *needed) {
+    if (pipeline.failures == 0 || !releasing) {
+      pipeline.message = absl::StrCat("needs ", *needed, " workers, ", idle, " of ", workers_.size(), " are idle",
+                                      pipeline.message.empty() || pipeline.failures == 0 ? "" : "; ",
+                                      pipeline.failures == 0 ? "" : "the last try failed: ",
+                                      pipeline.failures == 0 ? "" : pipeline.last_fault);
+    }
+    return;
+  }
+  const std::vector<WorkerId> chosen = ChooseWorkers(pipeline, deployment, *needed);
+  const std::vector<WorkerResources> resources = ResourcesOf(chosen);
+  absl::StatusOr<Placement> placement = PlaceModel(*deployment.model.sizes, resources, request);
+  if (!placement.ok()) {
+    pipeline.message = std::string(AsStd(placement.status().message()));
+    return;
+  }
+  pipeline.placement = *std::move(placement);
+  pipeline.workers = chosen;
+  SendAssignments(pipeline, deployment, now_ns);
+}
+
+void ClusterState::SendAssignments(PipelineRecord& pipeline, const DeploymentRecord& deployment, int64_t now_ns) {
+  pipeline.epoch = Epoch(next_epoch_++);
+  pipeline.phase = PipelinePhase::kLoading;
+  pipeline.assembling_since_ns = now_ns;
+  pipeline.message = "loading";
+  Do(SaveEpoch{pipeline.epoch});
+  std::vector<PlacedStage> stages;
+  for (const StagePlacement& stage : pipeline.placement.stages) {
+    stages.push_back({stage.layer_begin, stage.layer_end, stage.tensor_parallel});
+  }
+  std::vector<std::string> peers = limits_.own_blob_addresses;
+  for (const auto& [id, worker] : workers_) {
+    const bool has_part = worker.shard.rfind(deployment.model.digest, 0) == 0 && worker.phase != WorkerPhase::kLost;
+    if (has_part && !worker.info.blob_address.empty()) peers.push_back(worker.info.blob_address);
+  }
+  for (size_t i = 0; i < pipeline.workers.size(); ++i) {
+    const RankPlacement& rank = pipeline.placement.ranks[i];
+    WorkerRecord& worker = workers_.at(pipeline.workers[i]);
+    worker.phase = WorkerPhase::kLoading;
+    worker.pipeline = pipeline.id;
+    worker.epoch = pipeline.epoch;
+    worker.stage = rank.stage;
+    worker.rank = rank.rank;
+    worker.load_progress = 0;
+    worker.weights_bytes = rank.weights_bytes;
+    worker.kv_bytes = rank.kv_bytes;
+    worker.shard = ShardName(pipeline, deployment, rank.stage, rank.rank);
+    Do(SendAssignment{worker.id, Assignment{.pipeline = pipeline.id,
+                                            .epoch = pipeline.epoch,
+                                            .model = deployment.spec.model,
+                                            .model_digest = deployment.model.digest,
+                                            .stage = rank.stage,
+                                            .rank = rank.rank,
+                                            .stages = stages,
+                                            .max_model_len = pipeline.placement.max_model_len,
+                                            .block_tokens = deployment.spec.block_size,
+                                            .blocks = pipeline.placement.blocks,
+                                            .kv_cache_type = deployment.spec.kv_cache_type,
+                                            .activation_bits = deployment.spec.activation_bits,
+                                            .max_step_rows = deployment.spec.max_num_batched_tokens,
+                                            .max_slots = 2 * deployment.spec.max_num_seqs,
+                                            .max_sample_rows = deployment.spec.max_num_seqs,
+                                            .model_peers = peers}});
+  }
+}
+
+void ClusterState::Advance(PipelineRecord& pipeline, int64_t now_ns) {
+  (void)now_ns;
+  const auto all_are = [&](auto test) {
+    return std::all_of(pipeline.workers.begin(), pipeline.workers.end(),
+                       [&](WorkerId id) { return test(workers_.at(id).phase); });
+  };
+  if (pipeline.phase == PipelinePhase::kLoading &&
+      all_are([](WorkerPhase p) { return p == WorkerPhase::kLoaded || p == WorkerPhase::kReady; })) {
+    pipeline.phase = PipelinePhase::kLinking;
+    pipeline.message = "linking";
+    std::vector<LinkPeer> peers;
+    for (const WorkerId id : pipeline.workers) {
+      const WorkerRecord& worker = workers_.at(id);
+      peers.push_back({worker.stage, worker.rank, worker.info.data_address, worker.info.host});
+    }
+    for (const WorkerId id : pipeline.workers) Do(SendLinkUp{id, pipeline.epoch, peers});
+  }
+  if (pipeline.phase == PipelinePhase::kLinking && all_are([](WorkerPhase p) { return p == WorkerPhase::kReady; })) {
+    pipeline.phase = pipeline.draining ? PipelinePhase::kDraining : PipelinePhase::kReady;
+    pipeline.message.clear();
+    pipeline.failures = 0;
+    pipeline.last_fault.clear();
+    pipeline.numerics_profile = workers_.at(pipeline.workers.back()).info.numerics_profile;
+    Do(OpenEpoch{pipeline.id, pipeline.epoch});
+  }
+}
+
+// Ends the epoch: those that are left release what they hold and are free again once they say so.
+void ClusterState::Disband(PipelineRecord& pipeline, const std::string& why, bool keep_weights, int64_t now_ns) {
+  const bool was_open = pipeline.phase == PipelinePhase::kReady || pipeline.phase == PipelinePhase::kDraining;
+  if (was_open) Do(CloseEpoch{pipeline.id, pipeline.epoch, why});
+  for (const WorkerId id : pipeline.workers) {
+    const auto found = workers_.find(id);
+    if (found == workers_.end() || found->second.phase == WorkerPhase::kLost) continue;
+    WorkerRecord& worker = found->second;
+    if (!keep_weights || worker.phase == WorkerPhase::kLoading) worker.shard.clear();
+    worker.phase = WorkerPhase::kReleasing;
+    worker.releasing_since_ns = now_ns;
+    worker.pipeline = PipelineId();
+    Do(SendRelease{id, pipeline.epoch, keep_weights});
+  }
+  pipeline.workers.clear();
+  pipeline.phase = PipelinePhase::kPending;
+  pipeline.message = why;
+  pipeline.last_fault = why;
+  if (was_open) {
+    pipeline.failures = 1;
+    pipeline.not_before_ns = now_ns;
+  } else {
+    const int64_t wait = limits_.first_retry_ns << std::min(pipeline.failures, 10);
+    pipeline.not_before_ns = now_ns + std::min(wait, limits_.most_retry_ns);
+    ++pipeline.failures;
+  }
+}
+
+}  // namespace pagoda::coordinator

@@ -1,0 +1,162 @@
+// What workers, routers and operators tell the coordinator; each becomes a task of the control thread or of an engine.
+#include "coordinator/coordinator.h"
+
+#include "common/clock.h"
+#include "common/log.h"
+#include "coordinator/request_log.h"
+
+namespace pagoda::coordinator {
+
+void Coordinator::WorkerJoined(std::shared_ptr<WorkerLink> link, WorkerInfo info) {
+  Post([this, link = std::move(link), info = std::move(info)] {
+    LogInfo("worker_joined", {{"worker", info.name},
+                              {"host", info.host},
+                              {"threads", info.threads},
+                              {"memory_bytes", info.memory_bytes},
+                              {"numerics_profile", info.numerics_profile},
+                              {"implementation", info.implementation}});
+    const WorkerId id = state_.Join(info, NowNs());
+    links_[id] = link;
+    worker_ids_[link.get()] = id;
+    link->Welcome({.worker = id, .heartbeat_ms = options_.heartbeat_ms, .lease_ms = options_.lease_ms});
+    snapshot_due_ = true;
+  });
+}
+
+void Coordinator::WorkerHeartbeat(std::shared_ptr<WorkerLink> link, WorkerProgress progress) {
+  Post([this, link = std::move(link), progress = std::move(progress)] {
+    state_.Heartbeat(IdOf(link.get()), progress, NowNs());
+  });
+}
+
+void Coordinator::WorkerLoaded(std::shared_ptr<WorkerLink> link, Epoch epoch, LoadPhase phase, double progress,
+                               int64_t weights_bytes, int64_t kv_bytes) {
+  Post([=, this, link = std::move(link)] {
+    state_.Loaded(IdOf(link.get()), epoch, phase, progress, weights_bytes, kv_bytes, NowNs());
+  });
+}
+
+void Coordinator::WorkerLeft(std::shared_ptr<WorkerLink> link, Epoch epoch) {
+  Post([this, link = std::move(link), epoch] { state_.Left(IdOf(link.get()), epoch, NowNs()); });
+}
+
+void Coordinator::WorkerFault(std::shared_ptr<WorkerLink> link, Epoch epoch, std::string what) {
+  Post([this, link = std::move(link), epoch, what = std::move(what)] {
+    const WorkerRecord* worker = state_.FindWorker(IdOf(link.get()));
+    if (worker == nullptr) return;
+    LogWarning("worker_fault", {{"worker", worker->info.name}, {"epoch", epoch.value()}, {"what", what}});
+    if (worker->epoch == epoch) state_.EpochFailed(worker->pipeline, epoch, what, NowNs());
+  });
+}
+
+void Coordinator::WorkerGone(std::shared_ptr<WorkerLink> link) {
+  Post([this, link = std::move(link)] {
+    const WorkerId id = IdOf(link.get());
+    if (id == WorkerId()) return;
+    const WorkerRecord* worker = state_.FindWorker(id);
+    if (worker != nullptr) LogWarning("worker_gone", {{"worker", worker->info.name}});
+    worker_ids_.erase(link.get());
+    links_.erase(id);
+    state_.Gone(id, "its control stream ended", NowNs());
+    snapshot_due_ = true;
+  });
+}
+
+RouterId Coordinator::RouterJoined(std::shared_ptr<RouterLink> link) {
+  Snapshot snapshot;
+  {
+    absl::MutexLock lock(&snapshot_mutex_);
+    snapshot = latest_;
+  }
+  link->SendSnapshot(snapshot);
+  const RouterId id = routers_->Add(std::move(link));
+  Post([this] { snapshot_due_ = true; });
+  return id;
+}
+
+void Coordinator::RouterGone(RouterId router) {
+  routers_->Remove(router);
+  for (const auto& engine : Engines()) engine->DropRouter(router);
+}
+
+void Coordinator::Submit(PipelineId pipeline, Request request, RouterLink& link) {
+  const std::string client_request_id = request.client_request_id;
+  Refusal refusal{.router = request.router,
+                  .request = request.id,
+                  .attempt = request.attempt,
+                  .code = RefusalCode::kUnavailable,
+                  .message = "the coordinator is shutting down",
+                  .retry_after_ms = 0};
+  LogReceived(request, pipeline);
+  const auto refuse = [&] {
+    LogInfo("request_refused", {{"request_id", client_request_id},
+                                {"request", refusal.request.ToString()},
+                                {"pipeline", pipeline.value()},
+                                {"why", refusal.message}});
+    link.SendRefused(refusal);
+  };
+  if (refusing_.load()) return refuse();
+  const auto engine = FindEngine(pipeline);
+  if (engine == nullptr) {
+    refusal.code = RefusalCode::kNotFound;
+    refusal.message = absl::StrCat("there is no pipeline ", pipeline.value(), " here");
+    return refuse();
+  }
+  if (engine->TrySubmit(std::move(request))) return;
+  refusal.code = RefusalCode::kResourceExhausted;
+  refusal.message = absl::StrCat("the pipeline's queue is full (max_queued_requests ", engine->options().max_queued_requests, ")");
+  refusal.retry_after_ms = 1000;
+  refuse();
+}
+
+void Coordinator::Cancel(RequestId request) {
+  for (const auto& engine : Engines()) engine->Cancel(request);
+}
+
+void Coordinator::StopChoice(RequestId request, int choice, int count) {
+  for (const auto& engine : Engines()) engine->StopChoice(request, choice, count);
+}
+
+void Coordinator::Apply(DeploymentSpec spec, ModelFacts model, Done done) {
+  const bool posted = Post([this, spec = std::move(spec), model = std::move(model), done] {
+    const absl::StatusOr<int> needed = WorkersNeeded(*model.sizes, PlacementRequestOf(spec));
+    if (!needed.ok()) return done(needed.status());
+    const absl::Status stored = store_->PutDeployment(spec);
+    if (!stored.ok()) return done(stored);
+    drain_deadlines_.erase(spec.name);
+    state_.Apply(spec, model, NowNs());
+    Act();
+    done(absl::OkStatus());
+  });
+  if (!posted) done(absl::UnavailableError("the coordinator is shutting down or overloaded"));
+}
+
+void Coordinator::Scale(std::string name, int replicas, Done done) {
+  const bool posted = Post([this, name = std::move(name), replicas, done] {
+    absl::Status status = state_.Scale(name, replicas, NowNs());
+    if (status.ok()) status = store_->PutDeployment(state_.deployments().at(name).spec);
+    done(status);
+  });
+  if (!posted) done(absl::UnavailableError("the coordinator is shutting down or overloaded"));
+}
+
+void Coordinator::Drain(std::string name, int timeout_ms, Done done) {
+  const bool posted = Post([this, name = std::move(name), timeout_ms, done] {
+    absl::Status status = state_.Drain(name, NowNs());
+    if (status.ok() && timeout_ms > 0) drain_deadlines_[name] = NowNs() + timeout_ms * kNsPerMs;
+    if (status.ok()) status = store_->PutDeployment(state_.deployments().at(name).spec);
+    done(status);
+  });
+  if (!posted) done(absl::UnavailableError("the coordinator is shutting down or overloaded"));
+}
+
+void Coordinator::Delete(std::string name, Done done) {
+  const bool posted = Post([this, name = std::move(name), done] {
+    absl::Status status = state_.Delete(name, NowNs());
+    if (status.ok()) status = store_->DeleteDeployment(name);
+    done(status);
+  });
+  if (!posted) done(absl::UnavailableError("the coordinator is shutting down or overloaded"));
+}
+
+}  // namespace pagoda::coordinator

@@ -1,0 +1,104 @@
+// What routers and operators are shown of the cluster: snapshots, rates, counts, the admin view.
+#include "coordinator/coordinator.h"
+
+#include <prometheus/gauge.h>
+#include <prometheus/registry.h>
+
+#include "common/clock.h"
+
+namespace pagoda::coordinator {
+
+void Coordinator::MeasureRates(int64_t now_ns) {
+  for (const auto& engine : Engines()) {
+    const EngineStatus status = engine->status();
+    PipelineRate& rate = rates_[engine->options().pipeline];
+    const double seconds = static_cast<double>(now_ns - rate.at_ns) / 1e9;
+    if (rate.at_ns > 0 && seconds > 0) {
+      rate.prompt_per_s = static_cast<double>(status.stats.prompt_tokens - rate.prompt) / seconds;
+      rate.output_per_s = static_cast<double>(status.stats.generated_tokens - rate.output) / seconds;
+    }
+    rate.at_ns = now_ns;
+    rate.prompt = status.stats.prompt_tokens;
+    rate.output = status.stats.generated_tokens;
+  }
+  retired_.clear();  // by now their threads have ended, or end here
+}
+
+void Coordinator::CountWorkers() {
+  std::map<std::string, int> counts = {{"idle", 0}, {"loading", 0}, {"ready", 0}, {"releasing", 0}, {"lost", 0}};
+  for (const auto& [id, worker] : state_.workers()) ++counts[std::string(NameOf(worker.phase))];
+  auto& family = prometheus::BuildGauge()
+                     .Name("pagoda_coordinator_workers")
+                     .Help("Workers that the coordinator knows, by state")
+                     .Register(*registry_);
+  for (const auto& [name, count] : counts) family.Add({{"state", name}}).Set(count);
+  prometheus::BuildGauge()
+      .Name("pagoda_coordinator_routers")
+      .Help("Routers that are attached")
+      .Register(*registry_)
+      .Add({})
+      .Set(static_cast<double>(routers_->All().size()));
+}
+
+Snapshot Coordinator::MakeSnapshot() const {
+  Snapshot snapshot;
+  snapshot.version = snapshot_version_;
+  for (const auto& [id, pipeline] : state_.pipelines()) {
+    const auto deployment = state_.deployments().find(pipeline.deployment);
+    const auto engine = FindEngine(id);
+    if (deployment == state_.deployments().end() || engine == nullptr) continue;
+    const EngineStatus status = engine->status();
+    const checkpoint::ModelSpec& spec = deployment->second.model.sizes->spec;
+    snapshot.pipelines.push_back({.pipeline = id,
+                                  .epoch = pipeline.epoch,
+                                  .model = pipeline.deployment,
+                                  .model_digest = deployment->second.model.digest,
+                                  .architecture = spec.architecture,
+                                  .ready = pipeline.phase == PipelinePhase::kReady && !refusing_.load(),
+                                  .max_model_len = pipeline.placement.max_model_len,
+                                  .block_tokens = deployment->second.spec.block_size,
+                                  .blocks_total = pipeline.placement.blocks,
+                                  .blocks_used = status.stats.blocks_used,
+                                  .running = status.stats.running,
+                                  .waiting = status.stats.waiting,
+                                  .numerics_profile = pipeline.numerics_profile,
+                                  .vocabulary = spec.vocabulary,
+                                  .max_queued_requests = deployment->second.spec.max_queued_requests,
+                                  .created_unix_s = created_unix_s_.at(id),
+                                  .preemptions = status.stats.preemptions,
+                                  .prefix_hit_tokens = status.stats.prefix_hit_tokens,
+                                  .prefix_query_tokens = status.stats.prefix_query_tokens});
+  }
+  return snapshot;
+}
+
+void Coordinator::PublishSnapshot() {
+  ++snapshot_version_;
+  Snapshot snapshot = MakeSnapshot();
+  for (const auto& router : routers_->All()) router->SendSnapshot(snapshot);
+  absl::MutexLock lock(&snapshot_mutex_);
+  latest_ = std::move(snapshot);
+}
+
+void Coordinator::View(std::function<void(ClusterView)> done) {
+  const bool posted = Post([this, done] {
+    ClusterView view;
+    view.now_ns = NowNs();
+    for (const auto& [name, deployment] : state_.deployments()) view.deployments.push_back(deployment);
+    for (const auto& [id, worker] : state_.workers()) view.workers.push_back(worker);
+    for (const auto& [id, pipeline] : state_.pipelines()) {
+      ClusterView::Pipeline shown{.record = pipeline, .status = {}};
+      if (const auto engine = FindEngine(id)) shown.status = engine->status();
+      const auto rate = rates_.find(id);
+      if (rate != rates_.end()) {
+        shown.prompt_tokens_per_s = rate->second.prompt_per_s;
+        shown.output_tokens_per_s = rate->second.output_per_s;
+      }
+      view.pipelines.push_back(std::move(shown));
+    }
+    done(std::move(view));
+  });
+  if (!posted) done(ClusterView());
+}
+
+}  // namespace pagoda::coordinator
