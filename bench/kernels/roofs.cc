@@ -56,7 +56,25 @@ void VnniLoop() {
   for (int i = 0; i < kChains; ++i) asm volatile("" ::"v"(sum[i]));
 }
 
+void F32Loop() {
+  __m512 sum[kChains];
+  for (int i = 0; i < kChains; ++i) sum[i] = _mm512_set1_ps(1.0f);
+  __m512 a = _mm512_set1_ps(0.5f), b = _mm512_set1_ps(1.0f);
+  asm volatile("" : "+v"(a), "+v"(b));
+  for (int turn = 0; turn < kTurns; ++turn) {
+#pragma GCC unroll 12
+    for (int i = 0; i < kChains; ++i) sum[i] = _mm512_fmadd_ps(sum[i], a, b);
+  }
+  for (int i = 0; i < kChains; ++i) asm volatile("" ::"v"(sum[i]));
+}
+
 }  // namespace
+
+double MeasureF32(int threads) {
+  if (!__builtin_cpu_supports("avx512f")) return 0;
+  const double seconds = Quickest(threads, 8, [](int) { F32Loop(); });
+  return 32.0 * kChains * kTurns * threads / seconds;
+}
 
 double MeasureVnni(int threads) {
   if (!__builtin_cpu_supports("avx512vnni")) return 0;

@@ -1,0 +1,39 @@
+"""The machine: what kind it is, what it can do."""
+
+import json
+import os
+import re
+import subprocess
+
+
+def flags():
+    with open("/proc/cpuinfo") as info:
+        for line in info:
+            if line.startswith("flags"):
+                return set(line.split(":", 1)[1].split())
+    return set()
+
+
+def describe():
+    text = open("/proc/cpuinfo").read()
+    vendor = re.search(r"vendor_id\s*: (.*)", text).group(1)
+    has = flags()
+    level = "amx" if "amx_int8" in has else "avx512-vnni" if "avx512_vnni" in has else "avx2"
+    cores = len(os.sched_getaffinity(0))
+    maker = {"AuthenticAMD": "amd", "GenuineIntel": "intel"}.get(vendor, "other")
+    memory = int(re.search(r"MemTotal:\s*(\d+)", open("/proc/meminfo").read()).group(1)) >> 20
+    return {
+        "kind": f"{maker}-{level}-{cores}-cores",
+        "model": re.search(r"model name\s*: (.*)", text).group(1),
+        "cores": cores,
+        "memory_gib": memory,
+        "kernel": os.uname().release,
+        "transparent_huge_pages": open("/sys/kernel/mm/transparent_hugepage/enabled").read().strip(),
+    }
+
+
+def roofs(build, model_bytes, threads):
+    """Measured now: minutes before what is compared with it."""
+    out = subprocess.run([f"{build}/bench/machine_roofs", "--threads", str(threads), "--bytes", str(model_bytes)],
+                         check=True, capture_output=True, text=True).stdout
+    return json.loads(out)
