@@ -17,6 +17,10 @@ elseif(PAGODA_SANITIZER STREQUAL "thread")
   target_compile_options(pagoda_flags INTERFACE -fsanitize=thread -fno-omit-frame-pointer -Wno-tsan
                          -Wno-maybe-uninitialized)
   target_link_options(pagoda_flags INTERFACE -fsanitize=thread)
+  # Part of every executable: shows TSan the locks of gRPC.
+  add_library(pagoda_tsan_abseil OBJECT ${CMAKE_SOURCE_DIR}/tests/sanitizers/tsan_abseil.cc)
+  target_compile_features(pagoda_tsan_abseil PRIVATE cxx_std_20)
+  set(PAGODA_SANITIZER_OBJECTS $<TARGET_OBJECTS:pagoda_tsan_abseil>)
 endif()
 
 function(pagoda_library name)
@@ -27,7 +31,7 @@ endfunction()
 
 function(pagoda_binary name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
-  add_executable(${name} ${ARG_SOURCES})
+  add_executable(${name} ${ARG_SOURCES} ${PAGODA_SANITIZER_OBJECTS})
   target_link_libraries(${name} PRIVATE pagoda_flags ${ARG_DEPS})
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
 endfunction()
@@ -35,7 +39,7 @@ endfunction()
 # A unit test binary. LABELS unit (default) | integration.
 function(pagoda_test name)
   cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;DEPS;LABELS" ${ARGN})
-  add_executable(${name} ${ARG_SOURCES})
+  add_executable(${name} ${ARG_SOURCES} ${PAGODA_SANITIZER_OBJECTS})
   target_link_libraries(${name} PRIVATE pagoda_flags ${ARG_DEPS} GTest::gtest GTest::gmock GTest::gtest_main)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
   if(NOT ARG_TIMEOUT)

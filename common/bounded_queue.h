@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "common/mutex.h"
 
 namespace pagoda {
 
@@ -21,7 +21,7 @@ class BoundedQueue {
 
   // False when full or closed; `item` is then unchanged.
   bool TryPush(T&& item) {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (closed_ || items_.size() >= capacity_) return false;
     items_.push_back(std::move(item));
     return true;
@@ -29,16 +29,16 @@ class BoundedQueue {
 
   // Takes everything there is, at once. Waits up to `timeout` for a first item. Empty on time-out or when closed.
   std::vector<T> PopAll(absl::Duration timeout) {
-    absl::MutexLock lock(&mutex_);
-    mutex_.AwaitWithTimeout(absl::Condition(this, &BoundedQueue::Ready), timeout);
+    MutexLock lock(&mutex_);
+    mutex_.AwaitWithTimeout([this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return Ready(); }, timeout);
     std::vector<T> all(std::make_move_iterator(items_.begin()), std::make_move_iterator(items_.end()));
     items_.clear();
     return all;
   }
 
   std::optional<T> Pop(absl::Duration timeout) {
-    absl::MutexLock lock(&mutex_);
-    mutex_.AwaitWithTimeout(absl::Condition(this, &BoundedQueue::Ready), timeout);
+    MutexLock lock(&mutex_);
+    mutex_.AwaitWithTimeout([this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return Ready(); }, timeout);
     if (items_.empty()) return std::nullopt;
     std::optional<T> item(std::move(items_.front()));
     items_.pop_front();
@@ -47,15 +47,15 @@ class BoundedQueue {
 
   // Later pushes fail, waiting pops return; what is queued can still be popped.
   void Close() {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     closed_ = true;
   }
   bool closed() const {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     return closed_;
   }
   size_t size() const {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     return items_.size();
   }
 
@@ -63,7 +63,7 @@ class BoundedQueue {
   bool Ready() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return closed_ || !items_.empty(); }
 
   const size_t capacity_;
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   std::deque<T> items_ ABSL_GUARDED_BY(mutex_);
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
 };

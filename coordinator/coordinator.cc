@@ -126,13 +126,13 @@ WorkerId Coordinator::IdOf(const WorkerLink* link) const {
 }
 
 std::shared_ptr<PipelineEngine> Coordinator::FindEngine(PipelineId pipeline) const {
-  absl::MutexLock lock(&engines_mutex_);
+  MutexLock lock(&engines_mutex_);
   const auto found = engines_.find(pipeline);
   return found == engines_.end() ? nullptr : found->second;
 }
 
 std::vector<std::shared_ptr<PipelineEngine>> Coordinator::Engines() const {
-  absl::MutexLock lock(&engines_mutex_);
+  MutexLock lock(&engines_mutex_);
   std::vector<std::shared_ptr<PipelineEngine>> all;
   for (const auto& [id, engine] : engines_) all.push_back(engine);
   return all;
@@ -157,7 +157,7 @@ void Coordinator::Stop() {
   if (thread_.joinable()) thread_.join();
   for (const auto& engine : Engines()) engine->Stop("UNAVAILABLE: the coordinator stops");
   {
-    absl::MutexLock lock(&engines_mutex_);
+    MutexLock lock(&engines_mutex_);
     retired_.clear();
     engines_.clear();  // joins their threads
   }

@@ -13,8 +13,8 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "common/bounded_queue.h"
+#include "common/mutex.h"
 #include "coordinator/cluster_state.h"
 #include "coordinator/links.h"
 #include "coordinator/model_catalog.h"
@@ -133,9 +133,9 @@ class Coordinator {
   std::atomic<bool> refusing_{false};
   std::atomic<bool> stopping_{false};
 
-  mutable absl::Mutex engines_mutex_;
+  mutable Mutex engines_mutex_;
   std::map<PipelineId, std::shared_ptr<PipelineEngine>> engines_ ABSL_GUARDED_BY(engines_mutex_);
-  mutable absl::Mutex snapshot_mutex_;
+  mutable Mutex snapshot_mutex_;
   Snapshot latest_ ABSL_GUARDED_BY(snapshot_mutex_);
 
   // The control thread's.

@@ -80,7 +80,7 @@ void Coordinator::Do(const CreatePipeline& action) {
   auto engine = std::make_shared<PipelineEngine>(std::move(options), routers_,
                                                  std::make_unique<EngineMetrics>(*registry_, action.deployment, id));
   created_unix_s_[id] = UnixSeconds();
-  absl::MutexLock lock(&engines_mutex_);
+  MutexLock lock(&engines_mutex_);
   engines_[id] = std::move(engine);
   snapshot_due_ = true;
 }
@@ -136,7 +136,7 @@ void Coordinator::Do(const StopPipeline& action) {
   engine->Stop("UNAVAILABLE: the deployment was deleted");
   retired_.push_back(engine);
   rates_.erase(action.pipeline);
-  absl::MutexLock lock(&engines_mutex_);
+  MutexLock lock(&engines_mutex_);
   engines_.erase(action.pipeline);
 }
 

@@ -65,7 +65,7 @@ void Coordinator::WorkerGone(std::shared_ptr<WorkerLink> link) {
 RouterId Coordinator::RouterJoined(std::shared_ptr<RouterLink> link) {
   Snapshot snapshot;
   {
-    absl::MutexLock lock(&snapshot_mutex_);
+    MutexLock lock(&snapshot_mutex_);
     snapshot = latest_;
   }
   link->SendSnapshot(snapshot);

@@ -76,7 +76,7 @@ void Coordinator::PublishSnapshot() {
   ++snapshot_version_;
   Snapshot snapshot = MakeSnapshot();
   for (const auto& router : routers_->All()) router->SendSnapshot(snapshot);
-  absl::MutexLock lock(&snapshot_mutex_);
+  MutexLock lock(&snapshot_mutex_);
   latest_ = std::move(snapshot);
 }
 

@@ -9,8 +9,8 @@
 #include <unordered_map>
 #include <vector>
 
-#include "absl/synchronization/mutex.h"
 #include "common/ids.h"
+#include "common/mutex.h"
 #include "coordinator/cluster_state.h"
 #include "coordinator/request.h"
 #include "coordinator/step_plan.h"
@@ -93,29 +93,29 @@ class RouterLink {
 class RouterDirectory {
  public:
   RouterId Add(std::shared_ptr<RouterLink> link) {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     const RouterId id(next_++);
     links_.emplace(id, std::move(link));
     return id;
   }
   void Remove(RouterId id) {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     links_.erase(id);
   }
   std::shared_ptr<RouterLink> Find(RouterId id) const {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     const auto found = links_.find(id);
     return found == links_.end() ? nullptr : found->second;
   }
   std::vector<std::shared_ptr<RouterLink>> All() const {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     std::vector<std::shared_ptr<RouterLink>> all;
     for (const auto& [id, link] : links_) all.push_back(link);
     return all;
   }
 
  private:
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   uint64_t next_ ABSL_GUARDED_BY(mutex_) = 1;
   std::unordered_map<RouterId, std::shared_ptr<RouterLink>> links_ ABSL_GUARDED_BY(mutex_);
 };

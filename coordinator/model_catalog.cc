@@ -20,13 +20,13 @@ absl::StatusOr<std::shared_ptr<const CatalogModel>> ModelCatalog::Open(const std
   model->folder_ = folder ? path : std::filesystem::path(path).parent_path().string();
   PAGODA_ASSIGN_OR_RETURN(ModelSizes sizes, MeasureModel(*model->checkpoint_));
   model->sizes_ = std::make_shared<const ModelSizes>(std::move(sizes));
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   by_digest_[model->digest()] = model;
   return model;
 }
 
 absl::StatusOr<std::shared_ptr<const CatalogModel>> ModelCatalog::Find(const std::string& digest) const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   const auto found = by_digest_.find(digest);
   if (found == by_digest_.end()) {
     return absl::NotFoundError(absl::StrCat("no model of digest ", digest, " is deployed here"));

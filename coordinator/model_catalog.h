@@ -10,9 +10,9 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "checkpoint/byte_source.h"
 #include "checkpoint/checkpoint.h"
+#include "common/mutex.h"
 #include "common/status.h"
 #include "coordinator/cluster_state.h"
 
@@ -45,7 +45,7 @@ class ModelCatalog {
 
  private:
   const Resolver resolver_;
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   std::map<std::string, std::shared_ptr<const CatalogModel>> by_digest_ ABSL_GUARDED_BY(mutex_);
 };
 

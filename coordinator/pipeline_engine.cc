@@ -103,7 +103,7 @@ void PipelineEngine::Publish() {
   const bool idle = scheduler_.idle();
   queued_.store(stats.waiting + static_cast<int>(inbox_.size()), std::memory_order_relaxed);
   {
-    absl::MutexLock lock(&status_mutex_);
+    MutexLock lock(&status_mutex_);
     status_ = {.stats = stats, .epoch = epoch_, .open = scheduler_.epoch_open(), .idle = idle};
   }
   if (idle && requests_.open() > 0) requests_.Idle();
@@ -214,7 +214,7 @@ void PipelineEngine::Drain() { Push(DrainEvent{}); }
 void PipelineEngine::Stop(const std::string& message) { Push(StopEvent{message}); }
 
 EngineStatus PipelineEngine::status() const {
-  absl::MutexLock lock(&status_mutex_);
+  MutexLock lock(&status_mutex_);
   return status_;
 }
 

@@ -15,9 +15,9 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "common/bounded_queue.h"
 #include "common/ids.h"
+#include "common/mutex.h"
 #include "coordinator/engine_metrics.h"
 #include "coordinator/links.h"
 #include "coordinator/request.h"
@@ -109,7 +109,7 @@ class PipelineEngine {
   std::deque<std::pair<uint64_t, int64_t>> dispatched_;  // step, when
   double mean_step_ns_ = 0;
 
-  mutable absl::Mutex status_mutex_;
+  mutable Mutex status_mutex_;
   EngineStatus status_ ABSL_GUARDED_BY(status_mutex_);
 
   std::thread thread_;

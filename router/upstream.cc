@@ -11,12 +11,12 @@
 #include <thread>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "common/clock.h"
 #include "common/config.h"
 #include "common/limits.h"
 #include "common/log.h"
+#include "common/mutex.h"
 #include "pagoda/internal/v1/pipeline.grpc.pb.h"
 
 namespace pagoda::router {
@@ -82,7 +82,7 @@ class AttachStream : public grpc::ClientBidiReactor<wire::RouterMessage, wire::C
   }
 
   bool Send(std::unique_ptr<wire::RouterMessage> message) {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (broken_ || unsent_.size() >= kMaxUnsentMessages) return false;
     unsent_.push_back(std::move(message));
     if (unsent_.size() == 1) StartWrite(unsent_.front().get());
@@ -107,7 +107,7 @@ class AttachStream : public grpc::ClientBidiReactor<wire::RouterMessage, wire::C
 
   void OnWriteDone(bool ok) override {
     if (!ok) return Break();
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     unsent_.pop_front();
     if (!broken_ && !unsent_.empty()) StartWrite(unsent_.front().get());
   }
@@ -121,7 +121,7 @@ class AttachStream : public grpc::ClientBidiReactor<wire::RouterMessage, wire::C
  private:
   void Break() {
     {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       if (broken_) return;
       broken_ = true;
     }
@@ -139,7 +139,7 @@ class AttachStream : public grpc::ClientBidiReactor<wire::RouterMessage, wire::C
   wire::CoordinatorMessage incoming_;
   std::atomic<MonotonicNs> last_word_ns_{0};
   std::atomic<bool> heard_{false};
-  absl::Mutex mutex_;
+  Mutex mutex_;
   std::deque<std::unique_ptr<wire::RouterMessage>> unsent_
       ABSL_GUARDED_BY(mutex_);  // the first is being written
   bool broken_ ABSL_GUARDED_BY(mutex_) = false;
@@ -218,7 +218,7 @@ struct Upstream::State : std::enable_shared_from_this<Upstream::State> {
 
   const Options options;
   Events events;
-  absl::Mutex mutex;
+  Mutex mutex;
   std::map<std::string, Target> targets ABSL_GUARDED_BY(mutex);
   std::map<int, std::shared_ptr<AttachStream>> streams ABSL_GUARDED_BY(mutex);
   int next_link ABSL_GUARDED_BY(mutex) = 1;
@@ -235,7 +235,7 @@ void Upstream::State::ResolveAll(MonotonicNs now) {
   for (const std::string& coordinator : options.coordinators) {
     for (std::string& address : Resolve(coordinator)) addresses.insert(std::move(address));
   }
-  absl::MutexLock lock(&mutex);
+  MutexLock lock(&mutex);
   for (const std::string& address : addresses) {
     targets[address].wanted_until_ns = now + 10 * options.resolve_interval_ms * kNsPerMs;
   }
@@ -272,7 +272,7 @@ void Upstream::State::StartDue(MonotonicNs now) {
 }
 
 void Upstream::State::OnEnded(int link, const std::string& why) {
-  absl::MutexLock lock(&mutex);
+  MutexLock lock(&mutex);
   const auto found = streams.find(link);
   PAGODA_CHECK(found != streams.end(), "a stream ends once");
   RetryLater(*found->second, link, why);
@@ -305,7 +305,7 @@ void Upstream::State::Maintain() {
       resolve_at = now + options.resolve_interval_ms * kNsPerMs;
     }
     std::vector<std::shared_ptr<void>> gone;  // let go of after the lock
-    absl::MutexLock lock(&mutex);
+    MutexLock lock(&mutex);
     gone.swap(retired);
     if (closing) return;
     StartDue(now);
@@ -318,7 +318,7 @@ void Upstream::State::Maintain() {
       if (target.link < 0) next = std::min(next, target.retry_at_ns);
     }
     const auto changed = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex) { return closing || wake; };
-    mutex.AwaitWithTimeout(absl::Condition(&changed),
+    mutex.AwaitWithTimeout(changed,
                            absl::Nanoseconds(std::max<MonotonicNs>(next - now, kNsPerMs)));
     wake = false;
   }
@@ -331,22 +331,22 @@ Upstream::Upstream(Options options, Events events)
 
 Upstream::~Upstream() {
   {
-    absl::MutexLock lock(&state_->mutex);
+    MutexLock lock(&state_->mutex);
     state_->closing = true;
     for (auto& [link, stream] : state_->streams) stream->Cancel();
   }
   state_->maintainer.join();
   std::vector<std::shared_ptr<void>> gone;
-  absl::MutexLock lock(&state_->mutex);
+  MutexLock lock(&state_->mutex);
   const auto idle = [state = state_.get()]() ABSL_SHARED_LOCKS_REQUIRED(state->mutex) {
     return state->streams.empty() && state->fetches == 0;
   };
-  state_->mutex.Await(absl::Condition(&idle));
+  state_->mutex.Await(idle);
   gone.swap(state_->retired);
 }
 
 void Upstream::AddAddress(const std::string& address) {
-  absl::MutexLock lock(&state_->mutex);
+  MutexLock lock(&state_->mutex);
   state_->targets[address].wanted_until_ns =
       NowNs() + 60 * state_->options.resolve_interval_ms * kNsPerMs;
   state_->wake = true;
@@ -355,7 +355,7 @@ void Upstream::AddAddress(const std::string& address) {
 bool Upstream::Send(int link, std::unique_ptr<internal::v1::RouterMessage> message) {
   std::shared_ptr<AttachStream> stream;
   {
-    absl::MutexLock lock(&state_->mutex);
+    MutexLock lock(&state_->mutex);
     const auto found = state_->streams.find(link);
     if (found == state_->streams.end()) return false;
     stream = found->second;
@@ -367,7 +367,7 @@ void Upstream::FetchTextBundle(int link, const std::string& digest,
                                std::function<void(absl::StatusOr<Bundle>)> done) {
   std::shared_ptr<grpc::Channel> channel;
   {
-    absl::MutexLock lock(&state_->mutex);
+    MutexLock lock(&state_->mutex);
     const auto found = state_->streams.find(link);
     if (found != state_->streams.end() && !state_->closing) {
       channel = found->second->channel();
@@ -376,7 +376,7 @@ void Upstream::FetchTextBundle(int link, const std::string& digest,
   }
   if (!channel) return done(absl::UnavailableError("the coordinator is not connected"));
   BundleFetch::Start(channel, digest, std::move(done), [state = state_, channel]() mutable {
-    absl::MutexLock lock(&state->mutex);
+    MutexLock lock(&state->mutex);
     state->retired.push_back(std::move(channel));
     --state->fetches;
   });

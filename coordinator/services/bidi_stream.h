@@ -11,7 +11,7 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
+#include "common/mutex.h"
 
 namespace pagoda::coordinator {
 
@@ -34,7 +34,7 @@ class BidiStream : public grpc::ServerBidiReactor<In, Out>, public std::enable_s
     const Out* start = nullptr;
     bool cut = false;
     {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       if (finishing_) return false;
       if (queue_.size() >= kMaxQueued) {
         cut = true;
@@ -56,7 +56,7 @@ class BidiStream : public grpc::ServerBidiReactor<In, Out>, public std::enable_s
   // Ends the call with `status` once the write in progress is through.
   void Finish(const grpc::Status& status) {
     {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       if (finishing_) return;
       finishing_ = true;
       status_ = status;
@@ -68,7 +68,7 @@ class BidiStream : public grpc::ServerBidiReactor<In, Out>, public std::enable_s
   // Ends the call now, whatever is unsent.
   void Abort() {
     {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       if (gone_) return;
       context_->TryCancel();
     }
@@ -87,7 +87,7 @@ class BidiStream : public grpc::ServerBidiReactor<In, Out>, public std::enable_s
     }
     OnMessage(incoming_);
     {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       if (finishing_) return;
     }
     incoming_.Clear();
@@ -98,7 +98,7 @@ class BidiStream : public grpc::ServerBidiReactor<In, Out>, public std::enable_s
     bool finish = false;
     const Out* next = nullptr;
     {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       queue_.pop_front();
       if (!ok && !finishing_) {
         finishing_ = true;
@@ -118,7 +118,7 @@ class BidiStream : public grpc::ServerBidiReactor<In, Out>, public std::enable_s
 
   void OnDone() override {
     {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       gone_ = true;
       finishing_ = true;
     }
@@ -129,7 +129,7 @@ class BidiStream : public grpc::ServerBidiReactor<In, Out>, public std::enable_s
   grpc::CallbackServerContext* const context_;
   std::shared_ptr<BidiStream> self_;
   In incoming_;
-  absl::Mutex mutex_;
+  Mutex mutex_;
   std::deque<Out> queue_;  // the front is being written; only its writer touches the front outside of the lock
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
   bool finishing_ ABSL_GUARDED_BY(mutex_) = false;

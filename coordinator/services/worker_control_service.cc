@@ -1,5 +1,6 @@
 #include "coordinator/services/worker_control_service.h"
 
+#include "common/mutex.h"
 #include "coordinator/pipeline_engine.h"
 #include "coordinator/services/bidi_stream.h"
 #include "coordinator/services/convert.h"
@@ -43,7 +44,7 @@ class WorkerStream final : public BidiStream<wire::WorkerMessage, wire::WorkerCo
   }
   bool SendCommand(wire::WorkerCommand command) { return BidiStream::Send(std::move(command)); }
   void SetEngine(std::shared_ptr<PipelineEngine> engine) override {
-    absl::MutexLock lock(&engine_mutex_);
+    MutexLock lock(&engine_mutex_);
     engine_ = std::move(engine);
   }
   void Close(const std::string& why) override { Finish(grpc::Status(grpc::StatusCode::ABORTED, why)); }
@@ -63,7 +64,7 @@ class WorkerStream final : public BidiStream<wire::WorkerMessage, wire::WorkerCo
       case wire::WorkerMessage::kStepResult: {
         std::shared_ptr<PipelineEngine> engine;
         {
-          absl::MutexLock lock(&engine_mutex_);
+          MutexLock lock(&engine_mutex_);
           engine = engine_;
         }
         if (engine != nullptr) engine->Deliver(FromWire(*message.mutable_step_result()));
@@ -118,7 +119,7 @@ class WorkerStream final : public BidiStream<wire::WorkerMessage, wire::WorkerCo
 
   Coordinator& coordinator_;
   bool registered_ = false;
-  absl::Mutex engine_mutex_;
+  Mutex engine_mutex_;
   std::shared_ptr<PipelineEngine> engine_ ABSL_GUARDED_BY(engine_mutex_);
 };
 

@@ -106,7 +106,7 @@ void GenerateCall::CancelGeneration() {
 void GenerateCall::Write(v1::GenerateResponse response) {
   bool too_slow = false;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (ended_) return;
     unsent_bytes_ += response.ByteSizeLong();
     too_slow = unsent_bytes_ > limits::kMaxUnreadStreamBytes;
@@ -124,7 +124,7 @@ void GenerateCall::Write(v1::GenerateResponse response) {
 }
 
 void GenerateCall::End(const absl::Status& status) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   if (ended_) return;
   ended_ = true;
   status_ = status;
@@ -158,7 +158,7 @@ void GenerateCall::FinishWhenWritten() {
 }
 
 void GenerateCall::OnWriteDone(bool ok) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   unsent_bytes_ -= std::min(unsent_bytes_, unsent_.front().ByteSizeLong());
   unsent_.pop_front();
   if (!ok) unsent_.clear();

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
+#include "common/mutex.h"
 #include "pagoda/v1/inference.grpc.pb.h"
 #include "router/dispatcher.h"
 #include "router/event_loop.h"
@@ -72,7 +72,7 @@ class GenerateCall : public grpc::ServerWriteReactor<v1::GenerateResponse>,
   bool over_ = false;
   std::vector<int> output_tokens_;  // by choice
 
-  absl::Mutex mutex_;
+  Mutex mutex_;
   std::deque<v1::GenerateResponse> unsent_ ABSL_GUARDED_BY(mutex_);  // the first is being written
   size_t unsent_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;     // no more will be written

@@ -9,6 +9,7 @@
 
 #include "common/limits.h"
 #include "common/log.h"
+#include "common/mutex.h"
 #include "pagoda/v1/inference.grpc.pb.h"
 #include "router/grpc/fields.h"
 #include "router/grpc/generate_call.h"
@@ -89,14 +90,14 @@ class InferenceService : public v1::Inference::CallbackService {
   }
 
   void SetModels(std::shared_ptr<const ServedModels> models) {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     models_ = std::move(models);
   }
   void Drain() { draining_ = true; }
 
  private:
   std::shared_ptr<const ServedModels> models() const {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     return models_;
   }
 
@@ -165,7 +166,7 @@ class InferenceService : public v1::Inference::CallbackService {
   const InferenceServer::Options options_;
   const InferenceServer::Parts parts_;
   std::atomic<bool> draining_{false};
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   std::shared_ptr<const ServedModels> models_ ABSL_GUARDED_BY(mutex_);
 };
 

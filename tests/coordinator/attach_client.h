@@ -11,8 +11,8 @@
 #include <utility>
 #include <vector>
 
-#include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
+#include "common/mutex.h"
 #include "pagoda/internal/v1/pipeline.grpc.pb.h"
 
 namespace pagoda::coordinator::testing {
@@ -75,22 +75,22 @@ class AttachClient {
   }
 
   bool WaitFor(const std::function<bool()>& condition_locked, absl::Duration timeout = absl::Seconds(20)) {
-    absl::MutexLock lock(&mutex_);
-    return mutex_.AwaitWithTimeout(absl::Condition(&condition_locked), timeout);
+    MutexLock lock(&mutex_);
+    return mutex_.AwaitWithTimeout(condition_locked, timeout);
   }
   bool WaitForEnd(uint64_t id, int choice = 0) {
     return WaitFor([&] { return streams_[{id, choice}].ends > 0 || refused_.count(id) > 0; });
   }
   Stream Get(uint64_t id, int choice = 0) {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     return streams_[{id, choice}];
   }
   std::map<uint64_t, internal::v1::Refused> refused() {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     return refused_;
   }
   internal::v1::Snapshot snapshot() {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     return snapshot_;
   }
   // The first pipeline that takes work; 0 on time-out.
@@ -111,7 +111,7 @@ class AttachClient {
   void Read() {
     internal::v1::CoordinatorMessage message;
     while (stream_->Read(&message)) {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       if (message.has_snapshot()) snapshot_ = message.snapshot();
       if (message.has_refused()) refused_[message.refused().request().low()] = message.refused();
       for (const auto& choice : message.tokens().choices()) {
@@ -130,7 +130,7 @@ class AttachClient {
   std::unique_ptr<internal::v1::Pipeline::Stub> stub_;
   std::unique_ptr<grpc::ClientReaderWriter<internal::v1::RouterMessage, internal::v1::CoordinatorMessage>> stream_;
   std::thread reader_;
-  absl::Mutex mutex_;
+  Mutex mutex_;
   internal::v1::Snapshot snapshot_;
   std::map<uint64_t, internal::v1::Refused> refused_;
   std::map<std::pair<uint64_t, int>, Stream> streams_;

@@ -10,9 +10,9 @@
 #include <set>
 #include <thread>
 
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "common/limits.h"
+#include "common/mutex.h"
 #include "pagoda/internal/v1/pipeline.grpc.pb.h"
 #include "text/text_bundle.h"
 
@@ -87,7 +87,7 @@ struct FakeCoordinator::State : wire::Pipeline::CallbackService {
   std::unique_ptr<grpc::Server> server;
   int port = 0;
   std::thread engine;
-  mutable absl::Mutex mutex;
+  mutable Mutex mutex;
   bool closing = false;
   bool paused = false;
   std::vector<FakePipeline> pipelines;
@@ -111,18 +111,18 @@ class AttachReactor
   void Begin() { StartRead(&incoming_); }
 
   void Send(wire::CoordinatorMessage message) {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (finished_) return;
     unsent_.push_back(std::move(message));
     if (unsent_.size() == 1) StartWrite(&unsent_.front());
   }
   void Cut() {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (!finished_) context_->TryCancel();
   }
   void OnReadDone(bool ok) override {
     if (!ok) {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       if (!finished_) {
         finished_ = true;
         Finish(grpc::Status(grpc::StatusCode::UNAVAILABLE, "cut"));
@@ -133,14 +133,14 @@ class AttachReactor
     StartRead(&incoming_);
   }
   void OnWriteDone(bool ok) override {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     unsent_.pop_front();
     if (!ok) unsent_.clear();
     if (!unsent_.empty()) StartWrite(&unsent_.front());
   }
   void OnDone() override {
     {
-      absl::MutexLock lock(&state_->mutex);
+      MutexLock lock(&state_->mutex);
       state_->streams.erase(this);
       std::erase_if(state_->running, [this](const RunningChoice& r) { return r.stream == this; });
     }
@@ -151,7 +151,7 @@ class AttachReactor
   FakeCoordinator::State* const state_;
   grpc::CallbackServerContext* const context_;
   wire::RouterMessage incoming_;
-  absl::Mutex mutex_;
+  Mutex mutex_;
   std::deque<wire::CoordinatorMessage> unsent_;
   bool finished_ = false;
 };
@@ -195,7 +195,7 @@ class BundleReactor : public grpc::ServerWriteReactor<wire::TextBundleChunk> {
 grpc::ServerBidiReactor<wire::RouterMessage, wire::CoordinatorMessage>*
 FakeCoordinator::State::Attach(grpc::CallbackServerContext* context) {
   auto* reactor = new AttachReactor(this, context);
-  absl::MutexLock lock(&mutex);
+  MutexLock lock(&mutex);
   streams.insert(reactor);
   reactor->Begin();
   return reactor;
@@ -238,7 +238,7 @@ void FakeCoordinator::State::SendSnapshots() {
 }
 
 void FakeCoordinator::State::Receive(AttachReactor* stream, const wire::RouterMessage& message) {
-  absl::MutexLock lock(&mutex);
+  MutexLock lock(&mutex);
   switch (message.kind_case()) {
     case wire::RouterMessage::kHello: {
       wire::CoordinatorMessage hello;
@@ -378,14 +378,14 @@ void FakeCoordinator::State::Step() {
 void FakeCoordinator::State::Run() {
   absl::Time snapshot_at = absl::Now();
   absl::Time step_at = absl::Now();
-  absl::MutexLock lock(&mutex);
+  MutexLock lock(&mutex);
   while (!closing) {
     const auto work = [this] { return closing || (!paused && !running.empty()); };
-    mutex.AwaitWithTimeout(absl::Condition(&work), absl::Milliseconds(200));
+    mutex.AwaitWithTimeout(work, absl::Milliseconds(200));
     if (closing) return;
     if (!paused && !running.empty()) {
       step_at = std::max(step_at + absl::Milliseconds(options.step_ms), absl::Now());
-      mutex.AwaitWithDeadline(absl::Condition(&closing), step_at);
+      mutex.AwaitWithTimeout([this] { return closing; }, std::max(step_at - absl::Now(), absl::Microseconds(1)));
       if (!paused && !closing) Step();
     }
     if (absl::Now() >= snapshot_at) {
@@ -414,7 +414,7 @@ FakeCoordinator::FakeCoordinator(std::unique_ptr<State> state) : state_(std::mov
 
 FakeCoordinator::~FakeCoordinator() {
   {
-    absl::MutexLock lock(&state_->mutex);
+    MutexLock lock(&state_->mutex);
     state_->closing = true;
   }
   state_->engine.join();
@@ -430,27 +430,27 @@ TokenId FakeCoordinator::TokenAt(int choice, int index) const {
 }
 
 void FakeCoordinator::CutStreams() {
-  absl::MutexLock lock(&state_->mutex);
+  MutexLock lock(&state_->mutex);
   state_->running.clear();
   for (AttachReactor* stream : state_->streams) stream->Cut();
 }
 
 void FakeCoordinator::DropPipeline(uint64_t pipeline) {
-  absl::MutexLock lock(&state_->mutex);
+  MutexLock lock(&state_->mutex);
   std::erase_if(state_->pipelines, [&](const FakePipeline& p) { return p.id == pipeline; });
   std::erase_if(state_->running, [&](const RunningChoice& r) { return r.pipeline == pipeline; });
   state_->SendSnapshots();
 }
 
 void FakeCoordinator::NewEpoch(uint64_t pipeline) {
-  absl::MutexLock lock(&state_->mutex);
+  MutexLock lock(&state_->mutex);
   for (FakePipeline& p : state_->pipelines) p.epoch += p.id == pipeline;
   std::erase_if(state_->running, [&](const RunningChoice& r) { return r.pipeline == pipeline; });
   state_->SendSnapshots();
 }
 
 void FakeCoordinator::SetReady(uint64_t pipeline, bool ready) {
-  absl::MutexLock lock(&state_->mutex);
+  MutexLock lock(&state_->mutex);
   for (FakePipeline& p : state_->pipelines) {
     if (p.id == pipeline) p.ready = ready;
   }
@@ -458,24 +458,24 @@ void FakeCoordinator::SetReady(uint64_t pipeline, bool ready) {
 }
 
 void FakeCoordinator::RefuseNext(int count, absl::StatusCode code, int retry_after_ms) {
-  absl::MutexLock lock(&state_->mutex);
+  MutexLock lock(&state_->mutex);
   state_->refuse = count;
   state_->refuse_code = code;
   state_->refuse_retry_ms = retry_after_ms;
 }
 
 void FakeCoordinator::FailNext(int count) {
-  absl::MutexLock lock(&state_->mutex);
+  MutexLock lock(&state_->mutex);
   state_->fail = count;
 }
 
 void FakeCoordinator::Pause(bool paused) {
-  absl::MutexLock lock(&state_->mutex);
+  MutexLock lock(&state_->mutex);
   state_->paused = paused;
 }
 
 FakeCoordinator::Counts FakeCoordinator::counts() const {
-  absl::MutexLock lock(&state_->mutex);
+  MutexLock lock(&state_->mutex);
   Counts counts = state_->counts;
   counts.running = static_cast<int64_t>(state_->running.size());
   for (const FakePipeline& pipeline : state_->pipelines)

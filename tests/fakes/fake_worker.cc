@@ -5,9 +5,9 @@
 #include <atomic>
 #include <thread>
 
-#include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "common/ids.h"
+#include "common/mutex.h"
 #include "pagoda/internal/v1/worker.grpc.pb.h"
 #include "tests/coordinator/toy_pipeline.h"
 
@@ -65,8 +65,8 @@ struct FakeWorker::State {
   grpc::ClientContext context;
   std::unique_ptr<wire::WorkerControl::Stub> stub;
   std::unique_ptr<grpc::ClientReaderWriter<wire::WorkerMessage, wire::WorkerCommand>> stream;
-  absl::Mutex write_mutex;
-  absl::Mutex mutex;
+  Mutex write_mutex;
+  Mutex mutex;
   std::string errors;
   std::atomic<bool> stop{false};
   std::atomic<bool> beating{true};
@@ -79,7 +79,7 @@ struct FakeWorker::State {
   std::thread reader, beater;
 
   void Write(const wire::WorkerMessage& message) {
-    absl::MutexLock lock(&write_mutex);
+    MutexLock lock(&write_mutex);
     stream->Write(message);
   }
   void ReportLoad(uint64_t at_epoch, wire::LoadState::State state) {
@@ -112,7 +112,7 @@ struct FakeWorker::State {
     if (options.step_delay_ms > 0) absl::SleepFor(absl::Milliseconds(options.step_delay_ms));
     toy->Execute(PlanOf(in));
     if (!toy->errors().empty()) {
-      absl::MutexLock lock(&mutex);
+      MutexLock lock(&mutex);
       errors = toy->errors();
     }
     ++steps;
@@ -206,7 +206,7 @@ bool FakeWorker::linked() const { return state_->linked; }
 int FakeWorker::steps() const { return state_->steps; }
 int FakeWorker::assignments() const { return state_->assignments; }
 std::string FakeWorker::errors() const {
-  absl::MutexLock lock(&state_->mutex);
+  MutexLock lock(&state_->mutex);
   return state_->errors;
 }
 

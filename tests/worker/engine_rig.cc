@@ -47,30 +47,30 @@ pagoda::testing::TinyModelOptions SmallLikeDefault() {
 }
 
 void RankLog::OnLoad(const LoadReport& report) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   loads_.push_back(report);
 }
 void RankLog::OnResult(StepResult result) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   results_.push_back(std::move(result));
 }
 void RankLog::OnFault(const FaultReport& fault) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   faults_.push_back(fault);
 }
 void RankLog::OnLeft(Epoch epoch) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   left_.push_back(epoch);
 }
 void RankLog::OnStep(const Assignment&, const StepTimes&, const Transport::Counters&) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   ++steps_;
 }
 
 std::optional<StepResult> RankLog::Result() {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   const auto ready = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return !results_.empty() || !faults_.empty(); };
-  mutex_.AwaitWithTimeout(absl::Condition(&ready), kPatience);
+  mutex_.AwaitWithTimeout(ready, kPatience);
   if (results_.empty()) return std::nullopt;
   StepResult result = std::move(results_.front());
   results_.pop_front();
@@ -78,9 +78,9 @@ std::optional<StepResult> RankLog::Result() {
 }
 
 std::optional<FaultReport> RankLog::Fault(absl::Duration timeout) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   const auto ready = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return !faults_.empty(); };
-  mutex_.AwaitWithTimeout(absl::Condition(&ready), timeout);
+  mutex_.AwaitWithTimeout(ready, timeout);
   if (faults_.empty()) return std::nullopt;
   FaultReport fault = faults_.front();
   faults_.pop_front();
@@ -88,31 +88,31 @@ std::optional<FaultReport> RankLog::Fault(absl::Duration timeout) {
 }
 
 bool RankLog::Reached(LoadPhase phase, Epoch epoch) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   bool reached = false;
   const auto ready = [&]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
     for (const LoadReport& load : loads_) reached = reached || (load.phase == phase && load.epoch == epoch);
     return reached || !faults_.empty();
   };
-  mutex_.AwaitWithTimeout(absl::Condition(&ready), kPatience);
+  mutex_.AwaitWithTimeout(ready, kPatience);
   return reached;
 }
 
 bool RankLog::Left(Epoch epoch) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   const auto ready = [&]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
     return std::find(left_.begin(), left_.end(), epoch) != left_.end();
   };
-  return mutex_.AwaitWithTimeout(absl::Condition(&ready), kPatience);
+  return mutex_.AwaitWithTimeout(ready, kPatience);
 }
 
 int RankLog::steps() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return steps_;
 }
 
 LoadReport RankLog::last_load() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return loads_.empty() ? LoadReport{} : loads_.back();
 }
 

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "common/mutex.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "tests/fakes/model_writer.h"
 #include "worker/comm/local_transport.h"
@@ -57,7 +58,7 @@ class RankLog : public EngineSink {
   LoadReport last_load() const;
 
  private:
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   std::deque<StepResult> results_ ABSL_GUARDED_BY(mutex_);
   std::deque<FaultReport> faults_ ABSL_GUARDED_BY(mutex_);
   std::vector<LoadReport> loads_ ABSL_GUARDED_BY(mutex_);

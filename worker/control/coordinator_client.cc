@@ -36,7 +36,7 @@ void CoordinatorClient::Start(Engine& engine) {
 
 void CoordinatorClient::Stop() {
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     stop_ = true;
     if (context_ != nullptr) context_->TryCancel();
   }
@@ -45,13 +45,13 @@ void CoordinatorClient::Stop() {
 }
 
 bool CoordinatorClient::stopped() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return stop_;
 }
 
 void CoordinatorClient::SleepUnlessStopped(absl::Duration duration) {
-  absl::MutexLock lock(&mutex_);
-  mutex_.AwaitWithTimeout(absl::Condition(&stop_), duration);
+  MutexLock lock(&mutex_);
+  mutex_.AwaitWithTimeout([this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return stop_; }, duration);
 }
 
 void CoordinatorClient::ReadLoop() {
@@ -67,25 +67,25 @@ bool CoordinatorClient::Attach(const std::string& address) {
   const auto stub = wire::WorkerControl::NewStub(MakeChannel(address));
   grpc::ClientContext context;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (stop_) return false;
     context_ = &context;
     welcomed_ = false;
   }
   const std::unique_ptr<Stream> stream = stub->Attach(&context);
   {
-    absl::MutexLock lock(&write_mutex_);
+    MutexLock lock(&write_mutex_);
     if (stream->Write(RegisterMessage())) stream_ = stream.get();
   }
   wire::WorkerCommand command;
   while (stream->Read(&command)) HandleCommand(command);
   {
-    absl::MutexLock lock(&write_mutex_);
+    MutexLock lock(&write_mutex_);
     stream_ = nullptr;
   }
   const grpc::Status status = stream->Finish();
   options_.metrics->SetConnected(false);
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   context_ = nullptr;
   if (!stop_) {
     LogWarning("coordinator_lost", {{"coordinator", address},
@@ -114,7 +114,7 @@ void CoordinatorClient::HandleCommand(wire::WorkerCommand& command) {
   switch (command.kind_case()) {
     case wire::WorkerCommand::kWelcome: {
       {
-        absl::MutexLock lock(&mutex_);
+        MutexLock lock(&mutex_);
         welcomed_ = true;
         heartbeat_ms_ = std::clamp(command.welcome().heartbeat_ms(), 10, 60'000);
       }
@@ -155,7 +155,7 @@ void CoordinatorClient::HeartbeatLoop() {
     int heartbeat_ms = 0;
     bool welcomed = false;
     {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       heartbeat_ms = heartbeat_ms_;
       welcomed = welcomed_;
     }
@@ -165,7 +165,7 @@ void CoordinatorClient::HeartbeatLoop() {
 }
 
 void CoordinatorClient::Write(const wire::WorkerMessage& message) {
-  absl::MutexLock lock(&write_mutex_);
+  MutexLock lock(&write_mutex_);
   if (stream_ != nullptr) stream_->Write(message);
 }
 

@@ -14,6 +14,7 @@
 #include <thread>
 #include <vector>
 
+#include "common/mutex.h"
 #include "pagoda/internal/v1/worker.grpc.pb.h"
 #include "worker/control/wire.h"
 #include "worker/control/worker_metrics.h"
@@ -60,13 +61,13 @@ class CoordinatorClient : public EngineSink {
   const CoordinatorClientOptions options_;
   Engine* engine_ = nullptr;
 
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
   bool welcomed_ ABSL_GUARDED_BY(mutex_) = false;
   int heartbeat_ms_ ABSL_GUARDED_BY(mutex_) = 500;
   grpc::ClientContext* context_ ABSL_GUARDED_BY(mutex_) = nullptr;  // of the stream under way, for cancelling
 
-  absl::Mutex write_mutex_;  // one writer at a time; not held while waiting for mutex_
+  Mutex write_mutex_;  // one writer at a time; not held while waiting for mutex_
   Stream* stream_ ABSL_GUARDED_BY(write_mutex_) = nullptr;
 
   std::thread reader_;

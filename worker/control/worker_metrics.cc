@@ -5,6 +5,7 @@
 #include <prometheus/histogram.h>
 
 #include "common/metrics.h"
+#include "common/mutex.h"
 
 namespace pagoda::worker {
 namespace {
@@ -44,7 +45,7 @@ struct WorkerMetrics::State {
   prometheus::Gauge& connected = prometheus::BuildGauge().Name("pagoda_worker_connected").Help("1 while registered at a coordinator.").Register(*registry).Add({});
   prometheus::Counter& faults = prometheus::BuildCounter().Name("pagoda_worker_faults_total").Help("Epochs that this worker saw fail.").Register(*registry).Add({});
 
-  absl::Mutex mutex;
+  Mutex mutex;
   Series series ABSL_GUARDED_BY(mutex);
 
   void Select(const Assignment& assignment) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
@@ -76,7 +77,7 @@ WorkerMetrics::~WorkerMetrics() = default;
 std::shared_ptr<prometheus::Registry> WorkerMetrics::registry() const { return state_->registry; }
 
 void WorkerMetrics::OnStep(const Assignment& assignment, const StepTimes& times, const Transport::Counters& counters) {
-  absl::MutexLock lock(&state_->mutex);
+  MutexLock lock(&state_->mutex);
   state_->Select(assignment);
   State::Series& series = state_->series;
   series.step->Observe(Seconds(times.compute_ns + times.wait_in_ns + times.group_wait_ns + times.send_ns));

@@ -7,7 +7,6 @@
 #include <string>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "worker/engine/engine.h"
 
 namespace pagoda::worker {

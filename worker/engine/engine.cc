@@ -47,7 +47,7 @@ void Engine::PostPlan(StepPlan plan) {
 }
 
 std::optional<HeldReport> Engine::Held() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return held_;
 }
 
@@ -233,7 +233,7 @@ void Engine::Fail(StepNumber step, const std::string& operation, const absl::Sta
 }
 
 void Engine::SetHeld() {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   held_.reset();
   if (shard_ == nullptr || !assignment_.has_value()) return;
   held_ = HeldReport{.shard_digest = shard_->digest,

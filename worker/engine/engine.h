@@ -16,6 +16,7 @@
 #include <thread>
 
 #include "checkpoint/checkpoint.h"
+#include "common/mutex.h"
 #include "worker/engine/engine_inbox.h"
 #include "worker/engine/step_executor.h"
 
@@ -113,7 +114,7 @@ class Engine {
   StepNumber last_step_;
   std::string operation_;
 
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   std::optional<HeldReport> held_ ABSL_GUARDED_BY(mutex_);
 
   std::thread thread_;  // last: everything is there when it starts

@@ -6,7 +6,7 @@ namespace pagoda::worker {
 
 void EngineInbox::Push(EngineEvent event) {
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (EndsEpoch(event)) stop_.store(true);
     plans_ += std::holds_alternative<StepPlan>(event);
     events_.push_back(std::move(event));
@@ -16,7 +16,7 @@ void EngineInbox::Push(EngineEvent event) {
 
 bool EngineInbox::PushPlan(StepPlan plan, size_t limit) {
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (plans_ >= limit) return false;
     ++plans_;
     events_.emplace_back(std::move(plan));
@@ -26,7 +26,7 @@ bool EngineInbox::PushPlan(StepPlan plan, size_t limit) {
 }
 
 std::optional<EngineEvent> EngineInbox::Take() {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   if (events_.empty()) return std::nullopt;
   EngineEvent event = std::move(events_.front());
   events_.pop_front();
@@ -36,7 +36,7 @@ std::optional<EngineEvent> EngineInbox::Take() {
 }
 
 std::vector<const StepPlan*> EngineInbox::Upcoming(size_t count) const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   std::vector<const StepPlan*> plans;
   for (const EngineEvent& event : events_) {
     const StepPlan* plan = std::get_if<StepPlan>(&event);
@@ -47,7 +47,7 @@ std::vector<const StepPlan*> EngineInbox::Upcoming(size_t count) const {
 }
 
 bool EngineInbox::empty() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return events_.empty();
 }
 

@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
+#include "common/mutex.h"
 #include "worker/comm/transport.h"
 #include "worker/engine/step_plan.h"
 
@@ -79,7 +79,7 @@ class EngineInbox {
 
   const std::function<void()> wake_;
   std::atomic<bool> stop_{false};
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   std::deque<EngineEvent> events_ ABSL_GUARDED_BY(mutex_);  // deque: pointers to queued events stay valid
   size_t plans_ ABSL_GUARDED_BY(mutex_) = 0;
 };

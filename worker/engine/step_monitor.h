@@ -6,9 +6,9 @@
 #include <string>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "common/clock.h"
 #include "common/ids.h"
+#include "common/mutex.h"
 
 namespace pagoda::worker {
 
@@ -36,16 +36,16 @@ class StepMonitor {
   };
 
   void BeginEpoch(uint64_t epoch) {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     snapshot_ = {};
     snapshot_.epoch = epoch;
   }
   void BeginStep(uint64_t step) {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     snapshot_.current_step = step;
   }
   void EndStep(const StepTimes& times, int64_t bytes_sent) {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     snapshot_.last_step = snapshot_.current_step;
     snapshot_.current_step = 0;
     snapshot_.compute_us += times.compute_ns / 1000;
@@ -55,23 +55,23 @@ class StepMonitor {
     snapshot_.bytes_sent = bytes_sent;
   }
   void BeginWait(std::string what) {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     snapshot_.waiting_for = std::move(what);
     waiting_since_ns_ = NowNs();
   }
   void EndWait() {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     snapshot_.waiting_for.clear();
   }
   Snapshot Read() const {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     Snapshot copy = snapshot_;
     if (!copy.waiting_for.empty()) copy.waiting_us = (NowNs() - waiting_since_ns_) / 1000;
     return copy;
   }
 
  private:
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   Snapshot snapshot_ ABSL_GUARDED_BY(mutex_);
   MonotonicNs waiting_since_ns_ ABSL_GUARDED_BY(mutex_) = 0;
 };
