@@ -47,6 +47,10 @@ void AddClusterFlags(CLI::App& app, ClusterOptions& options) {
   app.add_option("--log-level", options.log_level, "debug, info, warning or error");
   app.add_option("--shutdown-timeout-ms", options.shutdown_timeout_ms, "how long running requests may take to end")
       ->check(CLI::Range(0, 3'600'000));
+  app.add_option("--hang-timeout-ms", options.hang_timeout_ms,
+                 "kill and restart a process that gives no sign of life for so long; 0: never (for debuggers)")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 3'600'000));
   app.add_flag("--no-example", options.no_example, "do not ask the model an example question at the start");
 }
 

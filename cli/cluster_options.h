@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "common/pulse.h"
 #include "common/status.h"
 
 namespace pagoda::cli {
@@ -40,6 +41,7 @@ struct ClusterOptions {
   std::string state_dir;
   std::string log_level = "info";
   int shutdown_timeout_ms = 30'000;
+  int hang_timeout_ms = kHangTimeoutMs;  // 0: never
   bool no_example = false;
 
   // Derived by Settle.

@@ -294,7 +294,8 @@ absl::Status LocalCluster::Start() {
 }
 
 void LocalCluster::SuperviseUntilStopped() {
-  supervisor_->SuperviseUntilStopped([](const std::string& line) { std::cerr << "pagoda: " << line << std::endl; });
+  supervisor_->SuperviseUntilStopped([](const std::string& line) { std::cerr << "pagoda: " << line << std::endl; },
+                                     options_.hang_timeout_ms);
 }
 
 bool LocalCluster::Stop() {

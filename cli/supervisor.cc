@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <sys/inotify.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -13,6 +14,8 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+
+#include "common/pulse.h"
 
 namespace pagoda::cli {
 namespace {
@@ -66,6 +69,8 @@ absl::Status Supervisor::Launch(Child& child) {
   child.started_ns = NowNs();
   child.restart_at_ns = 0;
   child.was_ready = false;
+  child.touched = {};
+  child.silent_ms = 0;
   return absl::OkStatus();
 }
 
@@ -148,9 +153,39 @@ void Supervisor::RestartDue(const std::function<void(const std::string&)>& say) 
   }
 }
 
-void Supervisor::SuperviseUntilStopped(const std::function<void(const std::string&)>& say) {
+void Supervisor::KillSilent(int passed_ms, int silence_ms, const std::function<void(const std::string&)>& say) {
+  for (auto& [name, child] : children_) {
+    struct stat file = {};
+    if (child.pid <= 0 || stat(child.spec.ready_file.c_str(), &file) != 0) continue;  // not ready yet: it may take its time
+    const timespec touched = file.st_mtim;
+    if (touched.tv_sec != child.touched.tv_sec || touched.tv_nsec != child.touched.tv_nsec) {
+      child.touched = touched;
+      child.silent_ms = 0;
+      continue;
+    }
+    child.silent_ms += passed_ms;
+    if (child.silent_ms < silence_ms) continue;
+    say(absl::StrCat(name, " gave no sign of life for ", child.silent_ms / 1000, " s: killing it"));
+    child.silent_ms = 0;
+    kill(child.pid, SIGKILL);  // ends one that is stopped too
+  }
+}
+
+void Supervisor::SuperviseUntilStopped(const std::function<void(const std::string&)>& say, int silence_ms) {
+  // How often ready files are looked at: often enough to be a quarter late at most.
+  const int look_ms = silence_ms > 0 ? std::clamp(silence_ms / 4, 50, kPulseMs) : -1;
+  MonotonicNs looked_ns = NowNs();
   while (signals_ == 0) {
-    for (const std::string& name : NextEvents(MsToNextRestart())) {
+    const int restart_ms = MsToNextRestart();
+    const int wait_ms = look_ms < 0 || (restart_ms >= 0 && restart_ms < look_ms) ? restart_ms : look_ms;
+    const std::vector<std::string> ended = NextEvents(wait_ms);
+    const MonotonicNs now = NowNs();
+    if (look_ms > 0 && signals_ == 0 && now - looked_ns >= look_ms * kNsPerMs) {
+      // One look counts for at most two of them: what went by beyond that, this process did not see.
+      KillSilent(static_cast<int>(std::min<int64_t>((now - looked_ns) / kNsPerMs, 2 * look_ms)), silence_ms, say);
+      looked_ns = now;
+    }
+    for (const std::string& name : ended) {
       if (signals_ != 0) return;
       Child& child = children_.at(name);
       if (NowNs() - child.started_ns > kHealthyNs) child.failures = 0;

@@ -1,8 +1,11 @@
 #include "coordinator/coordinator.h"
 
+#include <algorithm>
+
 #include "common/clock.h"
 #include "common/limits.h"
 #include "common/log.h"
+#include "common/pulse.h"
 
 namespace pagoda::coordinator {
 namespace {
@@ -10,6 +13,8 @@ namespace {
 constexpr size_t kInboxCapacity = 1 << 16;
 constexpr int64_t kSnapshotEveryNs = kNsPerSecond;
 constexpr int64_t kTickEveryMs = 250;
+// An engine's loop comes round each second even when there is nothing to do. What takes longer hangs.
+constexpr int64_t kLongestTurnNs = 20 * kNsPerSecond;
 
 }  // namespace
 
@@ -54,7 +59,13 @@ bool Coordinator::Post(std::function<void()> task) {
 }
 
 void Coordinator::Run() {
+  Pulse pulse(options_.pulse_file);
   while (!stopping_.load()) {
+    const std::vector<std::shared_ptr<PipelineEngine>> engines = Engines();
+    const MonotonicNs now = NowNs();
+    if (std::all_of(engines.begin(), engines.end(), [&](const auto& engine) { return engine->TurnedSince(now - kLongestTurnNs); })) {
+      pulse.Beat();
+    }
     const std::vector<std::function<void()>> tasks = inbox_.PopAll(absl::Milliseconds(kTickEveryMs));
     for (const auto& task : tasks) {
       task();

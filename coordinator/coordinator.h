@@ -32,6 +32,7 @@ struct CoordinatorOptions {
   int heartbeat_ms = 500;
   int lease_ms = 3000;
   int step_deadline_ms = 30000;
+  std::string pulse_file;  // touched while the control thread and all engines go round; empty: none
 };
 
 // What Admin shows of the cluster.

@@ -113,6 +113,7 @@ int main(int argc, char** argv) {
     return 2;
   }
   if (flags.check_config) return 0;
+  flags.server.coordinator.pulse_file = flags.ready_file;
   // Before any thread starts, so that all of them have it.
   sigset_t signals;
   sigemptyset(&signals);

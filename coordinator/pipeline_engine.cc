@@ -39,6 +39,7 @@ PipelineEngine::~PipelineEngine() {
 
 void PipelineEngine::Run() {
   while (!stopping_) {
+    turned_ns_.store(NowNs(), std::memory_order_relaxed);
     Receive();
     Dispatch();
     Publish();

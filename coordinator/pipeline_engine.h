@@ -16,6 +16,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "common/bounded_queue.h"
+#include "common/clock.h"
 #include "common/ids.h"
 #include "common/mutex.h"
 #include "coordinator/engine_metrics.h"
@@ -63,6 +64,8 @@ class PipelineEngine {
   void Stop(const std::string& message);   // ends what is left with an error; the thread ends
 
   EngineStatus status() const;
+  // The loop came round since then.
+  bool TurnedSince(MonotonicNs then) const { return turned_ns_.load(std::memory_order_relaxed) >= then; }
   // Something is queued, waits or runs.
   bool busy() const { return queued_.load(std::memory_order_relaxed) > 0 || !status().idle; }
   const EngineOptions& options() const { return options_; }
@@ -94,6 +97,7 @@ class PipelineEngine {
   const std::shared_ptr<RouterDirectory> routers_;
   const std::unique_ptr<EngineMetrics> metrics_;
   BoundedQueue<Event> inbox_;
+  std::atomic<MonotonicNs> turned_ns_{NowNs()};
   std::atomic<int> queued_{0};  // requests in the inbox and waiting
 
   // The engine thread's.

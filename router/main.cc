@@ -126,6 +126,7 @@ absl::Status Run(Flags& flags) {
   InitLog("router", level, flags.log_format == "plain");
   options.http_listen = http;
   options.grpc_listen = grpc;
+  options.pulse_file = flags.ready_file;
   if (options.upstream.router_name.empty())
     options.upstream.router_name = absl::StrCat("router-", getpid());
 

@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "common/log.h"
+#include "common/pulse.h"
 #include "pagoda/internal/v1/pipeline.pb.h"
 #include "router/event_loop.h"
 #include "router/grpc/inference_service.h"
@@ -72,6 +73,7 @@ struct Router::State {
   openai::Service service;
   std::unique_ptr<http::Server> http;
   std::unique_ptr<InferenceServer> grpc;
+  Pulse pulse{options.pulse_file};
   bool serving = false;
   MonotonicNs stop_at_ns = 0;  // of a shutdown; 0: none
   bool failed_rest = false;
@@ -124,6 +126,7 @@ void Router::State::Attach() {
 
 void Router::State::OnTick() {
   if (ending) return;
+  pulse.Beat();
   dispatcher.Tick();
   PublishModels();
   const bool now_serving = service.Ready() && stop_at_ns == 0;

@@ -26,6 +26,7 @@ class Router {
     int pool_threads = 2;
     bool grpc_reflection = true;
     bool access_log = true;
+    std::string pulse_file;  // touched while the event loop goes round; empty: none
   };
   // Both front ends listen when it returns.
   static absl::StatusOr<std::unique_ptr<Router>> Start(Options options);

@@ -207,7 +207,8 @@ absl::Status Serve(const WorkerOptions& options) {
   CoordinatorClient client({.coordinators = coordinators,
                             .identity = std::move(identity),
                             .metrics = &metrics,
-                            .on_registered = [&] { WriteReadyFile(options.ready_file, ready); }});
+                            .on_registered = [&] { WriteReadyFile(options.ready_file, ready); },
+                            .pulse_file = options.ready_file});
   Engine engine({.backend = std::move(backend),
                  .transport = std::move(transport),
                  .open_model = MakeModelOpener({.cache_root = options.cache_dir, .catalog = blobs.catalog}),

@@ -1,5 +1,6 @@
 #include "cli/supervisor.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <unistd.h>
@@ -81,6 +82,32 @@ TEST_F(SupervisorTest, WhatDiesIsStartedAgainUntilASignalComes) {
   EXPECT_NE(said[0].find("restarting a in 500 ms"), std::string::npos) << said[0];
   EXPECT_NE(said[1].find("restarting a in 1000 ms"), std::string::npos) << said[1];
   EXPECT_TRUE(supervisor_->Stop({"a"}, 10'000));
+}
+
+// The first life is ready and then hangs, the second one asks the test to stop.
+TEST_F(SupervisorTest, WhatGivesNoSignOfLifeIsKilledAndStartedAgain) {
+  const std::string script = "echo x >> " + folder_ + "/lives; if test $(wc -l < " + folder_ +
+                             "/lives) -ge 2; then kill -TERM " + std::to_string(getpid()) +
+                             "; fi; echo > $READY; exec sleep 60";
+  ASSERT_TRUE(Start("a", script).ok());
+  std::vector<std::string> said;
+  supervisor_->SuperviseUntilStopped([&](const std::string& line) { said.push_back(line); }, 400);
+  ASSERT_GE(said.size(), 2u);
+  EXPECT_THAT(said[0], testing::MatchesRegex("a gave no sign of life for 0 s: killing it"));
+  EXPECT_THAT(said[1], testing::HasSubstr("a was killed by signal 9"));
+  EXPECT_THAT(said[1], testing::HasSubstr("restarting a in 500 ms"));
+  EXPECT_TRUE(supervisor_->Stop({"a"}, 10'000));
+}
+
+// One that touches its ready file lives on, and so does one that is not ready yet.
+TEST_F(SupervisorTest, SignsOfLifeAndLongStartsAreRespected) {
+  ASSERT_TRUE(Start("a", "echo > $READY; for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do sleep 0.1; touch $READY; done; "
+                         "kill -TERM " + std::to_string(getpid()) + "; exec sleep 60").ok());
+  ASSERT_TRUE(Start("b", "exec sleep 60").ok());
+  std::vector<std::string> said;
+  supervisor_->SuperviseUntilStopped([&](const std::string& line) { said.push_back(line); }, 1000);
+  EXPECT_THAT(said, testing::IsEmpty());
+  EXPECT_TRUE(supervisor_->Stop({"a", "b"}, 10'000));
 }
 
 TEST_F(SupervisorTest, WhatDoesNotStopIsKilled) {

@@ -41,7 +41,21 @@ def what_dies_comes_back():
             answer_again(serving, victim, pid, before)
 
 
-def answer_again(serving, victim, old_pid, expected, timeout_s=60):
+def what_hangs_comes_back():
+    """A stopped process does not die and its sockets stay open; it falls silent, and is killed for that."""
+    with Cluster("--hang-timeout-ms", "3000") as serving:
+        before = serving.complete("The capital of France is", max_tokens=8, temperature=0)["choices"][0]["text"]
+        for victim in ("worker-0", "router-0", "coordinator-0"):
+            pid = serving.pids()[victim]
+            os.kill(pid, signal.SIGSTOP)
+            answer_again(serving, victim, pid, before, happened="stopped")
+            said = f"{victim} gave no sign of life for "
+            assert any(said in line for line in serving.output), serving.output
+        # The others were left in peace.
+        assert sum("gave no sign of life" in line for line in serving.output) == 3, serving.output
+
+
+def answer_again(serving, victim, old_pid, expected, timeout_s=60, happened="killed"):
     deadline = time.monotonic() + timeout_s
     problem = None
     while time.monotonic() < deadline:
@@ -49,12 +63,12 @@ def answer_again(serving, victim, old_pid, expected, timeout_s=60):
             if serving.pids().get(victim, old_pid) != old_pid:
                 text = serving.complete("The capital of France is", max_tokens=8, temperature=0)["choices"][0]["text"]
                 assert text == expected, (victim, text, expected)
-                print(f"  {victim} killed, answers again after {timeout_s - (deadline - time.monotonic()):.1f} s")
+                print(f"  {victim} {happened}, answers again after {timeout_s - (deadline - time.monotonic()):.1f} s")
                 return
         except (OSError, AssertionError, FileNotFoundError) as error:
             problem = error
         time.sleep(0.2)
-    raise AssertionError(f"no answer {timeout_s} s after {victim} was killed: {problem}")
+    raise AssertionError(f"no answer {timeout_s} s after {victim} was {happened}: {problem}")
 
 
 def killed_serve_leaves_no_orphan():
@@ -99,4 +113,5 @@ def a_running_stream_ends_before_the_processes_do():
 
 if __name__ == "__main__":
     cluster.run(starts_answers_and_stops, second_start_is_quick, a_taken_port_and_wrong_options_are_named,
-                killed_serve_leaves_no_orphan, a_running_stream_ends_before_the_processes_do, what_dies_comes_back)
+                killed_serve_leaves_no_orphan, a_running_stream_ends_before_the_processes_do, what_dies_comes_back,
+                what_hangs_comes_back)

@@ -4,12 +4,15 @@
 
 #include "common/limits.h"
 #include "common/log.h"
+#include "common/pulse.h"
 
 namespace pagoda::worker {
 namespace {
 
 constexpr absl::Duration kFirstPause = absl::Milliseconds(100);
 constexpr absl::Duration kLongestPause = absl::Seconds(5);
+// An engine that computes looks up between steps, and one that loads between tensors. What takes longer hangs.
+constexpr int64_t kLongestDeafnessNs = 60 * kNsPerSecond;
 
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
   grpc::ChannelArguments arguments;
@@ -151,7 +154,9 @@ void CoordinatorClient::HandleAssignment(const wire::Assignment& message) {
 }
 
 void CoordinatorClient::HeartbeatLoop() {
+  Pulse pulse(options_.pulse_file);
   while (!stopped()) {
+    if (engine_->DeafForNs() < kLongestDeafnessNs) pulse.Beat();
     int heartbeat_ms = 0;
     bool welcomed = false;
     {
@@ -160,7 +165,7 @@ void CoordinatorClient::HeartbeatLoop() {
       welcomed = welcomed_;
     }
     if (welcomed) Write(ToWire(engine_->monitor().Read()));
-    SleepUnlessStopped(absl::Milliseconds(heartbeat_ms));
+    SleepUnlessStopped(absl::Milliseconds(std::min(heartbeat_ms, kPulseMs)));
   }
 }
 

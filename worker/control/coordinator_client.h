@@ -26,6 +26,7 @@ struct CoordinatorClientOptions {
   wire::Register identity;                 // all but `held`
   WorkerMetrics* metrics = nullptr;        // outlives the client
   std::function<void()> on_registered;     // each time; on the reader's thread
+  std::string pulse_file;                  // touched while this worker's loops go round; empty: none
 };
 
 class CoordinatorClient : public EngineSink {

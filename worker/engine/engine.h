@@ -78,6 +78,9 @@ class Engine {
   void PostPlan(StepPlan plan);
 
   const StepMonitor& monitor() const { return monitor_; }
+  // For how long the engine has not taken notice of what ends its epoch, although everything it waits for gives up then: what
+  // hangs is the engine itself.
+  int64_t DeafForNs() const { return inbox_.StopIgnoredNs(NowNs()); }
   std::optional<HeldReport> Held() const;  // a loaded shard
   const std::string& data_address() const { return data_address_; }
 
@@ -93,7 +96,8 @@ class Engine {
   absl::Status RunPlan(const StepPlan& plan);
   absl::Status PostReceives(const StepPlan& plan);
   void EndEpoch();
-  void Fail(StepNumber step, const std::string& operation, const absl::Status& status);
+  // `requests`: whose work it was, where that is known.
+  void Fail(StepNumber step, const std::string& operation, const absl::Status& status, const std::string& requests = "");
   void SetHeld();
 
   const std::unique_ptr<kernels::Backend> backend_;

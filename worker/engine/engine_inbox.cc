@@ -7,7 +7,10 @@ namespace pagoda::worker {
 void EngineInbox::Push(EngineEvent event) {
   {
     MutexLock lock(&mutex_);
-    if (EndsEpoch(event)) stop_.store(true);
+    if (EndsEpoch(event)) {
+      stop_.store(true);
+      if (stop_since_ns_ == 0) stop_since_ns_ = NowNs();
+    }
     plans_ += std::holds_alternative<StepPlan>(event);
     events_.push_back(std::move(event));
   }
@@ -31,7 +34,11 @@ std::optional<EngineEvent> EngineInbox::Take() {
   EngineEvent event = std::move(events_.front());
   events_.pop_front();
   plans_ -= std::holds_alternative<StepPlan>(event);
-  if (EndsEpoch(event)) stop_.store(std::any_of(events_.begin(), events_.end(), EndsEpoch));
+  if (EndsEpoch(event)) {
+    const bool more = std::any_of(events_.begin(), events_.end(), EndsEpoch);
+    stop_.store(more);
+    stop_since_ns_ = more ? NowNs() : 0;
+  }
   return event;
 }
 
@@ -44,6 +51,11 @@ std::vector<const StepPlan*> EngineInbox::Upcoming(size_t count) const {
     plans.push_back(plan);
   }
   return plans;
+}
+
+int64_t EngineInbox::StopIgnoredNs(MonotonicNs now) const {
+  MutexLock lock(&mutex_);
+  return stop_since_ns_ == 0 ? 0 : now - stop_since_ns_;
 }
 
 bool EngineInbox::empty() const {

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "common/clock.h"
 #include "common/mutex.h"
 #include "worker/comm/transport.h"
 #include "worker/engine/step_plan.h"
@@ -71,6 +72,8 @@ class EngineInbox {
 
   // True while an event that ends the epoch is queued.
   const std::atomic<bool>* stop() const { return &stop_; }
+  // For how long the engine has not come for such an event.
+  int64_t StopIgnoredNs(MonotonicNs now) const;
 
  private:
   static bool EndsEpoch(const EngineEvent& event) {
@@ -82,6 +85,7 @@ class EngineInbox {
   mutable Mutex mutex_;
   std::deque<EngineEvent> events_ ABSL_GUARDED_BY(mutex_);  // deque: pointers to queued events stay valid
   size_t plans_ ABSL_GUARDED_BY(mutex_) = 0;
+  MonotonicNs stop_since_ns_ ABSL_GUARDED_BY(mutex_) = 0;  // 0: not raised
 };
 
 }  // namespace pagoda::worker
