@@ -141,7 +141,7 @@ RankLog& EngineRig::reporter() {
   return *logs_[0];
 }
 
-bool EngineRig::Assemble(Epoch epoch) {
+std::optional<LinkUp> EngineRig::Load(Epoch epoch) {
   LinkUp link_up{.epoch = epoch};
   for (size_t i = 0; i < engines_.size(); ++i) {
     engines_[i]->Post(Assignment{.pipeline = PipelineId(1),
@@ -161,9 +161,15 @@ bool EngineRig::Assemble(Epoch epoch) {
     link_up.peers.push_back({.peer = peers_[i], .address = engines_[i]->data_address()});
   }
   for (const auto& log : logs_) {
-    if (!log->Reached(LoadPhase::kLoaded, epoch)) return false;
+    if (!log->Reached(LoadPhase::kLoaded, epoch)) return std::nullopt;
   }
-  for (const auto& engine : engines_) engine->Post(link_up);
+  return link_up;
+}
+
+bool EngineRig::Assemble(Epoch epoch) {
+  const std::optional<LinkUp> link_up = Load(epoch);
+  if (!link_up.has_value()) return false;
+  for (const auto& engine : engines_) engine->Post(*link_up);
   for (const auto& log : logs_) {
     if (!log->Reached(LoadPhase::kLinked, epoch)) return false;
   }

@@ -73,6 +73,8 @@ class EngineRig {
 
   // Assigns, waits for the weights, links. False after a fault.
   bool Assemble(Epoch epoch);
+  // The first half of Assemble: all have loaded, none is linked. Nothing when that failed.
+  std::optional<LinkUp> Load(Epoch epoch);
   void Post(StepPlan plan);  // to all ranks
   void Release(Epoch epoch, bool keep_weights);
 

@@ -58,6 +58,7 @@ std::shared_ptr<const SamplerParams> ParamsFromWire(const wire::SettledSampling&
 
 StartSlot FromWire(const wire::StartSlot& message) {
   StartSlot start{.slot = message.slot(),
+                  .request = {.high = message.request().high(), .low = message.request().low()},
                   .choice = message.choice(),
                   .prompt_length = message.prompt_length(),
                   .history = {message.history().begin(), message.history().end()},

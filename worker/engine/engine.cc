@@ -127,7 +127,8 @@ absl::Status Engine::Load(const Assignment& assignment) {
 
 void Engine::Handle(const LinkUp& link_up) {
   if (!assignment_.has_value() || link_up.epoch != assignment_->epoch || decoder_ == nullptr) return;
-  const absl::Status status = transport_->Connect(link_up.epoch, assignment_->self, link_up.peers, kConnectTimeout);
+  const absl::Status status =
+      transport_->Connect(link_up.epoch, assignment_->self, link_up.peers, kConnectTimeout, inbox_.stop());
   if (!status.ok()) {
     Fail(StepNumber(0), "connect to the peers", status);
     return;
@@ -165,10 +166,18 @@ void Engine::Handle(const StepPlan& plan) {
     return;
   }
   last_step_ = plan.step;
+  for (const StartSlot& start : plan.starts) {
+    LogDebug("sequence_started", {{"request", start.request.ToString()},
+                                  {"choice", start.choice},
+                                  {"slot", start.slot},
+                                  {"epoch", plan.epoch.value()},
+                                  {"step", plan.step.value()},
+                                  {"tokens", start.history.size()}});
+  }
   monitor_.BeginStep(plan.step.value());
   const absl::Status status = RunPlan(plan);
   if (!status.ok()) {
-    Fail(plan.step, executor_->operation(), status);
+    Fail(plan.step, executor_->operation(), status, executor_->RequestsOf(plan));
     return;
   }
   const Transport::Counters counters = transport_->counters();
@@ -213,7 +222,8 @@ void Engine::EndEpoch() {
   assignment_.reset();
 }
 
-void Engine::Fail(StepNumber step, const std::string& operation, const absl::Status& status) {
+void Engine::Fail(StepNumber step, const std::string& operation, const absl::Status& status,
+                  const std::string& requests) {
   // Stopped by us because something else ends the epoch: that is no fault.
   const bool stopped = absl::IsCancelled(status) && inbox_.stop()->load();
   const FaultReport fault{.epoch = assignment_->epoch,
@@ -228,6 +238,7 @@ void Engine::Fail(StepNumber step, const std::string& operation, const absl::Sta
                             {"stage", fault.self.stage},
                             {"rank", fault.self.rank},
                             {"operation", fault.operation},
+                            {"requests", requests},
                             {"error", status.ToString()}});
   sink_.OnFault(fault);
 }

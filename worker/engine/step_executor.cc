@@ -1,6 +1,7 @@
 #include "worker/engine/step_executor.h"
 
 #include <algorithm>
+#include <set>
 
 namespace pagoda::worker {
 namespace {
@@ -309,6 +310,22 @@ absl::Status StepExecutor::UseLogits(const StepPlan& plan, std::span<const int> 
     PAGODA_RETURN_IF_ERROR(slots_.Append(sample.slot, slot.generation, static_cast<int>(slot.tokens.size()), sampled.token));
   }
   return absl::OkStatus();
+}
+
+std::string StepExecutor::RequestsOf(const StepPlan& plan) const {
+  constexpr size_t kShown = 8;
+  std::set<RequestId> requests;
+  for (const PlanRows& rows : plan.rows) {
+    if (slots_.InRange(rows.slot) && slots_.at(rows.slot).used) requests.insert(slots_.at(rows.slot).request);
+  }
+  std::string text;
+  size_t shown = 0;
+  for (const RequestId& request : requests) {
+    if (shown++ == kShown) break;
+    absl::StrAppend(&text, text.empty() ? "" : " ", request.ToString());
+  }
+  if (requests.size() > kShown) absl::StrAppend(&text, " and ", requests.size() - kShown, " more");
+  return text;
 }
 
 }  // namespace pagoda::worker

@@ -37,6 +37,8 @@ class StepExecutor {
 
   // Which operation an error came from: for the fault's report.
   const std::string& operation() const { return operation_; }
+  // Whose rows a plan has, for logs: request ids, the first few of them.
+  std::string RequestsOf(const StepPlan& plan) const;
 
   // Posts the receive of a plan that will run later, in order, each once. At most two are ahead.
   absl::Status Expect(const StepPlan& plan);

@@ -13,6 +13,7 @@ namespace pagoda::worker {
 
 struct StartSlot {
   int slot = 0;
+  RequestId request;  // for logs only
   int choice = 0;
   int prompt_length = 0;
   std::vector<TokenId> history;
