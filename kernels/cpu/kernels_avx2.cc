@@ -60,6 +60,16 @@ inline float AddLanes(V16 v) {
   four = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(four, _mm_shuffle_ps(four, four, 1)));
 }
+inline V16 AddOfEach(const float* rows) {
+  alignas(32) float out[16];
+  for (int i = 0; i < 16; ++i) out[i] = AddLanes(Load(rows + 16 * i));
+  return Load(out);
+}
+inline V16 MaxOfEach(const float* rows) {
+  alignas(32) float out[16];
+  for (int i = 0; i < 16; ++i) out[i] = MaxLanes(Load(rows + 16 * i));
+  return Load(out);
+}
 inline __m256 ExpPower8(__m256 t) {
   const __m256i shifted = _mm256_slli_epi32(_mm256_castps_si256(t), 23);
   return _mm256_castsi256_ps(_mm256_add_epi32(shifted, _mm256_set1_epi32(0x3f000000)));

@@ -3,7 +3,8 @@
 //   V16 (16 floats), M16 (16 lanes of yes or no), I16 (16 int32)
 //   Load Store Set1 Zero Add Sub Mul Div Fma(a, b, c) Fnma(a, b, c) = c - a * b in one rounding, Max
 //   LoadHalf StoreHalf LoadBFloat StoreBFloat LoadInt8 (16 stored values <-> V16)
-//   LaneRange(begin, end), Select(mask, yes, no), Less(a, b), AddLanes, MaxLanes
+//   LaneRange(begin, end), Select(mask, yes, no), Less(a, b), AddLanes, MaxLanes; AddOfEach(rows), MaxOfEach(rows): lane i is
+//   that of the 16 floats at rows + 16 * i
 //   ExpPower(t): 2^(n-1) from t of exp.h; TopBits/MaxBits: see below; RoundToInt, StoreInt8, SumInt
 //   kQkVectors, kPvVectors, kPvDims: register tiles of attention; kDirectVectors: up to so many query vectors read the
 //   cache itself, more read an f32 copy of the tile
@@ -32,11 +33,10 @@ Scaling ScalingOf(float top, float limit) {
   return {top / limit, limit / top};
 }
 
-void QuantizeRow(const float* in, int64_t row, const QuantRows& out) {
+void Quantize(const float* in, int64_t first, int64_t count, const QuantRows& out) {
   const float limit = out.bits == 8 ? 127.0f : 2047.0f;
-  for (int64_t b = 0; b < out.blocks; ++b) {
-    const int64_t at = row * out.blocks + b;
-    const V16 x0 = Load(in + b * 32), x1 = Load(in + b * 32 + 16);
+  for (int64_t at = first; at < first + count; ++at, in += 32) {
+    const V16 x0 = Load(in), x1 = Load(in + 16);
     const Scaling scaling = ScalingOf(TopMagnitude(x0, x1), limit);
     I16 q0 = ZeroInt(), q1 = ZeroInt();
     if (scaling.inverse != 0) {
@@ -99,6 +99,22 @@ void AddNorm(const AddNormRow& row) {
     Store(row.normed + i, Mul(Mul(Load(row.residual + i), Set1(r)), Load(row.norm_weight + i)));
   }
   for (int64_t i = whole; i < row.columns; ++i) row.normed[i] = (row.residual[i] * r) * row.norm_weight[i];
+}
+
+float Largest(const float* values, int64_t count) {
+  V16 best[4];
+  for (V16& v : best) v = Set1(-__builtin_inff());
+  int64_t i = 0;
+  for (; i + 64 <= count; i += 64) {
+    for (int k = 0; k < 4; ++k) {
+      const V16 x = Load(values + i + 16 * k);
+      best[k] = Select(Less(best[k], x), x, best[k]);
+    }
+  }
+  float top = -__builtin_inff();
+  for (const V16& v : best) top = MaxLanes(v) > top ? MaxLanes(v) : top;
+  for (; i < count; ++i) top = values[i] > top ? values[i] : top;
+  return top;
 }
 
 V16 GateOf(bool gelu, V16 g, V16 u) {
@@ -234,7 +250,7 @@ struct AttendState {
   float* keys;     // [head_dim][16], a tile in f32
   float* values;   // [16][padded], the same
   float* scores;   // [vectors][16]; later the weights p
-  float* maximum;  // [vectors]
+  float* maximum;  // [vectors]; this and the next two may be read and written 15 vectors too far
   float* total;    // [vectors]
   float* change;   // [vectors]: c of this tile
   Visible visible[kAttendVectors];
@@ -355,6 +371,27 @@ inline void WeighVectors(AttendState& state, int v) {
   }
 }
 
+// The same for vectors v .. v + count - 1, up to 16, with the reductions of all of them side by side.
+void WeighSixteen(AttendState& state, int v, int count) {
+  float* scores = state.scores + v * 16;
+  for (int i = 0; i < count; ++i) {
+    const Visible visible = state.visible[v + i];
+    if (visible.begin == 0 && visible.end == 16) continue;
+    Store(scores + i * 16, Select(LaneRange(visible.begin, visible.end), Load(scores + i * 16), Set1(-__builtin_inff())));
+  }
+  const M16 mine = LaneRange(0, count);
+  const V16 old = Load(state.maximum + v), top = MaxOfEach(scores);
+  const V16 next = Select(mine, Select(Less(old, top), top, old), old);
+  Store(state.maximum + v, next);
+  Store(state.change + v, Select(mine, Exp(Sub(old, next)), Load(state.change + v)));
+#pragma GCC unroll 4
+  for (int i = 0; i < count; ++i) {
+    Store(scores + i * 16, Exp(Sub(Load(scores + i * 16), Set1(state.maximum[v + i]))));
+  }
+  const V16 total = Load(state.total + v);
+  Store(state.total + v, Select(mine, Fma(total, Load(state.change + v), AddOfEach(scores)), total));
+}
+
 template <int kKind, int kCount, int kDims>
 inline void MixOf(const AttendState& state, const TileSource& source, int v, int d, Visible visible) {
   const int64_t padded = source.padded;
@@ -408,7 +445,9 @@ void UseTile(AttendState& state, const TileSource& source, int64_t base, int fir
     const Visible visible = VisibleOf(task, row, base);
     for (int h = 0; h < task.heads; ++h) state.visible[row * task.heads + h] = visible;
   }
-  for (v = begin; v + 4 <= end; v += 4) WeighVectors<4>(state, v);
+  for (v = begin; v + 8 <= end; v += 16) WeighSixteen(state, v, end - v < 16 ? end - v : 16);
+  if (v > end) v = end;
+  for (; v + 4 <= end; v += 4) WeighVectors<4>(state, v);
   if (v + 3 == end) {
     WeighVectors<3>(state, v);
   } else {
@@ -477,9 +516,9 @@ void Attend(const AttendTask& task) {
   state.keys = state.output + kAttendVectors * padded;
   state.values = state.keys + 16 * padded;
   state.scores = state.values + 16 * padded;
-  state.maximum = state.scores + kAttendVectors * 16;
-  state.total = state.maximum + kAttendVectors;
-  state.change = state.total + kAttendVectors;
+  state.maximum = state.scores + (kAttendVectors + 16) * 16;
+  state.total = state.maximum + kAttendVectors + 16;
+  state.change = state.total + kAttendVectors + 16;
   for (int v = 0; v < vectors; ++v) {
     const float* query = task.query + v / task.heads * task.query_stride +
                          static_cast<int64_t>(task.head_ids[v % task.heads]) * layout.head_dim;
@@ -519,8 +558,9 @@ void Attend(const AttendTask& task) {
 }
 
 void SetRowKernels(KernelTable& table) {
-  table.quantize_row = QuantizeRow;
+  table.quantize = Quantize;
   table.add_norm_row = AddNorm;
+  table.largest = Largest;
   table.gate_row = Gate;
   table.rope_row = Rope;
   table.store_row = StoreKvRow;
