@@ -153,6 +153,7 @@ constexpr int kQkVectors = 4;
 constexpr int kPvVectors = 2;
 constexpr int kDirectVectors = 3;
 constexpr int kPvDims = 2;
+constexpr int kTogetherVectors = 1;
 
 #include "kernels/cpu/row_kernels.h"
 

@@ -16,6 +16,7 @@ constexpr int kQkVectors = 12;
 constexpr int kPvVectors = 6;
 constexpr int kDirectVectors = 6;
 constexpr int kPvDims = 4;
+constexpr int kTogetherVectors = 3;
 
 #include "kernels/cpu/row_kernels.h"
 

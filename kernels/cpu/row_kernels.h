@@ -6,7 +6,7 @@
 //   LaneRange(begin, end), Select(mask, yes, no), Less(a, b), AddLanes, MaxLanes; AddOfEach(rows), MaxOfEach(rows): lane i is
 //   that of the 16 floats at rows + 16 * i
 //   ExpPower(t): 2^(n-1) from t of exp.h; TopBits/MaxBits: see below; RoundToInt, StoreInt8, SumInt
-//   kQkVectors, kPvVectors, kPvDims: register tiles of attention; kDirectVectors: up to so many query vectors read the
+//   kQkVectors, kPvVectors, kPvDims, kTogetherVectors: register tiles of attention; kDirectVectors: up to so many query vectors read the
 //   cache itself, more read an f32 copy of the tile
 // No includes here: the including file has them, and nothing may leak out of its namespace.
 
@@ -497,11 +497,147 @@ void AttendTile(AttendState& state, int64_t base) {
   }
 }
 
+// Few query vectors leave the processor waiting for one operation after the other. Four tiles that all rows see whole are taken
+// together: their scores side by side, their maxima and sums at once; the running values go through them in order, so that
+// the bits are those of one tile after the other. Score row 4 v + t is vector v, tile t.
+constexpr int kTilesTogether = 4;
+
+template <int kKind, int kCount>
+inline void ScoresTogether(const AttendState& state, const TileSource (&tiles)[kTilesTogether], int v) {
+  const int dim = state.task->layout->head_dim;
+  const float* q = state.query + v;
+  V16 sum[kCount][kTilesTogether];
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) {
+#pragma GCC unroll 8
+    for (int t = 0; t < kTilesTogether; ++t) sum[i][t] = Zero();
+  }
+  for (int d = 0; d < dim; ++d, q += kAttendVectors) {
+#pragma GCC unroll 8
+    for (int t = 0; t < kTilesTogether; ++t) {
+      const V16 k = KeysAt<kKind>(tiles[t], d);
+      __builtin_prefetch(tiles[t].later_keys + d * 16 * KvBytes(kKind), 0, 2);
+#pragma GCC unroll 8
+      for (int i = 0; i < kCount; ++i) sum[i][t] = Fma(Set1(q[i]), k, sum[i][t]);
+    }
+  }
+  const V16 scale = Set1(state.task->scale);
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) {
+#pragma GCC unroll 8
+    for (int t = 0; t < kTilesTogether; ++t) {
+      Store(state.scores + ((v + i) * kTilesTogether + t) * 16, Mul(sum[i][t], scale));
+    }
+  }
+}
+
+// Scores of up to four vectors from `v` on become weights; changes[4 i + t] is what vector v + i was multiplied with at tile t.
+inline void WeighTogether(AttendState& state, int v, int count, float* changes) {
+  float* rows = state.scores + v * kTilesTogether * 16;
+  alignas(64) float tops[16], nexts[16], sums[16];
+  Store(tops, MaxOfEach(rows));
+  for (int i = 0; i < 16; ++i) nexts[i] = changes[i] = 0;
+  for (int i = 0; i < count; ++i) {
+    float maximum = state.maximum[v + i];
+    for (int t = 0; t < kTilesTogether; ++t) {
+      const float next = tops[4 * i + t] > maximum ? tops[4 * i + t] : maximum;
+      changes[4 * i + t] = maximum - next;
+      nexts[4 * i + t] = maximum = next;
+    }
+    state.maximum[v + i] = maximum;
+  }
+  Store(changes, Exp(Load(changes)));
+#pragma GCC unroll 4
+  for (int i = 0; i < count * kTilesTogether; ++i) Store(rows + 16 * i, Exp(Sub(Load(rows + 16 * i), Set1(nexts[i]))));
+  Store(sums, AddOfEach(rows));
+  for (int i = 0; i < count; ++i) {
+    for (int t = 0; t < kTilesTogether; ++t) {
+      state.total[v + i] = __builtin_fmaf(state.total[v + i], changes[4 * i + t], sums[4 * i + t]);
+    }
+  }
+}
+
+template <int kKind, int kCount, int kDims>
+inline void MixTogether(const AttendState& state, const TileSource (&tiles)[kTilesTogether], int v, int d,
+                        const float* changes) {
+  const int64_t padded = tiles[0].padded;
+  V16 o[kCount][kDims];
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) {
+#pragma GCC unroll 8
+    for (int k = 0; k < kDims; ++k) o[i][k] = Load(state.output + (v + i) * padded + d + 16 * k);
+  }
+  for (int t = 0; t < kTilesTogether; ++t) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kCount; ++i) {
+#pragma GCC unroll 8
+      for (int k = 0; k < kDims; ++k) o[i][k] = Mul(o[i][k], Set1(changes[4 * (v + i) + t]));
+    }
+    for (int j = 0; j < 16; ++j) {
+      V16 value[kDims];
+#pragma GCC unroll 8
+      for (int k = 0; k < kDims; ++k) value[k] = ValuesAt<kKind>(tiles[t], j, d + 16 * k);
+      const uint8_t* later = tiles[t].later_values + (j * padded + d) * KvBytes(kKind);
+      for (int line = 0; line < kDims * 16 * KvBytes(kKind); line += 64) __builtin_prefetch(later + line, 0, 2);
+#pragma GCC unroll 8
+      for (int i = 0; i < kCount; ++i) {
+        const V16 p = Set1(state.scores[((v + i) * kTilesTogether + t) * 16 + j]);
+#pragma GCC unroll 8
+        for (int k = 0; k < kDims; ++k) o[i][k] = Fma(p, value[k], o[i][k]);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) {
+#pragma GCC unroll 8
+    for (int k = 0; k < kDims; ++k) Store(state.output + (v + i) * padded + d + 16 * k, o[i][k]);
+  }
+}
+
+template <int kKind, int kCount>
+void MixTogetherOf(const AttendState& state, const TileSource (&tiles)[kTilesTogether], int v, const float* changes) {
+  const int padded = static_cast<int>(tiles[0].padded);
+  int d = 0;
+  for (; d + 16 * kPvDims <= padded; d += 16 * kPvDims) MixTogether<kKind, kCount, kPvDims>(state, tiles, v, d, changes);
+  for (; d < padded; d += 16) MixTogether<kKind, kCount, 1>(state, tiles, v, d, changes);
+}
+
+// The tiles from `base` on that come before everything a row cannot see.
+template <int kKind>
+void AttendTogether(AttendState& state, int64_t base) {
+  const AttendTask& task = *state.task;
+  const int vectors = task.rows * task.heads;
+  TileSource tiles[kTilesTogether];
+  for (int t = 0; t < kTilesTogether; ++t) {
+    const int64_t at = base + 16 * t, later = at + 16 * kTilesTogether;
+    tiles[t] = FindTile<kKind>(task, at);
+    if (later >= task.first_position + task.rows) continue;
+    const TileSource next = FindTile<kKind>(task, later);
+    tiles[t].later_keys = next.keys;
+    tiles[t].later_values = next.values;
+  }
+  int v = 0;
+  for (; v + kTogetherVectors <= vectors; v += kTogetherVectors) ScoresTogether<kKind, kTogetherVectors>(state, tiles, v);
+  for (; v < vectors; ++v) ScoresTogether<kKind, 1>(state, tiles, v);
+  alignas(64) float changes[(kDirectVectors + 3) / 4 * 16];
+  for (v = 0; v < vectors; v += 4) WeighTogether(state, v, vectors - v < 4 ? vectors - v : 4, changes + 4 * v);
+  v = 0;
+  for (; v + kTogetherVectors <= vectors; v += kTogetherVectors) {
+    MixTogetherOf<kKind, kTogetherVectors>(state, tiles, v, changes);
+  }
+  for (; v < vectors; ++v) MixTogetherOf<kKind, 1>(state, tiles, v, changes);
+}
+
 template <int kKind>
 void AttendTiles(AttendState& state) {
   const AttendTask& task = *state.task;
   const int64_t window_start = task.first_position - task.sliding_window + 1;
   int64_t base = task.sliding_window > 0 && window_start > 0 ? window_start / 16 * 16 : 0;
+  if (task.rows * task.heads <= kDirectVectors && task.sliding_window == 0) {
+    for (; base + 16 * kTilesTogether <= task.first_position + 1; base += 16 * kTilesTogether) {
+      AttendTogether<kKind>(state, base);
+    }
+  }
   for (; base < task.first_position + task.rows; base += 16) AttendTile<kKind>(state, base);
 }
 
