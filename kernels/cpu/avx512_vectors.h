@@ -80,6 +80,9 @@ inline V16 LoadInt8(const int8_t* p) {
 }
 inline I16 ZeroInt() { return _mm512_setzero_si512(); }
 inline I16 RoundToInt(V16 v) { return _mm512_cvtps_epi32(v); }
+inline V16 ToFloat(I16 v) { return _mm512_cvtepi32_ps(v); }
+// Of magnitudes.
+inline bool AllFinite(V16 v) { return _mm512_cmp_ps_mask(v, _mm512_set1_ps(__builtin_inff()), _CMP_NLT_UQ) == 0; }
 inline void StoreInt8(int8_t* p, I16 v) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(v));
 }

@@ -92,6 +92,9 @@ class CpuBackend final : public Backend {
   void QuantizeForms(const float* in, int64_t row, const CpuActivation& out);
   // Of a whole row, from its block `first` on: `in` are that part's values.
   void QuantizePart(const float* in, int64_t row, int64_t first, int64_t count, const CpuActivation& out);
+  // Block `block` of some rows, which are in_stride floats apart.
+  void QuantizeColumn(const float* in, int64_t in_stride, int64_t first_row, int64_t rows, int64_t block,
+                      const CpuActivation& out);
   static absl::Status CheckMatMul(const MatMulParams& params);
   void CutMatMul(const CpuPackedMatrix& matrix, int64_t rows);
   // The product of a slice; `out`: of its first row and token.

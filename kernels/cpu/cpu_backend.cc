@@ -73,7 +73,16 @@ void CpuBackend::QuantizeForms(const float* in, int64_t row, const CpuActivation
 void CpuBackend::QuantizePart(const float* in, int64_t row, int64_t first, int64_t count, const CpuActivation& out) {
   for (int bits : {8, 12}) {
     const QuantRows* quant = out.quant(bits);
-    if (quant != nullptr) kernels_.quantize(in, row * quant->blocks + first, count, *quant);
+    if (quant != nullptr) kernels_.quantize({.in = in, .first = row * quant->blocks + first, .count = count}, *quant);
+  }
+}
+
+void CpuBackend::QuantizeColumn(const float* in, int64_t in_stride, int64_t first_row, int64_t rows, int64_t block,
+                                const CpuActivation& out) {
+  for (int bits : {8, 12}) {
+    const QuantRows* quant = out.quant(bits);
+    if (quant == nullptr) continue;
+    kernels_.quantize({in, in_stride, first_row * quant->blocks + block, quant->blocks, rows}, *quant);
   }
 }
 
@@ -336,15 +345,13 @@ absl::Status CpuBackend::AttendParts(F32View qkv, const StepRows& step, const At
     task.scratch = Scratch(thread, floats);
     kernels_.attend(task);
     if (forms == nullptr) return;
-    const int64_t blocks = attention.head_dim / kQuantBlock;
-    for (int r = 0; r < part.rows; ++r) {
-      for (int h = 0; h < part.heads; ++h) {
-        const int64_t head = task.head_ids[h];
-        const float* values = task.out + r * out.stride + head * attention.head_dim;
-        if (forms->row(0) != nullptr) {
-          std::memcpy(forms->row(row + r) + head * attention.head_dim, values, attention.head_dim * sizeof(float));
-        }
-        QuantizePart(values, row + r, head * blocks, blocks, *forms);
+    for (int h = 0; h < part.heads; ++h) {
+      const int64_t first = static_cast<int64_t>(task.head_ids[h]) * attention.head_dim;
+      for (int r = 0; r < part.rows && forms->row(0) != nullptr; ++r) {
+        std::memcpy(forms->row(row + r) + first, task.out + r * out.stride + first, attention.head_dim * sizeof(float));
+      }
+      for (int64_t c = first; c < first + attention.head_dim; c += kQuantBlock) {
+        QuantizeColumn(task.out + c, out.stride, row, part.rows, c / kQuantBlock, *forms);
       }
     }
   });

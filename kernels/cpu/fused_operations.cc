@@ -105,11 +105,15 @@ absl::Status CpuBackend::MatMulGated(const GatedMatMulParams& params, Activation
     if (Scratch(t, kGateScratchFloats) == nullptr) return absl::ResourceExhaustedError("gated product: no scratch memory");
   }
   const auto gate = [&](float* scratch, int64_t first_row, int64_t count, int64_t unit, int64_t width) {
+    const bool keep = activation.row(0) != nullptr;
+    float* results = keep ? activation.row(first_row) + unit * kQuantBlock : scratch;
+    const int64_t stride = keep ? columns : 2 * width;
     for (int64_t r = 0; r < count; ++r) {
-      float* row = scratch + r * 2 * width;
-      float* result = activation.row(0) != nullptr ? activation.row(first_row + r) + unit * kQuantBlock : row;
-      kernels_.gate_row({row, row + width, width, params.kind == GateKind::kGelu, result});
-      QuantizePart(result, first_row + r, unit, width / kQuantBlock, activation);
+      const float* row = scratch + r * 2 * width;
+      kernels_.gate_row({row, row + width, width, params.kind == GateKind::kGelu, results + r * stride});
+    }
+    for (int64_t block = 0; block < width / kQuantBlock; ++block) {
+      QuantizeColumn(results + block * kQuantBlock, stride, first_row, count, unit + block, activation);
     }
   };
   team_.Run(chunks * parts, [&](int thread, int64_t task) {

@@ -44,6 +44,16 @@ struct QuantRows {
   int32_t* half_total = nullptr;  // [rows][blocks][2]
 };
 
+// Blocks of 32 values to quantise: block i is at in + i * in_stride and becomes block first + i * stride of the rows, counted
+// through all rows (row * blocks + block).
+struct QuantizeTask {
+  const float* in = nullptr;
+  int64_t in_stride = 32;
+  int64_t first = 0;
+  int64_t stride = 1;
+  int64_t count = 0;
+};
+
 struct GemmTask {
   const uint8_t* tiles = nullptr;  // the first tile
   int64_t tile_bytes = 0;
@@ -143,8 +153,7 @@ struct KernelTable {
   GemmFunction gemm[kFormats][2] = {};  // [format][12-bit input]; float formats use [0]
   // Tiles a thread should take at once for so many tokens; a register block of the kernel.
   int (*tiles_at_once)(int64_t tokens) = nullptr;
-  // Blocks [first, first + count) of the rows, counted through all rows (row * blocks + block); `in`: the first one's values.
-  void (*quantize)(const float* in, int64_t first, int64_t count, const QuantRows& out) = nullptr;
+  void (*quantize)(const QuantizeTask& task, const QuantRows& out) = nullptr;
   void (*add_norm_row)(const AddNormRow& row) = nullptr;
   void (*gate_row)(const GateRow& row) = nullptr;
   // The largest of them; NaN never wins, -inf when there is none.

@@ -110,6 +110,12 @@ inline __m256 Unsigned8(const void* p) {
 inline V16 LoadInt8(const int8_t* p) { return {Signed8(p), Signed8(p + 8)}; }
 inline I16 ZeroInt() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 inline I16 RoundToInt(V16 v) { return {_mm256_cvtps_epi32(v.a), _mm256_cvtps_epi32(v.b)}; }
+inline V16 ToFloat(I16 v) { return {_mm256_cvtepi32_ps(v.a), _mm256_cvtepi32_ps(v.b)}; }
+// Of magnitudes.
+inline bool AllFinite(V16 v) {
+  const __m256 infinity = _mm256_set1_ps(__builtin_inff());
+  return _mm256_movemask_ps(_mm256_or_ps(_mm256_cmp_ps(v.a, infinity, _CMP_NLT_UQ), _mm256_cmp_ps(v.b, infinity, _CMP_NLT_UQ))) == 0;
+}
 inline void StoreInt8(int8_t* p, I16 v) {
   const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(v.a, v.b), 0xd8);
   Store128(p, _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));

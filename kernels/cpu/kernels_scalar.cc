@@ -169,10 +169,11 @@ Scaling ScalingOf(float top, float limit) {
   return {top / limit, limit / top};
 }
 
-void Quantize(const float* in, int64_t first, int64_t count, const QuantRows& out) {
+void Quantize(const QuantizeTask& task, const QuantRows& out) {
   const float limit = out.bits == 8 ? 127.0f : 2047.0f;
-  for (int64_t at = first; at < first + count; ++at) {
-    const float* x = in + (at - first) * 32;
+  for (int64_t i = 0; i < task.count; ++i) {
+    const float* x = task.in + i * task.in_stride;
+    const int64_t at = task.first + i * task.stride;
     const Scaling scaling = ScalingOf(TopOf(x, 32), limit);
     int32_t totals[2] = {};
     for (int k = 0; k < 32; ++k) {

@@ -33,9 +33,67 @@ Scaling ScalingOf(float top, float limit) {
   return {top / limit, limit / top};
 }
 
-void Quantize(const float* in, int64_t first, int64_t count, const QuantRows& out) {
+void StoreQuants(const QuantRows& out, int64_t at, I16 q0, I16 q1) {
+  if (out.bits == 8) {
+    StoreInt8(out.q + at * 32, q0);
+    StoreInt8(out.q + at * 32 + 16, q1);
+  } else {
+    StoreInt12(out.q + at * 64, q0);
+    StoreInt12(out.q + at * 64 + 16, q1);
+  }
+}
+
+void StoreSums(const QuantRows& out, int64_t at, float scale, int32_t first, int32_t second) {
+  out.scale[at] = scale;
+  out.total[at] = first + second;
+  out.sum[at] = scale * static_cast<float>(first + second);
+  out.half_total[2 * at] = first;
+  out.half_total[2 * at + 1] = second;
+  out.half_sum[2 * at] = scale * static_cast<float>(first);
+  out.half_sum[2 * at + 1] = scale * static_cast<float>(second);
+}
+
+// Sixteen blocks, so that their largest values and sums are found side by side. Sums of integers below 2^24 are exact in f32.
+void QuantizeSixteen(const QuantizeTask& task, int64_t first, const QuantRows& out) {
   const float limit = out.bits == 8 ? 127.0f : 2047.0f;
-  for (int64_t at = first; at < first + count; ++at, in += 32) {
+  alignas(64) float rows[16 * 16], other[16 * 16], tops[16], first_sums[16], second_sums[16];
+  const float* in = task.in + first * task.in_stride;
+  for (int i = 0; i < 16; ++i) {
+    Store(rows + 16 * i, MaxMagnitude(Load(in + i * task.in_stride), Load(in + i * task.in_stride + 16)));
+  }
+  Store(tops, MaxOfEach(rows));
+  Scaling scaling[16];
+  for (int i = 0; i < 16; ++i) {
+    // MaxOfEach may lose a NaN: any of this block is found again here.
+    const float top = AllFinite(Load(rows + 16 * i)) ? tops[i] : __builtin_nanf("");
+    scaling[i] = ScalingOf(top, limit);
+  }
+  for (int i = 0; i < 16; ++i) {
+    const int64_t at = task.first + (first + i) * task.stride;
+    I16 q0 = ZeroInt(), q1 = ZeroInt();
+    if (scaling[i].inverse != 0) {
+      const V16 inverse = Set1(scaling[i].inverse);
+      q0 = RoundToInt(Mul(Load(in + i * task.in_stride), inverse));
+      q1 = RoundToInt(Mul(Load(in + i * task.in_stride + 16), inverse));
+    }
+    StoreQuants(out, at, q0, q1);
+    Store(rows + 16 * i, ToFloat(q0));
+    Store(other + 16 * i, ToFloat(q1));
+  }
+  Store(first_sums, AddOfEach(rows));
+  Store(second_sums, AddOfEach(other));
+  for (int i = 0; i < 16; ++i) {
+    StoreSums(out, task.first + (first + i) * task.stride, scaling[i].scale, static_cast<int32_t>(first_sums[i]),
+              static_cast<int32_t>(second_sums[i]));
+  }
+}
+
+void Quantize(const QuantizeTask& task, const QuantRows& out) {
+  const float limit = out.bits == 8 ? 127.0f : 2047.0f;
+  int64_t i = 0;
+  for (; i + 16 <= task.count; i += 16) QuantizeSixteen(task, i, out);
+  for (; i < task.count; ++i) {
+    const float* in = task.in + i * task.in_stride;
     const V16 x0 = Load(in), x1 = Load(in + 16);
     const Scaling scaling = ScalingOf(TopMagnitude(x0, x1), limit);
     I16 q0 = ZeroInt(), q1 = ZeroInt();
@@ -43,21 +101,9 @@ void Quantize(const float* in, int64_t first, int64_t count, const QuantRows& ou
       q0 = RoundToInt(Mul(x0, Set1(scaling.inverse)));
       q1 = RoundToInt(Mul(x1, Set1(scaling.inverse)));
     }
-    if (out.bits == 8) {
-      StoreInt8(out.q + at * 32, q0);
-      StoreInt8(out.q + at * 32 + 16, q1);
-    } else {
-      StoreInt12(out.q + at * 64, q0);
-      StoreInt12(out.q + at * 64 + 16, q1);
-    }
-    const int32_t first = SumInt(q0), second = SumInt(q1);
-    out.scale[at] = scaling.scale;
-    out.total[at] = first + second;
-    out.sum[at] = scaling.scale * static_cast<float>(first + second);
-    out.half_total[2 * at] = first;
-    out.half_total[2 * at + 1] = second;
-    out.half_sum[2 * at] = scaling.scale * static_cast<float>(first);
-    out.half_sum[2 * at + 1] = scaling.scale * static_cast<float>(second);
+    const int64_t at = task.first + i * task.stride;
+    StoreQuants(out, at, q0, q1);
+    StoreSums(out, at, scaling.scale, SumInt(q0), SumInt(q1));
   }
 }
 
