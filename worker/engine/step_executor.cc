@@ -257,8 +257,14 @@ absl::Status StepExecutor::SampleRows(const StepPlan& plan, StepResult& result) 
     }
   }
   const std::vector<int> rows = LogitRows(plan);
+  const bool largest_only = reporting && group_.alone() && result.prompt_logprobs.empty() && TakesLargestOnly(plan);
   for (size_t at = 0; at < rows.size(); at += kHeadRows) {
     const std::span<const int> chunk = std::span(rows).subspan(at, std::min<size_t>(kHeadRows, rows.size() - at));
+    if (largest_only) {
+      PAGODA_ASSIGN_OR_RETURN(const std::vector<TokenId> tokens, decoder_.LargestLogits(chunk));
+      PAGODA_RETURN_IF_ERROR(UseLargest(plan, chunk, tokens, result));
+      continue;
+    }
     PAGODA_ASSIGN_OR_RETURN(const kernels::F32View logits, decoder_.Logits(chunk, group_));
     if (reporting) PAGODA_RETURN_IF_ERROR(UseLogits(plan, chunk, logits, result));
   }
@@ -267,6 +273,37 @@ absl::Status StepExecutor::SampleRows(const StepPlan& plan, StepResult& result) 
   std::vector<StageLink::SlotToken> tokens;
   for (const SampledToken& sample : result.samples) tokens.push_back({sample.slot, sample.token});
   return link_.SendTokens(plan.step, tokens);
+}
+
+// Nobody looks at the logits: every sample is the largest one of its row.
+bool StepExecutor::TakesLargestOnly(const StepPlan& plan) const {
+  return std::all_of(plan.samples.begin(), plan.samples.end(), [&](const PlanSample& sample) {
+    return Sampler::TakesLargest({.params = slots_.at(sample.slot).params.get(), .output_index = sample.output_index});
+  });
+}
+
+absl::Status StepExecutor::UseLargest(const StepPlan& plan, std::span<const int> rows, std::span<const TokenId> tokens,
+                                      StepResult& result) {
+  for (size_t i = 0; i < plan.samples.size(); ++i) {
+    const size_t index = static_cast<size_t>(plan.samples[i].rows_index);
+    const int row = first_row_[index] + plan.rows[index].count - 1;
+    const auto found = std::lower_bound(rows.begin(), rows.end(), row);
+    if (found == rows.end() || *found != row) continue;
+    PAGODA_RETURN_IF_ERROR(Accept(plan, i, {.token = tokens[static_cast<size_t>(found - rows.begin())]}, result));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status StepExecutor::Accept(const StepPlan& plan, size_t sample_index, Sampled sampled, StepResult& result) {
+  const PlanSample& sample = plan.samples[sample_index];
+  const SlotTable::Slot& slot = slots_.at(sample.slot);
+  if (static_cast<int>(slot.tokens.size()) != slot.prompt_length + sample.output_index) {
+    return absl::InvalidArgumentError(absl::StrCat("slot ", sample.slot, ": output ", sample.output_index, " after ",
+                                                   slot.tokens.size(), " tokens of which ", slot.prompt_length,
+                                                   " are the prompt"));
+  }
+  result.samples[sample_index] = {.slot = sample.slot, .token = sampled.token, .logprobs = std::move(sampled.logprobs)};
+  return slots_.Append(sample.slot, slot.generation, static_cast<int>(slot.tokens.size()), sampled.token);
 }
 
 absl::Status StepExecutor::UseLogits(const StepPlan& plan, std::span<const int> rows, const kernels::F32View& logits,
@@ -295,19 +332,13 @@ absl::Status StepExecutor::UseLogits(const StepPlan& plan, std::span<const int> 
     const std::span<const float> line = line_of(first_row_[index] + plan.rows[index].count - 1);
     if (line.empty()) continue;
     const SlotTable::Slot& slot = slots_.at(sample.slot);
-    if (static_cast<int>(slot.tokens.size()) != slot.prompt_length + sample.output_index) {
-      return absl::InvalidArgumentError(absl::StrCat("slot ", sample.slot, ": output ", sample.output_index, " after ",
-                                                     slot.tokens.size(), " tokens of which ", slot.prompt_length,
-                                                     " are the prompt"));
-    }
     Sampled sampled = sampler_.Sample(line, {.params = slot.params.get(),
                                              .tokens = slot.tokens,
                                              .prompt_length = slot.prompt_length,
                                              .counts = slot.counts.has_value() ? &*slot.counts : nullptr,
                                              .choice = slot.choice,
                                              .output_index = sample.output_index});
-    result.samples[i] = {.slot = sample.slot, .token = sampled.token, .logprobs = std::move(sampled.logprobs)};
-    PAGODA_RETURN_IF_ERROR(slots_.Append(sample.slot, slot.generation, static_cast<int>(slot.tokens.size()), sampled.token));
+    PAGODA_RETURN_IF_ERROR(Accept(plan, i, std::move(sampled), result));
   }
   return absl::OkStatus();
 }

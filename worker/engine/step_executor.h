@@ -72,6 +72,10 @@ class StepExecutor {
   absl::Status SampleRows(const StepPlan& plan, StepResult& result);
   // The rows of the step that need logits, ascending.
   std::vector<int> LogitRows(const StepPlan& plan) const;
+  bool TakesLargestOnly(const StepPlan& plan) const;
+  absl::Status UseLargest(const StepPlan& plan, std::span<const int> rows, std::span<const TokenId> tokens,
+                          StepResult& result);
+  absl::Status Accept(const StepPlan& plan, size_t sample_index, Sampled sampled, StepResult& result);
   absl::Status UseLogits(const StepPlan& plan, std::span<const int> rows, const kernels::F32View& logits,
                          StepResult& result);
   int PromptTargets(const PlanRows& rows) const;
