@@ -66,6 +66,8 @@ class CpuBackend final : public Backend {
                       F32View out) override;
   absl::Status GatedActivation(F32View gate_up, GateKind kind, Activation& out) override;
   absl::Status CopyBlocks(std::span<const BlockCopy> copies, KvCache& cache) override;
+  int host_threads() const override { return team_.threads(); }
+  void RunOnHost(int64_t tasks, const std::function<void(int, int64_t)>& body) override { team_.Run(tasks, body); }
   absl::Status Synchronize() override { return absl::OkStatus(); }
 
  private:
