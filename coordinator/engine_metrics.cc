@@ -26,7 +26,7 @@ struct EngineMetrics::State {
 
   prometheus::Gauge *running, *waiting, *blocks_used, *blocks_total, *blocks_cached, *leaked;
   prometheus::Counter *hit_tokens, *query_tokens, *preemptions, *prompt_tokens, *generation_tokens, *steps, *rows, *surplus,
-      *epochs, *refused;
+      *drafts, *draft_tokens, *accepted, *epochs, *refused;
   prometheus::Histogram *queue_time, *prefill_time, *decode_time, *step_time;
   std::array<prometheus::Counter*, 5> finished{};
 
@@ -66,6 +66,9 @@ EngineMetrics::EngineMetrics(prometheus::Registry& registry, const std::string& 
   s.steps = s.Counter("pagoda_steps_total", "Micro-batches dispatched");
   s.rows = s.Counter("pagoda_step_rows_total", "Token rows dispatched");
   s.surplus = s.Counter("pagoda_surplus_rows_total", "Token rows computed for sequences that had ended");
+  s.drafts = s.Counter("pagoda_speculation_drafts_total", "Times that a sequence's next tokens were guessed");
+  s.draft_tokens = s.Counter("pagoda_speculation_draft_tokens_total", "Tokens guessed");
+  s.accepted = s.Counter("pagoda_speculation_accepted_tokens_total", "Guessed tokens that came true");
   s.epochs = s.Counter("pagoda_epochs_total", "Assemblies of the pipeline");
   s.refused = s.Counter("pagoda_refused_requests_total", "Requests that the pipeline refused");
   s.queue_time = s.Histogram("pagoda_request_queue_seconds", "From arrival to the first scheduled row", kRequestSecondsBuckets);
@@ -117,6 +120,9 @@ void EngineMetrics::Set(const SchedulerStats& stats, int leaked_blocks) {
   add(s.steps, stats.steps, s.last.steps);
   add(s.rows, stats.rows, s.last.rows);
   add(s.surplus, stats.surplus_rows, s.last.surplus_rows);
+  add(s.drafts, stats.drafts, s.last.drafts);
+  add(s.draft_tokens, stats.draft_tokens, s.last.draft_tokens);
+  add(s.accepted, stats.accepted_draft_tokens, s.last.accepted_draft_tokens);
   s.last = stats;
 }
 

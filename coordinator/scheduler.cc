@@ -244,6 +244,7 @@ void Scheduler::LeaveWorkers(Sequence& sequence) {
   sequence.scheduled = 0;
   sequence.unread_samples = 0;
   sequence.last_sample_step = 0;
+  sequence.untold = 0;
   sequence.worker_blocks = 0;
   sequence.hashes.clear();
   sequence.offered_blocks = 0;

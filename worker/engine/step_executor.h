@@ -53,10 +53,22 @@ class StepExecutor {
   bool IsPosted(StepNumber step) const { return posted_.value() >= step.value(); }
 
  private:
+  // Logits of some of the step's rows.
+  struct LogitLines {
+    std::span<const int> rows;  // ascending
+    kernels::F32View logits;
+    std::span<const float> Of(int row) const;  // empty: not among them
+  };
   struct PendingSample {
     int slot = 0;
     uint64_t generation = 0;
     int position = 0;
+  };
+  // The rows that a sample may come to take: one, and one more for each draft.
+  struct SampleChain {
+    int next_row = 0;
+    int first_row = 0;
+    int end_row = 0;
   };
   struct PendingTokens {
     StepNumber step;
@@ -70,8 +82,12 @@ class StepExecutor {
   absl::Status SampleRows(const StepPlan& plan, StepResult& result);
   // The rows of the step that need logits, ascending.
   std::vector<int> LogitRows(const StepPlan& plan) const;
-  absl::Status UseLogits(const StepPlan& plan, std::span<const int> rows, const kernels::F32View& logits,
-                         StepResult& result);
+  absl::Status UseLogits(const StepPlan& plan, const LogitLines& lines, StepResult& result);
+  void UsePromptLogits(const PlanRows& rows, int first_row, const LogitLines& lines, PromptLogprobs& out);
+  // Goes on with the chain of one sample as far as the lines reach and the drafts come true. Runs on any thread of the backend:
+  // samples are of different slots.
+  absl::Status Sample(Sampler& sampler, const PlanSample& sample, const PlanRows& rows, const LogitLines& lines, SampleChain& chain,
+                      SampledToken& out);
   int PromptTargets(const PlanRows& rows) const;
 
   const ExecutorOptions options_;
@@ -83,7 +99,7 @@ class StepExecutor {
   Collective collective_;
   GroupExchange group_;
   SlotTable slots_;
-  Sampler sampler_;
+  std::vector<Sampler> samplers_;  // one per thread of the backend
 
   std::string operation_;
   StepNumber posted_;
@@ -92,6 +108,7 @@ class StepExecutor {
   const float* hidden_ = nullptr;                     // other stages
   std::vector<kernels::SequenceRows> sequences_;
   std::vector<int> first_row_;                        // of each of the plan's rows
+  std::vector<SampleChain> chains_;                   // of each of the plan's samples
   StepTimes times_;
 };
 

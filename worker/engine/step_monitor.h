@@ -18,6 +18,9 @@ struct StepTimes {
   int64_t group_wait_ns = 0;  // within the layers, for the other ranks of the group
   int64_t send_ns = 0;
   int rows = 0;
+  // Parts of compute_ns.
+  int64_t head_ns = 0;    // final norm and output head
+  int64_t sample_ns = 0;
 };
 
 class StepMonitor {
