@@ -1,6 +1,7 @@
 #include "coordinator/placement.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "absl/strings/str_format.h"
@@ -303,6 +304,15 @@ std::string SmallestThatFits(const ModelSizes& model, const std::vector<WorkerRe
 }
 
 }  // namespace
+
+bool WorthCuttingBy(const ModelSizes& model, const MeasuredTimes& measured, const MeasuredTimes& so_far) {
+  constexpr double kMoreThanNoise = 0.2;
+  if (measured.layer_ns <= 0 || measured.head_ns <= 0) return false;
+  const LayerWork& work = model.layer_work;
+  const double estimate = model.head_work / (work.attention_query + work.attention_kv + work.ffn);
+  const double supposed = so_far.layer_ns > 0 ? so_far.head_ns / so_far.layer_ns : estimate;
+  return std::abs(measured.head_ns / measured.layer_ns / supposed - 1) > kMoreThanNoise;
+}
 
 absl::StatusOr<KvType> ParseKvType(const std::string& text) {
   if (text.empty() || text == "f16") return KvType::kF16;

@@ -45,9 +45,13 @@ absl::StatusOr<ModelSizes> MeasureModel(const checkpoint::Checkpoint& model);
 
 // As workers measured it while they decoded: better than any estimate. 0: not measured.
 struct MeasuredTimes {
-  double layer_ns = 0;  // of a step, one layer
+  double layer_ns = 0;  // of a decoding row, one layer
   double head_ns = 0;   // with choosing tokens
 };
+
+// The head weighs against a layer so much otherwise than the cut so far supposes that layers should move. A little more or less
+// is noise, and moving layers means loading weights.
+bool WorthCuttingBy(const ModelSizes& model, const MeasuredTimes& measured, const MeasuredTimes& so_far);
 
 struct WorkerResources {
   std::string name;

@@ -175,6 +175,7 @@ class Scheduler {
   std::optional<BlockHandle> Allocate();
   int Available() const;
   int PrefillTarget(int decode_rows) const;
+  int ChunkLimit(int decode_rows) const;
   bool SharedWithASequence(const BlockHandle& block) const;
   static void Use(PlanRecord& record, const SequencePointer& sequence);
 

@@ -31,7 +31,7 @@ void StepCost::Observe(int decode_rows, int prompt_rows, int64_t compute_ns) {
     Bucket& bucket = buckets_[static_cast<size_t>(BucketOf(decode_rows))];
     Blend(bucket.rows, decode_rows);
     Blend(bucket.ns, ns);
-  } else if (prompt_rows >= 16) {
+  } else if (prompt_rows >= 8) {
     Blend(prompt_row_ns_, std::max(ns - DecodeNs(decode_rows), ns / 4) / prompt_rows);
   }
 }

@@ -53,6 +53,9 @@ WorkerProgress FromWire(const wire::Heartbeat& in) {
   progress.wait_in_us = in.wait_in_us();
   progress.send_us = in.send_us();
   progress.steps = in.steps();
+  progress.layers_us = in.layers_us();
+  progress.head_us = in.head_us();
+  progress.decode_rows = in.decode_rows();
   return progress;
 }
 

@@ -205,6 +205,9 @@ wire::WorkerMessage ToWire(const StepMonitor::Snapshot& snapshot) {
   heartbeat.set_send_us(snapshot.send_us);
   heartbeat.set_steps(snapshot.steps);
   heartbeat.set_bytes_sent(snapshot.bytes_sent);
+  heartbeat.set_layers_us(snapshot.layers_us);
+  heartbeat.set_head_us(snapshot.head_us);
+  heartbeat.set_decode_rows(snapshot.decode_rows);
   return message;
 }
 

@@ -6,6 +6,7 @@ namespace pagoda::worker {
 namespace {
 
 constexpr size_t kMaxPendingTokenSteps = 64;
+constexpr int kDecodeRows = 4;  // fewer wait for memory: their times say nothing about batches
 constexpr int kHeadRows = 32;  // of one call of Decoder::Logits
 
 // Adds the time of a scope to a sum.
@@ -62,6 +63,8 @@ absl::Status StepExecutor::Expect(const StepPlan& plan) {
 absl::Status StepExecutor::Apply(const StepPlan& plan) {
   operation_ = "apply the plan";
   times_ = {.rows = plan.TotalRows()};
+  times_.decodes = times_.rows >= kDecodeRows;
+  for (const PlanRows& rows : plan.rows) times_.decodes = times_.decodes && rows.count - static_cast<int>(rows.drafts.size()) == 1;
   if (times_.rows > options_.max_rows || static_cast<int>(plan.samples.size()) > options_.max_sample_rows) {
     return absl::InvalidArgumentError(absl::StrCat("a plan of ", times_.rows, " rows and ", plan.samples.size(),
                                                    " samples; at most ", options_.max_rows, " and ",
