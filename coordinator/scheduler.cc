@@ -325,6 +325,7 @@ SchedulerStats Scheduler::stats() const {
   stats.running = static_cast<int>(running_.size());
   stats.waiting = static_cast<int>(waiting_.size());
   stats.plans_in_flight = static_cast<int>(in_flight_.size());
+  for (const SequencePointer& sequence : running_) stats.kv_tokens += sequence->virtual_length();
   if (pool_ != nullptr) {
     stats.blocks_total = pool_->total();
     stats.blocks_used = pool_->in_use();

@@ -42,6 +42,7 @@ struct EpochSettings {
   int max_slots = 256;          // at least twice max_sequences
   int max_sample_rows = 128;
   bool prefix_caching = true;
+  bool chunked_prefill = true;  // chunks as long as those who decode can bear, by measured time
   int max_queued_requests = 2048;
 };
 
@@ -51,6 +52,7 @@ struct SchedulerStats {
   int blocks_total = 0;
   int blocks_used = 0;    // held by sequences
   int blocks_cached = 0;  // kept by the prefix cache alone
+  int64_t kv_tokens = 0;  // positions that running sequences have computed or are to compute next
   int plans_in_flight = 0;
   int64_t preemptions = 0;
   int64_t prefix_hit_tokens = 0;

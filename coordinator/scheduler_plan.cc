@@ -75,7 +75,7 @@ int Scheduler::PrefillTarget(int decode_rows) const {
 int Scheduler::ChunkLimit(int decode_rows) const {
   const double decode_ns = cost_.DecodeNs(std::max(decode_rows, 1));
   const double row_ns = cost_.PromptRowNs();
-  if (decode_ns <= 0 || row_ns <= 0) return settings_.max_step_rows;
+  if (!settings_.chunked_prefill || decode_ns <= 0 || row_ns <= 0) return settings_.max_step_rows;
   if (decode_rows == 0) return std::min(settings_.max_step_rows, kChunkOfNobody);
   const double rows = (kStepStretch - 1) * decode_ns / row_ns;
   return std::clamp(static_cast<int>(rows), std::min(kLeastChunkRows, settings_.max_step_rows), settings_.max_step_rows);

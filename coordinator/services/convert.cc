@@ -240,6 +240,7 @@ absl::StatusOr<DeploymentSpec> FromWire(const ::pagoda::v1::DeploymentSpec& in) 
   spec.max_num_batched_tokens = in.max_num_batched_tokens();
   spec.max_num_seqs = in.max_num_seqs();
   spec.disable_prefix_caching = in.disable_prefix_caching();
+  spec.disable_chunked_prefill = in.disable_chunked_prefill();
   spec.layers_per_stage.assign(in.layers_per_stage().begin(), in.layers_per_stage().end());
   spec.kv_cache_bytes = in.kv_cache_bytes();
   spec.block_size = in.block_size();
@@ -259,6 +260,7 @@ void ToWire(const DeploymentSpec& spec, ::pagoda::v1::DeploymentSpec& out) {
   out.set_max_num_batched_tokens(spec.max_num_batched_tokens);
   out.set_max_num_seqs(spec.max_num_seqs);
   out.set_disable_prefix_caching(spec.disable_prefix_caching);
+  out.set_disable_chunked_prefill(spec.disable_chunked_prefill);
   for (const int layers : spec.layers_per_stage) out.add_layers_per_stage(layers);
   out.set_kv_cache_bytes(spec.kv_cache_bytes);
   out.set_block_size(spec.block_size);
