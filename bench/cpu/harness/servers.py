@@ -122,6 +122,31 @@ def metric(text, name):
     return sum(float(value) for value in re.findall(rf"^{name}(?:{{[^}}]*}})? ([0-9.e+-]+)$", text, re.M))
 
 
+def router_alone(context, step_ms, tokens_per_step=1):
+    """The router before a fake coordinator that computes nothing: every request gets tokens without end, `tokens_per_step` at
+    a time. The server has `router`, the router's pid."""
+    key = ("router", step_ms, tokens_per_step)
+    if key not in _running:
+        folder = tempfile.mkdtemp(prefix="pagoda-bench-")
+        fake = Server([f"{context.build}/bin/fake-coordinator", "--model", context.models.default(), "--model-name", "bench",
+                       "--step-ms", str(step_ms), "--tokens-per-step", str(tokens_per_step), "--endless", "--ready-file",
+                       f"{folder}/fake"], f"{folder}/fake.log")
+        fake.wait(lambda: os.path.exists(f"{folder}/fake"))
+        address = open(f"{folder}/fake").read().split()[0]
+        server = Server([f"{context.build}/bin/pagoda-router", "--coordinators", address, "--listen", "127.0.0.1:0", "--grpc-listen",
+                         "127.0.0.1:0", "--ready-file", f"{folder}/router"], f"{folder}/router.log")
+        server.wait(lambda: os.path.exists(f"{folder}/router"))
+        listens = re.findall(r"(127\.0\.0\.1:\d+)", open(f"{folder}/router").read())
+        server.url = f"http://{listens[0]}"
+        server.wait(lambda: server.answers("/v1/models") and '"bench"' in
+                    urllib.request.urlopen(server.url + "/v1/models", timeout=2).read().decode())
+        server.router = server.process.pid
+        stop_router = server.stop
+        server.stop = lambda: (stop_router(), fake.stop())
+        _running[key] = (server, folder)
+    return _running[key][0]
+
+
 def llama_server(context, model, slots, context_tokens, flash, unified, isa="native"):
     """llama.cpp's server, all slots of one size."""
     key = ("llama", model, slots, flash, unified, isa)
