@@ -37,6 +37,8 @@ void AddClusterFlags(CLI::App& app, ClusterOptions& options) {
   app.add_option("--max-queued-requests", options.max_queued_requests, "requests that may wait, per pipeline");
   app.add_option("--block-size", options.block_size, "tokens of a KV block");
   app.add_flag("--no-enable-prefix-caching", options.no_prefix_caching, "do not share the KV of equal prefixes");
+  app.add_flag("--no-enable-chunked-prefill", options.no_chunked_prefill,
+               "do not cut prompts by measured time: whole, as far as --max-num-batched-tokens goes");
   app.add_option("--threads-per-worker", options.threads_per_worker, "default: the processors over the workers");
   app.add_option("--isa", options.isa, "instruction set: auto, scalar, avx2, avx512 or amx")
       ->check(CLI::IsMember({"auto", "scalar", "avx2", "avx512", "amx"}));

@@ -212,6 +212,7 @@ absl::Status LocalCluster::Deploy() {
   spec.set_max_num_batched_tokens(options_.max_num_batched_tokens);
   spec.set_max_num_seqs(options_.max_num_seqs);
   spec.set_disable_prefix_caching(options_.no_prefix_caching);
+  spec.set_disable_chunked_prefill(options_.no_chunked_prefill);
   spec.set_kv_cache_bytes(options_.worker_kv_bytes);
   spec.set_block_size(options_.block_size);
   spec.set_max_queued_requests(options_.max_queued_requests);

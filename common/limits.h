@@ -41,6 +41,7 @@ inline constexpr int kMaxTensorParallel = 64;
 inline constexpr int kBlockTokens = 16;                // tokens of one KV block
 inline constexpr int kMaxSlots = 1024;                 // running sequences
 inline constexpr int kMaxStepRows = 8192;              // token rows in one step
+inline constexpr int kMaxDraftTokens = 15;              // guessed for one sequence in one step
 inline constexpr int kDefaultStepRows = 256;           // --max-num-batched-tokens
 inline constexpr size_t kMaxGrpcMessageBytes = 64u << 20;
 inline constexpr size_t kBlobChunkBytes = 1u << 20;

@@ -118,8 +118,11 @@ void ClusterState::TryAssemble(PipelineRecord& pipeline, int64_t now_ns) {
   if (now_ns < pipeline.not_before_ns) return;
   const auto found = deployments_.find(pipeline.deployment);
   if (found == deployments_.end()) return;
-  const DeploymentRecord& deployment = found->second;
-  const PlacementRequest request = PlacementRequestOf(deployment.spec);
+  DeploymentRecord& deployment = found->second;
+  const ModelSizes& sizes = *deployment.model.sizes;
+  if (WorthCuttingBy(sizes, deployment.measured, deployment.cut_by)) deployment.cut_by = deployment.measured;
+  PlacementRequest request = PlacementRequestOf(deployment.spec);
+  request.measured = deployment.cut_by;
   const absl::StatusOr<int> needed = WorkersNeeded(*deployment.model.sizes, request);
   if (!needed.ok()) {
     pipeline.message = std::string(AsStd(needed.status().message()));

@@ -45,6 +45,10 @@ struct WorkerProgress {  // of a heartbeat
   int64_t wait_in_us = 0;
   int64_t send_us = 0;
   int64_t steps = 0;
+  // Of steps that decode several sequences and nothing else.
+  int64_t layers_us = 0;
+  int64_t head_us = 0;
+  int64_t decode_rows = 0;
 };
 
 enum class LoadPhase : uint8_t { kLoading, kLoaded, kLinked };
@@ -94,6 +98,8 @@ struct DeploymentRecord {
   ModelFacts model;
   bool draining = false;
   std::string message;  // an error that no retry helps
+  MeasuredTimes measured;  // by its workers so far
+  MeasuredTimes cut_by;    // those of `measured` that its layers are cut by: moved only by more than noise
 };
 
 struct PlacedStage {

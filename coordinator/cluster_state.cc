@@ -77,6 +77,24 @@ void ClusterState::Heartbeat(WorkerId id, const WorkerProgress& progress, int64_
     worker.step_ms = (wait + compute) / steps / 1000;
   }
   worker.progress = progress;
+  LearnTimes(worker);
+}
+
+// Ranks of a group have a part of each layer: their times say little about whole ones.
+void ClusterState::LearnTimes(const WorkerRecord& worker) {
+  constexpr int64_t kRowsToBelieve = 2000;
+  const auto pipeline = pipelines_.find(worker.pipeline);
+  const WorkerProgress& progress = worker.progress;
+  if (progress.decode_rows < kRowsToBelieve || pipeline == pipelines_.end() || Epoch(progress.epoch) != worker.epoch) return;
+  const auto deployment = deployments_.find(pipeline->second.deployment);
+  const std::vector<StagePlacement>& stages = pipeline->second.placement.stages;
+  if (deployment == deployments_.end() || worker.stage >= static_cast<int>(stages.size())) return;
+  const StagePlacement& stage = stages[static_cast<size_t>(worker.stage)];
+  if (stage.tensor_parallel != 1) return;
+  const double rows = static_cast<double>(progress.decode_rows);
+  MeasuredTimes& measured = deployment->second.measured;
+  measured.layer_ns = static_cast<double>(progress.layers_us) * 1000 / rows / (stage.layer_end - stage.layer_begin);
+  if (worker.stage + 1 == static_cast<int>(stages.size())) measured.head_ns = static_cast<double>(progress.head_us) * 1000 / rows;
 }
 
 void ClusterState::Loaded(WorkerId id, Epoch epoch, LoadPhase phase, double progress, int64_t weights_bytes,

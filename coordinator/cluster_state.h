@@ -75,6 +75,7 @@ class ClusterState {
   void Advance(PipelineRecord& pipeline, int64_t now_ns);
   void Disband(PipelineRecord& pipeline, const std::string& why, bool keep_weights, int64_t now_ns);
   void Remove(PipelineId pipeline, int64_t now_ns);
+  void LearnTimes(const WorkerRecord& worker);
   std::string ShardName(const PipelineRecord& pipeline, const DeploymentRecord& deployment, int stage, int rank) const;
   void Do(Action action);
 

@@ -109,6 +109,7 @@ void Coordinator::Do(const OpenEpoch& action) {
                                   .max_slots = 2 * spec.max_num_seqs,
                                   .max_sample_rows = spec.max_num_seqs,
                                   .prefix_caching = !spec.disable_prefix_caching,
+                                  .chunked_prefill = !spec.disable_chunked_prefill,
                                   .max_queued_requests = spec.max_queued_requests},
                     MakePlanTransport(std::move(ranks)));
   LogInfo("pipeline_ready", {{"pipeline", action.pipeline.value()},

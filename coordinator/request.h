@@ -33,6 +33,9 @@ struct Sampling {
   std::vector<TokenId> stop_token_ids;
   int logprobs = -1;         // -1: none
   int prompt_logprobs = -1;  // -1: none
+  // Tokens drafted from the sequence's own (prompt lookup) and verified in one step: at most so many wherever there is a
+  // guess; 0: as many as pay, measured; -1: none.
+  int speculative_tokens = 0;
 };
 
 struct ChoiceProgress {

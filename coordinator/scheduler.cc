@@ -244,6 +244,7 @@ void Scheduler::LeaveWorkers(Sequence& sequence) {
   sequence.scheduled = 0;
   sequence.unread_samples = 0;
   sequence.last_sample_step = 0;
+  sequence.untold = 0;
   sequence.worker_blocks = 0;
   sequence.hashes.clear();
   sequence.offered_blocks = 0;
@@ -324,6 +325,7 @@ SchedulerStats Scheduler::stats() const {
   stats.running = static_cast<int>(running_.size());
   stats.waiting = static_cast<int>(waiting_.size());
   stats.plans_in_flight = static_cast<int>(in_flight_.size());
+  for (const SequencePointer& sequence : running_) stats.kv_tokens += sequence->virtual_length();
   if (pool_ != nullptr) {
     stats.blocks_total = pool_->total();
     stats.blocks_used = pool_->in_use();

@@ -24,6 +24,7 @@
 #include "coordinator/prefix_cache.h"
 #include "coordinator/request.h"
 #include "coordinator/sequence.h"
+#include "coordinator/step_cost.h"
 #include "coordinator/step_plan.h"
 
 namespace pagoda::coordinator {
@@ -41,6 +42,7 @@ struct EpochSettings {
   int max_slots = 256;          // at least twice max_sequences
   int max_sample_rows = 128;
   bool prefix_caching = true;
+  bool chunked_prefill = true;  // chunks as long as those who decode can bear, by measured time
   int max_queued_requests = 2048;
 };
 
@@ -50,6 +52,7 @@ struct SchedulerStats {
   int blocks_total = 0;
   int blocks_used = 0;    // held by sequences
   int blocks_cached = 0;  // kept by the prefix cache alone
+  int64_t kv_tokens = 0;  // positions that running sequences have computed or are to compute next
   int plans_in_flight = 0;
   int64_t preemptions = 0;
   int64_t prefix_hit_tokens = 0;
@@ -60,6 +63,9 @@ struct SchedulerStats {
   int64_t rows = 0;
   int64_t surplus_rows = 0;       // computed and thrown away
   int64_t forks = 0;
+  int64_t drafts = 0;             // times that a sequence's next tokens were guessed
+  int64_t draft_tokens = 0;
+  int64_t accepted_draft_tokens = 0;
 };
 
 class Scheduler {
@@ -105,12 +111,21 @@ class Scheduler {
     int end_position = 0;  // rows up to here are done when the result is read
     int rows = 0;
     bool prompt_logprobs = false;
+    int sample = -1;       // index of the sample that tells how many of the drafts came true; -1: no drafts
+  };
+  struct SampleRecord {
+    SequencePointer sequence;
+    SlotId slot;
+    std::vector<TokenId> drafts;
   };
   struct PlanRecord {
     uint64_t step = 0;
+    int64_t dispatched_ns = 0;
+    bool found_idle = false;               // no other plan was in flight
+    int decode_rows = 0;                   // those whose logits are wanted
+    int prompt_rows = 0;
     std::vector<RowsRecord> rows;
-    std::vector<SequencePointer> samples;  // as in the plan
-    std::vector<SlotId> sample_slots;
+    std::vector<SampleRecord> samples;     // as in the plan
     std::vector<SequencePointer> users;    // each once
     std::vector<BlockHandle> held;         // sources of copies
   };
@@ -141,7 +156,9 @@ class Scheduler {
   // scheduler_result.cc
   absl::Status CheckResult(const StepResult& result) const;
   void TakePromptLogprobs(const StepResult& result, const PlanRecord& record);
-  void TakeSample(const SequencePointer& sequence, const SampledToken& sample, int64_t now_ns);
+  void TakeSample(const SampleRecord& record, const SampledToken& sample, int64_t now_ns);
+  void TakeDrafts(const RowsRecord& rows, const SampledToken& sample);
+  void LearnCost(const PlanRecord& record, const StepResult& result, int64_t now_ns);
   void OfferBlocks(Sequence& sequence, int read_end);
   void Drained(const SequencePointer& sequence);
 
@@ -151,7 +168,7 @@ class Scheduler {
   bool AdmitNext(Draft& draft, int64_t now_ns);
   bool HeldBack(const Sequence& sequence) const;
   bool TakeBlocksFor(Sequence& sequence);
-  void AddRows(Draft& draft, const SequencePointer& sequence, int count);
+  void AddRows(Draft& draft, const SequencePointer& sequence, int count, std::vector<TokenId> drafts = {});
   void AddForks(Draft& draft, const SequencePointer& leader, int rows_index, int leader_worker_blocks);
   void StartOn(Draft& draft, const SequencePointer& sequence);
   bool MakeRoom(Draft& draft, const SequencePointer& sequence);
@@ -160,8 +177,15 @@ class Scheduler {
   std::optional<BlockHandle> Allocate();
   int Available() const;
   int PrefillTarget(int decode_rows) const;
+  int ChunkLimit(int decode_rows) const;
   bool SharedWithASequence(const BlockHandle& block) const;
   static void Use(PlanRecord& record, const SequencePointer& sequence);
+
+  // scheduler_draft.cc
+  // How many tokens to guess for each of these decoding sequences; empty: nobody waits to be guessed for.
+  std::unordered_map<const Sequence*, int> PlanDrafts(const std::vector<SequencePointer>& decoding, bool prompts_pending);
+  std::vector<TokenId> DraftsOf(const Draft& draft, Sequence& sequence, int wanted);
+  int MostDrafts(const Sequence& sequence) const;
 
   EpochSettings settings_;
   bool epoch_open_ = false;
@@ -182,6 +206,8 @@ class Scheduler {
   std::vector<ChoiceOutput> outputs_;
   std::vector<Refusal> refusals_;
   SchedulerStats totals_;
+  StepCost cost_;
+  bool drafting_ = false;  // guessing paid when the last plan was made
 
   // In this order: handles in in_flight_ and sequences go before the cache, the cache before the pool.
   std::unique_ptr<BlockPool> pool_;

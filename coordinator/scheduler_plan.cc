@@ -9,6 +9,10 @@ namespace {
 
 // Below this many rows a prompt chunk wastes the pass over the weights.
 constexpr int kMinChunkRows = 64;
+// A step with a chunk may take this many times what it takes without.
+constexpr double kStepStretch = 1.9;
+constexpr int kLeastChunkRows = 16;   // whatever it costs: prompts must get on
+constexpr int kChunkOfNobody = 128;   // while nobody decodes: who comes to decode next waits for what is in flight
 
 int CeilDivide(int a, int b) { return (a + b - 1) / b; }
 
@@ -21,10 +25,12 @@ std::optional<StepPlan> Scheduler::NextPlan(int64_t now_ns) {
   draft.rows_left = settings_.max_step_rows;
   draft.samples_left = settings_.max_sample_rows;
   draft.record.step = next_step_;
+  draft.record.dispatched_ns = now_ns;
+  draft.record.found_idle = in_flight_.empty();
 
   AddDecodes(draft);
   const int decode_rows = settings_.max_step_rows - draft.rows_left;
-  int prefill_rows = std::min(draft.rows_left, PrefillTarget(decode_rows));
+  const int prefill_rows = std::min({draft.rows_left, PrefillTarget(decode_rows), ChunkLimit(decode_rows)});
   draft.rows_left = prefill_rows;
   AddPrefills(draft, prefill_rows);
   while (draft.rows_left > 0 && draft.samples_left > 0 && AdmitNext(draft, now_ns)) {
@@ -40,7 +46,10 @@ std::optional<StepPlan> Scheduler::NextPlan(int64_t now_ns) {
   // A slot that ends with this plan can start again with the next.
   free_slots_.insert(free_slots_.end(), draft.plan.ends.begin(), draft.plan.ends.end());
   ++totals_.steps;
-  totals_.rows += draft.plan.TotalRows();
+  const int rows = draft.plan.TotalRows();
+  totals_.rows += rows;
+  draft.record.decode_rows = decode_rows;
+  draft.record.prompt_rows = rows - decode_rows;
   in_flight_.push_back(std::move(draft.record));
   return std::move(draft.plan);
 }
@@ -61,13 +70,24 @@ int Scheduler::PrefillTarget(int decode_rows) const {
       even - decode_rows, std::min(kMinChunkRows, settings_.max_step_rows), settings_.max_step_rows));
 }
 
+// Rows of prompts that hold up those who decode by no more than a step of theirs: the gap between two of their tokens stays
+// within twice what it is without. From measured times; before there are any, no limit.
+int Scheduler::ChunkLimit(int decode_rows) const {
+  const double decode_ns = cost_.DecodeNs(std::max(decode_rows, 1));
+  const double row_ns = cost_.PromptRowNs();
+  if (!settings_.chunked_prefill || decode_ns <= 0 || row_ns <= 0) return settings_.max_step_rows;
+  if (decode_rows == 0) return std::min(settings_.max_step_rows, kChunkOfNobody);
+  const double rows = (kStepStretch - 1) * decode_ns / row_ns;
+  return std::clamp(static_cast<int>(rows), std::min(kLeastChunkRows, settings_.max_step_rows), settings_.max_step_rows);
+}
+
 // A sequence has one row to run: its newest token's, which a plan in flight may still have to sample (run-ahead). Those
 // whose token comes from a plan that is at least `stages` back make no stage wait; only when there are none of them (and
 // nothing else to do), one that has to wait is taken.
 void Scheduler::AddDecodes(Draft& draft) {
   std::vector<SequencePointer> ready;
   std::vector<SequencePointer> early;
-  int decoding = 0;
+  std::vector<SequencePointer> decoding;
   bool prompts_pending = !waiting_.empty();
   for (const SequencePointer& sequence : running_) {
     if (sequence->state != SequenceState::kRunning) continue;
@@ -75,8 +95,12 @@ void Scheduler::AddDecodes(Draft& draft) {
       prompts_pending = true;
       continue;
     }
-    ++decoding;
+    decoding.push_back(sequence);
+  }
+  const std::unordered_map<const Sequence*, int> drafts = PlanDrafts(decoding, prompts_pending);
+  for (const SequencePointer& sequence : decoding) {
     if (sequence->pending_rows() < 1 || sequence->unread_samples > 1) continue;
+    if (sequence->unread_samples > 0 && drafts.contains(sequence.get())) continue;
     // What is in flight will end it: no row beyond.
     if (sequence->output_count() + sequence->unread_samples >= OutputLimit(*sequence)) continue;
     const bool waits = sequence->unread_samples > 0 &&
@@ -87,14 +111,19 @@ void Scheduler::AddDecodes(Draft& draft) {
   std::stable_sort(chosen.begin(), chosen.end(), [](const SequencePointer& a, const SequencePointer& b) {
     return a->last_sample_step < b->last_sample_step;
   });
-  int quota = std::min(CeilDivide(decoding, settings_.stages), draft.samples_left);
+  int quota = std::min(CeilDivide(static_cast<int>(decoding.size()), settings_.stages), draft.samples_left);
   const int reserved = prompts_pending ? std::max(1, settings_.max_step_rows / 8) : 0;
   quota = std::min(quota, std::max(1, draft.rows_left - reserved));
   if (static_cast<int>(chosen.size()) > quota) chosen.resize(static_cast<size_t>(quota));
   std::sort(chosen.begin(), chosen.end(), SequenceOrder());
+  int others = static_cast<int>(chosen.size());
   for (const SequencePointer& sequence : chosen) {
+    --others;
     if (draft.samples_left == 0) return;  // a first token may have taken more, for its forks
-    if (sequence->state == SequenceState::kRunning && MakeRoom(draft, sequence)) AddRows(draft, sequence, 1);
+    if (sequence->state != SequenceState::kRunning || !MakeRoom(draft, sequence)) continue;
+    const auto wanted = drafts.find(sequence.get());
+    const int guesses = wanted == drafts.end() ? 0 : std::min(wanted->second, draft.rows_left - 1 - others - reserved);
+    AddRows(draft, sequence, 1, DraftsOf(draft, *sequence, guesses));
   }
 }
 
@@ -202,12 +231,18 @@ void Scheduler::Use(PlanRecord& record, const SequencePointer& sequence) {
   ++sequence->in_flight;
 }
 
-// The next `count` positions of the sequence; samples when they reach its end. Its blocks are there.
-void Scheduler::AddRows(Draft& draft, const SequencePointer& sequence, int count) {
+// The next `count` positions of the sequence, and guesses beyond; samples when they reach its end. Its blocks are there.
+void Scheduler::AddRows(Draft& draft, const SequencePointer& sequence, int count, std::vector<TokenId> drafts) {
   PlanRows rows;
   rows.slot = sequence->slot;
   rows.first_position = sequence->scheduled;
+  const bool samples = sequence->scheduled + count == sequence->virtual_length();
+  PAGODA_CHECK(samples || drafts.empty());
+  count += static_cast<int>(drafts.size());
   rows.count = count;
+  rows.drafts = drafts;
+  rows.accepted.assign(sequence->tokens.end() - sequence->untold, sequence->tokens.end());
+  sequence->untold = 0;
   const int end = sequence->scheduled + count;
   const int blocks_needed = CeilDivide(end, settings_.block_tokens);
   const int leader_worker_blocks = sequence->worker_blocks;
@@ -223,8 +258,8 @@ void Scheduler::AddRows(Draft& draft, const SequencePointer& sequence, int count
   }
   rows.prompt_logprobs = sequence->wants_prompt_logprobs && sequence->scheduled < sequence->request->prompt_length - 1;
   const int rows_index = static_cast<int>(draft.plan.rows.size());
-  const bool samples = end == sequence->virtual_length();
-  draft.record.rows.push_back({sequence, end, count, rows.prompt_logprobs});
+  draft.record.rows.push_back({sequence, end, count, rows.prompt_logprobs,
+                               drafts.empty() ? -1 : static_cast<int>(draft.record.samples.size())});
   draft.plan.rows.push_back(std::move(rows));
   draft.rows_left -= count;
   sequence->scheduled = end;
@@ -232,8 +267,11 @@ void Scheduler::AddRows(Draft& draft, const SequencePointer& sequence, int count
   if (!samples) return;
   const bool first_output = sequence->fresh() && sequence->unread_samples == 0;
   draft.plan.samples.push_back({rows_index, sequence->slot, sequence->virtual_length() - sequence->request->prompt_length});
-  draft.record.samples.push_back(sequence);
-  draft.record.sample_slots.push_back(sequence->slot);
+  if (!drafts.empty()) {
+    ++totals_.drafts;
+    totals_.draft_tokens += static_cast<int64_t>(drafts.size());
+  }
+  draft.record.samples.push_back({sequence, sequence->slot, std::move(drafts)});
   --draft.samples_left;
   if (first_output) AddForks(draft, sequence, rows_index, leader_worker_blocks);
   ++sequence->unread_samples;
@@ -269,8 +307,7 @@ void Scheduler::AddForks(Draft& draft, const SequencePointer& leader, int rows_i
                                  .sampling = nullptr,
                                  .fork_of = leader->slot.value() + 1});
     draft.plan.samples.push_back({rows_index, sequence->slot, 0});
-    draft.record.samples.push_back(sequence);
-    draft.record.sample_slots.push_back(sequence->slot);
+    draft.record.samples.push_back({sequence, sequence->slot, {}});
     --draft.samples_left;
     Use(draft.record, sequence);
     ++sequence->unread_samples;

@@ -8,6 +8,7 @@
 
 #include "common/block_hash.h"
 #include "coordinator/block_pool.h"
+#include "coordinator/ngram_drafter.h"
 #include "coordinator/request.h"
 
 namespace pagoda::coordinator {
@@ -49,6 +50,7 @@ struct Sequence {
   int unread_samples = 0;  // tokens sampled by plans in flight
   int in_flight = 0;       // plans in flight that have rows or samples of it
   uint64_t last_sample_step = 0;
+  int untold = 0;  // of its last tokens: verified drafts, which stage 0 hears of with the next rows
   std::vector<BlockHandle> blocks;
   int worker_blocks = 0;             // how many of them the workers' table has
   std::vector<BlockHash> hashes;     // chain over full blocks of tokens, as far as computed
@@ -59,6 +61,7 @@ struct Sequence {
   int64_t first_token_ns = 0;
   bool wants_prompt_logprobs = false;
   std::vector<PositionLogprobs> prompt_logprobs;
+  std::unique_ptr<NgramDrafter> drafter;  // made when there is time to draft
 
   int length() const { return static_cast<int>(tokens.size()); }
   int output_count() const { return length() - request->prompt_length; }

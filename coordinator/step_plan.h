@@ -39,6 +39,8 @@ struct PlanRows {
   std::vector<BlockId> new_blocks;
   std::vector<ReplaceBlock> replace_blocks;
   bool prompt_logprobs = false;
+  std::vector<TokenId> accepted;  // verified drafts of an earlier step, up to the last known token's position
+  std::vector<TokenId> drafts;    // tokens of the last rows, guessed
 };
 
 struct PlanSample {
@@ -67,6 +69,12 @@ struct SampledToken {
   SlotId slot;
   TokenId token = 0;
   PositionLogprobs logprobs;
+  // After a draft that came true: the token that its row gave, and so on.
+  struct Further {
+    TokenId token = 0;
+    PositionLogprobs logprobs;
+  };
+  std::vector<Further> further;
 };
 
 struct PromptLogprobs {

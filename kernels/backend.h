@@ -9,6 +9,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string_view>
@@ -229,6 +230,11 @@ class Backend {
   };
   // All layers, K and V. Copies do not overlap.
   virtual absl::Status CopyBlocks(std::span<const BlockCopy> copies, KvCache& cache) = 0;
+
+  // Host work beside the operations (sampling): body(thread, task) for every task in [0, tasks), each on one of
+  // host_threads() threads; returns when all are done.
+  virtual int host_threads() const = 0;
+  virtual void RunOnHost(int64_t tasks, const std::function<void(int thread, int64_t task)>& body) = 0;
 
   virtual absl::Status Synchronize() = 0;
 };

@@ -56,6 +56,7 @@ void FillSampling(const SettledSampling& from, bool want_prompt_logprobs,
   to->mutable_stop_token_ids()->Add(from.stop_token_ids.begin(), from.stop_token_ids.end());
   to->set_logprobs(from.logprobs);
   to->set_prompt_logprobs(want_prompt_logprobs ? from.prompt_logprobs : -1);
+  to->set_speculative_tokens(from.speculative_tokens);
 }
 
 }  // namespace

@@ -44,6 +44,7 @@ struct GenerationFields {
   bool include_stop_in_output = false;
   bool skip_special_tokens = true;
   std::optional<int64_t> logprobs, prompt_logprobs;
+  std::optional<int64_t> num_speculative_tokens;
   std::string cache_salt;
   bool bypass_prefix_cache = false;
 };
@@ -68,6 +69,7 @@ struct SettledSampling {
   std::vector<TokenId> stop_token_ids;  // with the model's own unless ignore_eos
   int logprobs = -1;                    // -1: none
   int prompt_logprobs = -1;
+  int speculative_tokens = 0;  // guessed at a time; 0: as many as pay, -1: none
 };
 
 struct GenerationRequest {

@@ -27,6 +27,7 @@ absl::Status CheckSampling(const wire::SettledSampling& in) {
   PAGODA_RETURN_IF_ERROR(CheckNumber("prompt_logprobs", in.prompt_logprobs(), -1, limits::kMaxPromptLogprobs));
   PAGODA_RETURN_IF_ERROR(CheckNumber("max_tokens", in.max_tokens(), 1, limits::kMaxTotalNewTokens));
   PAGODA_RETURN_IF_ERROR(CheckNumber("min_tokens", in.min_tokens(), 0, limits::kMaxTotalNewTokens));
+  PAGODA_RETURN_IF_ERROR(CheckNumber("speculative_tokens", in.speculative_tokens(), -1, limits::kMaxDraftTokens));
   PAGODA_RETURN_IF_ERROR(CheckNumber("number of logit_bias", in.logit_bias_size(), 0, limits::kMaxLogitBias));
   PAGODA_RETURN_IF_ERROR(CheckNumber("number of bad_words", in.bad_words_size(), 0, limits::kMaxBadWords));
   // The router adds the model's own end tokens to the client's.
@@ -57,6 +58,7 @@ Sampling SamplingOf(const wire::SettledSampling& in) {
   out.stop_token_ids.assign(in.stop_token_ids().begin(), in.stop_token_ids().end());
   out.logprobs = in.logprobs();
   out.prompt_logprobs = in.prompt_logprobs();
+  out.speculative_tokens = in.speculative_tokens();
   return out;
 }
 
@@ -166,6 +168,7 @@ void ToWire(const Sampling& sampling, wire::SettledSampling& out) {
   for (const TokenId token : sampling.stop_token_ids) out.add_stop_token_ids(token);
   out.set_logprobs(sampling.logprobs);
   out.set_prompt_logprobs(sampling.prompt_logprobs);
+  out.set_speculative_tokens(sampling.speculative_tokens);
 }
 
 void ToWire(const StepTokens& head, std::span<ChoiceOutput* const> outputs, wire::StepTokens& out) {
@@ -237,6 +240,7 @@ absl::StatusOr<DeploymentSpec> FromWire(const ::pagoda::v1::DeploymentSpec& in) 
   spec.max_num_batched_tokens = in.max_num_batched_tokens();
   spec.max_num_seqs = in.max_num_seqs();
   spec.disable_prefix_caching = in.disable_prefix_caching();
+  spec.disable_chunked_prefill = in.disable_chunked_prefill();
   spec.layers_per_stage.assign(in.layers_per_stage().begin(), in.layers_per_stage().end());
   spec.kv_cache_bytes = in.kv_cache_bytes();
   spec.block_size = in.block_size();
@@ -256,6 +260,7 @@ void ToWire(const DeploymentSpec& spec, ::pagoda::v1::DeploymentSpec& out) {
   out.set_max_num_batched_tokens(spec.max_num_batched_tokens);
   out.set_max_num_seqs(spec.max_num_seqs);
   out.set_disable_prefix_caching(spec.disable_prefix_caching);
+  out.set_disable_chunked_prefill(spec.disable_chunked_prefill);
   for (const int layers : spec.layers_per_stage) out.add_layers_per_stage(layers);
   out.set_kv_cache_bytes(spec.kv_cache_bytes);
   out.set_block_size(spec.block_size);

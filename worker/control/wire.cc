@@ -123,7 +123,9 @@ StepPlan FromWire(const wire::StepPlan& message) {
                  .first_position = rows.first_position(),
                  .count = rows.count(),
                  .new_blocks = {rows.new_blocks().begin(), rows.new_blocks().end()},
-                 .prompt_logprobs = rows.prompt_logprobs()};
+                 .prompt_logprobs = rows.prompt_logprobs(),
+                 .accepted = {rows.accepted().begin(), rows.accepted().end()},
+                 .drafts = {rows.drafts().begin(), rows.drafts().end()}};
     for (const wire::ReplaceBlock& replace : rows.replace_blocks()) {
       out.replace_blocks.push_back({replace.index(), replace.block()});
     }
@@ -176,6 +178,11 @@ wire::WorkerMessage ToWire(const StepResult& result) {
     token.set_slot(sample.slot);
     token.set_token_id(sample.token);
     if (!sample.logprobs.empty()) FillPosition(sample.logprobs, *token.mutable_logprobs());
+    for (const SampledToken::Further& further : sample.further) {
+      wire::FurtherToken& next = *token.add_further();
+      next.set_token_id(further.token);
+      if (!further.logprobs.empty()) FillPosition(further.logprobs, *next.mutable_logprobs());
+    }
   }
   for (const PromptLogprobs& prompt : result.prompt_logprobs) {
     wire::PromptLogprobs& entry = *out.add_prompt_logprobs();
@@ -199,6 +206,9 @@ wire::WorkerMessage ToWire(const StepMonitor::Snapshot& snapshot) {
   heartbeat.set_send_us(snapshot.send_us);
   heartbeat.set_steps(snapshot.steps);
   heartbeat.set_bytes_sent(snapshot.bytes_sent);
+  heartbeat.set_layers_us(snapshot.layers_us);
+  heartbeat.set_head_us(snapshot.head_us);
+  heartbeat.set_decode_rows(snapshot.decode_rows);
   return message;
 }
 

@@ -55,10 +55,22 @@ class StepExecutor {
   bool IsPosted(StepNumber step) const { return posted_.value() >= step.value(); }
 
  private:
+  // Logits of some of the step's rows.
+  struct LogitLines {
+    std::span<const int> rows;  // ascending
+    kernels::F32View logits;
+    std::span<const float> Of(int row) const;  // empty: not among them
+  };
   struct PendingSample {
     int slot = 0;
     uint64_t generation = 0;
     int position = 0;
+  };
+  // The rows that a sample may come to take: one, and one more for each draft.
+  struct SampleChain {
+    int next_row = 0;
+    int first_row = 0;
+    int end_row = 0;
   };
   struct PendingTokens {
     StepNumber step;
@@ -75,9 +87,13 @@ class StepExecutor {
   bool TakesLargestOnly(const StepPlan& plan) const;
   absl::Status UseLargest(const StepPlan& plan, std::span<const int> rows, std::span<const TokenId> tokens,
                           StepResult& result);
-  absl::Status Accept(const StepPlan& plan, size_t sample_index, Sampled sampled, StepResult& result);
-  absl::Status UseLogits(const StepPlan& plan, std::span<const int> rows, const kernels::F32View& logits,
-                         StepResult& result);
+  static absl::Status CheckOutputIndex(int slot_number, const SlotTable::Slot& slot, int output_index);
+  absl::Status UseLogits(const StepPlan& plan, const LogitLines& lines, StepResult& result);
+  void UsePromptLogits(const PlanRows& rows, int first_row, const LogitLines& lines, PromptLogprobs& out);
+  // Goes on with the chain of one sample as far as the lines reach and the drafts come true. Runs on any thread of the backend:
+  // samples are of different slots.
+  absl::Status Sample(Sampler& sampler, const PlanSample& sample, const PlanRows& rows, const LogitLines& lines, SampleChain& chain,
+                      SampledToken& out);
   int PromptTargets(const PlanRows& rows) const;
 
   const ExecutorOptions options_;
@@ -89,7 +105,7 @@ class StepExecutor {
   Collective collective_;
   GroupExchange group_;
   SlotTable slots_;
-  Sampler sampler_;
+  std::vector<Sampler> samplers_;  // one per thread of the backend
 
   std::string operation_;
   StepNumber posted_;
@@ -98,6 +114,7 @@ class StepExecutor {
   const float* hidden_ = nullptr;                     // other stages
   std::vector<kernels::SequenceRows> sequences_;
   std::vector<int> first_row_;                        // of each of the plan's rows
+  std::vector<SampleChain> chains_;                   // of each of the plan's samples
   StepTimes times_;
 };
 

@@ -39,6 +39,9 @@ struct PlanRows {
   std::vector<int32_t> new_blocks;
   std::vector<ReplaceBlock> replace_blocks;
   bool prompt_logprobs = false;
+  std::vector<TokenId> accepted;
+  std::vector<TokenId> drafts;
+  int known_end() const { return first_position + count - static_cast<int>(drafts.size()); }  // where the drafts begin
 };
 
 struct PlanSample {
@@ -67,6 +70,11 @@ struct SampledToken {
   int slot = 0;
   TokenId token = 0;
   Logprobs logprobs;
+  struct Further {
+    TokenId token = 0;
+    Logprobs logprobs;
+  };
+  std::vector<Further> further;
 };
 
 struct PromptLogprobs {

@@ -48,6 +48,7 @@ class Decoder {
   absl::Status CopyBlocks(std::span<const kernels::Backend::BlockCopy> copies);
 
   const Shard& shard() const { return *shard_; }
+  kernels::Backend& backend() { return backend_; }
   int64_t kv_bytes() const { return static_cast<int64_t>(kv_->bytes()); }
   int64_t workspace_bytes() const { return workspace_bytes_; }
 
