@@ -83,6 +83,8 @@ void Coordinator::PublishSnapshot() {
 void Coordinator::View(std::function<void(ClusterView)> done) {
   const bool posted = Post([this, done] {
     ClusterView view;
+    view.leads = leading_.load();
+    view.leader_address = leader_address();
     view.now_ns = NowNs();
     for (const auto& [name, deployment] : state_.deployments()) view.deployments.push_back(deployment);
     for (const auto& [id, worker] : state_.workers()) view.workers.push_back(worker);

@@ -33,8 +33,10 @@ struct EngineOptions {
   std::string deployment;
   int max_queued_requests = 2048;
   int64_t step_deadline_ns = 30'000'000'000;
+  int64_t canary_every_ns = 10'000'000'000;  // a step through an idle pipeline, to see that it still works; 0: none
   // Both are called on the engine's thread.
-  std::function<void(Epoch, const std::string&)> epoch_failed;
+  // The step that gave no result in time; 0: it failed for another reason.
+  std::function<void(Epoch, StepNumber, const std::string&)> epoch_failed;
   std::function<void()> drained;
 };
 
@@ -89,6 +91,7 @@ class PipelineEngine {
   void Refuse(const Request& request, const std::string& why);
   void HandleResult(const StepResult& result, int64_t now_ns);
   void CheckStepDeadline(int64_t now_ns);
+  void SendCanary(int64_t now_ns);
   void FailEpoch(const std::string& why);
   int64_t WaitNs(int64_t now_ns) const;
   bool Push(Event event);
@@ -111,7 +114,10 @@ class PipelineEngine {
   bool stopping_ = false;
   bool told_drained_ = false;
   std::deque<std::pair<uint64_t, int64_t>> dispatched_;  // step, when
-  double mean_step_ns_ = 0;
+  int64_t worked_ns_ = 0;       // when there was last something to do
+  uint64_t canaries_ = 0;
+  double slowest_step_ns_ = 0;  // of late; 0: none yet
+  uint64_t stalled_step_ = 0;
 
   mutable Mutex status_mutex_;
   EngineStatus status_ ABSL_GUARDED_BY(status_mutex_);

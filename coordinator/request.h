@@ -55,6 +55,7 @@ struct Request {
   bool bypass_prefix_cache = false;
   int64_t deadline_ns = 0;  // absolute, of the caller's clock; 0: none
   std::string client_request_id;
+  bool canary = false;  // the engine's own, to see that an idle pipeline still works: not counted as traffic
 };
 
 struct TokenLogprob {

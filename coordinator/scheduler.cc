@@ -24,10 +24,16 @@ void Scheduler::BeginEpoch(const EpochSettings& settings) {
   cache_ = std::make_unique<PrefixCache>(*pool_);
   free_slots_.clear();
   pending_ends_.clear();
+  pending_starts_.clear();
+  pending_names_.clear();
+  early_.clear();
+  rebuilds_in_flight_ = 0;
+  last_read_step_ = 0;
   for (int slot = settings.max_slots - 1; slot >= 0; --slot) free_slots_.push_back(SlotId(slot));
   next_step_ = 1;
   epoch_open_ = true;
   ever_open_ = true;
+  RestoreBlocks();
   // A shorter context than before: what no longer fits cannot go on.
   std::vector<SequencePointer> too_long;
   for (const SequencePointer& sequence : waiting_) {
@@ -51,6 +57,8 @@ void Scheduler::EndEpoch() {
     }
   }
   in_flight_.clear();
+  rebuilds_.clear();
+  partial_.clear();
   copy_sources_.clear();
   finished_in_flight_ = 0;
   draining_ = 0;
@@ -58,6 +66,7 @@ void Scheduler::EndEpoch() {
   for (const SequencePointer& sequence : running) {
     LeaveWorkers(*sequence);
     sequence->state = SequenceState::kWaiting;
+    sequence->resumed = true;
     waiting_.insert(sequence);
   }
   cache_.reset();
@@ -137,6 +146,7 @@ void Scheduler::Accept(Request request, int64_t now_ns) {
   state->deadline_ns = request.deadline_ns;
   state->cache_salt = std::move(request.cache_salt);
   state->bypass_prefix_cache = request.bypass_prefix_cache;
+  state->canary = request.canary;
   state->sampling = std::make_shared<const Sampling>(std::move(request.sampling));
   if (state->deadline_ns > 0) deadlines_.insert(state->deadline_ns);
   LiveRequest live{.state = state, .sequences = {}};
@@ -148,7 +158,8 @@ void Scheduler::Accept(Request request, int64_t now_ns) {
     sequence->tokens = request.prompt;
     sequence->tokens.insert(sequence->tokens.end(), request.choices[i].tokens.begin(), request.choices[i].tokens.end());
     sequence->wants_prompt_logprobs = i == 0 && sequence->fresh() && state->sampling->prompt_logprobs >= 0;
-    state->started = state->started || !sequence->fresh();
+    sequence->resumed = !sequence->fresh();
+    state->started = state->started || sequence->resumed;
     live.sequences.push_back(sequence);
   }
   state->unfinished = static_cast<int>(live.sequences.size());

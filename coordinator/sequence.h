@@ -25,6 +25,7 @@ struct RequestState {
   int64_t deadline_ns = 0;
   std::string cache_salt;
   bool bypass_prefix_cache = false;
+  bool canary = false;
   bool started = false;  // something of it ran or was emitted: too late for a refusal
   std::shared_ptr<const Sampling> sampling;
   int unfinished = 0;    // choices
@@ -42,6 +43,7 @@ struct Sequence {
   int choice = 0;
   SequenceState state = SequenceState::kWaiting;
   std::vector<TokenId> tokens;  // prompt, then output: all that is known
+  bool resumed = false;         // it ran before in another epoch or elsewhere: what it computes again is counted
   int stop_count = -1;          // the router found a stop string: no more than so many output tokens
 
   // Of the run that it is in; reset when it leaves the workers.

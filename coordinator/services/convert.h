@@ -26,6 +26,7 @@ void ToWire(const Snapshot& snapshot, wire::Snapshot& out);
 
 WorkerInfo FromWire(const wire::Register& registration);
 WorkerProgress FromWire(const wire::Heartbeat& heartbeat);
+LoadDetails FromWire(const wire::LoadState& state);
 StepResult FromWire(wire::StepResult& result);
 void ToWire(const StepPlan& plan, wire::StepPlan& out);
 void ToWire(const Assignment& assignment, wire::Assignment& out);

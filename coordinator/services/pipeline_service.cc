@@ -17,6 +17,15 @@ class RouterStream final : public BidiStream<wire::RouterMessage, wire::Coordina
   RouterStream(grpc::CallbackServerContext* context, Coordinator& coordinator)
       : BidiStream(context), coordinator_(coordinator) {}
 
+  void SendHello(bool leads, const std::string& leader_address) override {
+    wire::CoordinatorMessage message;
+    message.mutable_hello()->set_coordinator(coordinator_.options().name);
+    message.mutable_hello()->set_protocol(kProtocol);
+    message.mutable_hello()->set_version(PAGODA_VERSION);
+    message.mutable_hello()->set_leader(leads);
+    message.mutable_hello()->set_leader_address(leader_address);
+    Send(std::move(message));
+  }
   void SendTokens(const StepTokens& head, std::span<ChoiceOutput* const> outputs) override {
     wire::CoordinatorMessage message;
     ToWire(head, outputs, *message.mutable_tokens());
@@ -60,12 +69,6 @@ class RouterStream final : public BidiStream<wire::RouterMessage, wire::Coordina
     if (greeted_) return;
     greeted_ = true;
     LogInfo("router_joined", {{"router", hello.router()}, {"version", hello.version()}});
-    wire::CoordinatorMessage message;
-    message.mutable_hello()->set_coordinator(coordinator_.options().name);
-    message.mutable_hello()->set_protocol(kProtocol);
-    message.mutable_hello()->set_version(PAGODA_VERSION);
-    message.mutable_hello()->set_leader(true);
-    Send(std::move(message));
     id_ = coordinator_.RouterJoined(std::static_pointer_cast<RouterStream>(shared_from_this()));
   }
 

@@ -111,6 +111,14 @@ int RankLog::steps() const {
   return steps_;
 }
 
+std::vector<KvRecord::Held> RankLog::held(Epoch epoch) const {
+  absl::MutexLock lock(&mutex_);
+  for (const LoadReport& load : loads_) {
+    if (load.epoch == epoch && load.phase == LoadPhase::kLoaded) return load.held;
+  }
+  return {};
+}
+
 LoadReport RankLog::last_load() const {
   MutexLock lock(&mutex_);
   return loads_.empty() ? LoadReport{} : loads_.back();
@@ -119,17 +127,28 @@ LoadReport RankLog::last_load() const {
 EngineRig::EngineRig(const RigOptions& options) : options_(options) {
   for (size_t stage = 0; stage < options_.stages.size(); ++stage) {
     for (int rank = 0; rank < options_.stages[stage].tensor_parallel; ++rank) {
-      absl::StatusOr<std::unique_ptr<kernels::Backend>> backend =
-          kernels::MakeCpuBackend({.threads = options_.threads, .isa = options_.isa});
-      PAGODA_CHECK(backend.ok(), "", std::string(backend.status().message()));
       peers_.push_back({.stage = static_cast<int>(stage), .rank = rank});
       logs_.push_back(std::make_unique<RankLog>());
-      engines_.push_back(std::make_unique<Engine>(EngineOptions{.backend = *std::move(backend),
-                                                                .transport = hub_.Make(),
-                                                                .open_model = OpenPath(),
-                                                                .sink = logs_.back().get()}));
+      engines_.push_back(MakeEngine(*logs_.back()));
     }
   }
+}
+
+std::unique_ptr<Engine> EngineRig::MakeEngine(RankLog& log) {
+  absl::StatusOr<std::unique_ptr<kernels::Backend>> backend =
+      kernels::MakeCpuBackend({.threads = options_.threads, .isa = options_.isa});
+  PAGODA_CHECK(backend.ok(), "", std::string(backend.status().message()));
+  return std::make_unique<Engine>(EngineOptions{.backend = *std::move(backend),
+                                                .transport = hub_.Make(),
+                                                .open_model = OpenPath(),
+                                                .replay_bytes = options_.replay_bytes,
+                                                .sink = &log});
+}
+
+void EngineRig::Replace(size_t index) {
+  engines_[index] = nullptr;  // before its log
+  logs_[index] = std::make_unique<RankLog>();
+  engines_[index] = MakeEngine(*logs_[index]);
 }
 
 EngineRig::~EngineRig() = default;
