@@ -138,7 +138,7 @@ struct SendRelease { WorkerId worker; Epoch epoch; bool keep_weights = false; };
 struct CloseWorker { WorkerId worker; std::string why; };
 struct CreatePipeline { PipelineId pipeline; std::string deployment; };
 struct OpenEpoch { PipelineId pipeline; Epoch epoch; };               // ready: give it work
-struct CloseEpoch { PipelineId pipeline; Epoch epoch; std::string why; };
+struct CloseEpoch { PipelineId pipeline; Epoch epoch; std::string why; bool planned = false; };  // planned: nobody failed
 struct StopPipeline { PipelineId pipeline; bool draining = false; };  // draining: finish what it has, then tell; else now
 using Action = std::variant<SaveEpoch, SavePipeline, ForgetPipeline, SendAssignment, SendLinkUp, SendRelease, CloseWorker,
                             CreatePipeline, OpenEpoch, CloseEpoch, StopPipeline>;

@@ -19,6 +19,7 @@
 #include "coordinator/links.h"
 #include "coordinator/model_catalog.h"
 #include "coordinator/pipeline_engine.h"
+#include "coordinator/resume_table.h"
 #include "coordinator/store/store.h"
 
 namespace prometheus {
@@ -33,6 +34,7 @@ struct CoordinatorOptions {
   int lease_ms = 3000;
   int step_deadline_ms = 30000;
   std::string pulse_file;  // touched while the control thread and all engines go round; empty: none
+  uint32_t announced_protocol = ~0u;  // to routers, at most; for tests of two versions together
 };
 
 // What Admin shows of the cluster.
@@ -77,9 +79,11 @@ class Coordinator {
   RouterId RouterJoined(std::shared_ptr<RouterLink> link);
   void RouterGone(RouterId router);
   // Answers through the router's link when it is refused.
-  void Submit(PipelineId pipeline, Request request, RouterLink& link);
+  void Submit(PipelineId pipeline, Request request, ResumeTable::Label label, RouterLink& link);
   void Cancel(RequestId request);
   void StopChoice(RequestId request, int choice, int count);
+  // What is known of a client's stream, for the router that it came back to; whoever still generates for it is stopped.
+  std::vector<ResumeTable::Part> TakeOver(const std::string& tenant, const std::string& resume_id);
 
   using Done = std::function<void(absl::Status)>;
   void Apply(DeploymentSpec spec, ModelFacts model, Done done);
@@ -121,6 +125,7 @@ class Coordinator {
   void EndDrainsThatTookTooLong(int64_t now_ns);
   void MeasureRates(int64_t now_ns);
   void CountWorkers();
+  void CountResumable(int64_t now_ns);
   WorkerLink* LinkOf(WorkerId worker) const;
   WorkerId IdOf(const WorkerLink* link) const;
   std::shared_ptr<PipelineEngine> FindEngine(PipelineId pipeline) const;
@@ -130,6 +135,7 @@ class Coordinator {
   const std::shared_ptr<ModelCatalog> catalog_;
   const std::shared_ptr<prometheus::Registry> registry_;
   const std::shared_ptr<RouterDirectory> routers_ = std::make_shared<RouterDirectory>();
+  const std::shared_ptr<SharedResumeTable> resumable_ = std::make_shared<SharedResumeTable>();
   BoundedQueue<std::function<void()>> inbox_;
   std::atomic<bool> refusing_{false};
   std::atomic<bool> stopping_{false};

@@ -70,6 +70,7 @@ void Coordinator::Do(const CreatePipeline& action) {
                         .deployment = action.deployment,
                         .max_queued_requests = deployment.spec.max_queued_requests,
                         .step_deadline_ns = options_.step_deadline_ms * kNsPerMs,
+                        .resumable = resumable_,
                         .epoch_failed = {},
                         .drained = {}};
   const PipelineId id = action.pipeline;
@@ -121,7 +122,7 @@ void Coordinator::Do(const OpenEpoch& action) {
 
 void Coordinator::Do(const CloseEpoch& action) {
   LogWarning("epoch_ended", {{"pipeline", action.pipeline.value()}, {"epoch", action.epoch.value()}, {"why", action.why}});
-  if (const auto engine = FindEngine(action.pipeline)) engine->CloseEpoch(action.epoch);
+  if (const auto engine = FindEngine(action.pipeline)) engine->CloseEpoch(action.epoch, action.planned ? EpochEnd::kPlanned : EpochEnd::kLost);
   snapshot_due_ = true;
 }
 

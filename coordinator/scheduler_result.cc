@@ -8,6 +8,7 @@ namespace pagoda::coordinator {
 
 absl::Status Scheduler::OnResult(const StepResult& result, int64_t now_ns) {
   if (!epoch_open_ || result.epoch != settings_.epoch) return absl::OkStatus();  // of another life
+  now_ns_ = now_ns;
   PAGODA_RETURN_IF_ERROR(CheckResult(result));
   PlanRecord record = std::move(in_flight_.front());
   in_flight_.pop_front();
@@ -96,6 +97,7 @@ void Scheduler::TakeSample(const SequencePointer& sequence, const SampledToken& 
     Finish(sequence, reason, "", &output);
   }
   outputs_.push_back(std::move(output));
+  AfterTrialToken(*sequence);
 }
 
 // Blocks whose rows are all computed enter the prefix cache.

@@ -30,9 +30,9 @@ constexpr std::array kCodes = {200, 400, 404, 405, 408, 413, 415,
                                429, 431, 499, 500, 501, 503, 504};
 constexpr std::array kRejectReasons = {"invalid",    "too_large",   "queue_full",
                                        "overloaded", "no_pipeline", "not_found",
-                                       "draining",   "connections", "deadline"};
-constexpr std::array kCutReasons = {"client_gone", "slow_reader", "shutdown"};
-constexpr std::array kRetryReasons = {"coordinator_lost", "pipeline_lost", "refused", "gap"};
+                                       "draining",   "connections", "deadline", "quarantined"};
+constexpr std::array kCutReasons = {"client_gone", "slow_reader", "shutdown", "handed_over"};
+constexpr std::array kRetryReasons = {"coordinator_lost", "pipeline_lost", "refused", "gap", "resumed"};
 
 Counter* Find(const std::map<std::string, Counter*, std::less<>>& counters, std::string_view name) {
   const auto found = counters.find(name);
