@@ -73,7 +73,8 @@ class Coordinator {
                     int64_t kv_bytes);
   void WorkerLeft(std::shared_ptr<WorkerLink> link, Epoch epoch);
   void WorkerFault(std::shared_ptr<WorkerLink> link, Epoch epoch, std::string what);
-  void WorkerGone(std::shared_ptr<WorkerLink> link);
+  // `planned`: it was told to stop, and said so.
+  void WorkerGone(std::shared_ptr<WorkerLink> link, bool planned);
 
   // Of a router's stream. It gets a snapshot at once.
   RouterId RouterJoined(std::shared_ptr<RouterLink> link);

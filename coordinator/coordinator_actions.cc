@@ -121,7 +121,10 @@ void Coordinator::Do(const OpenEpoch& action) {
 }
 
 void Coordinator::Do(const CloseEpoch& action) {
-  LogWarning("epoch_ended", {{"pipeline", action.pipeline.value()}, {"epoch", action.epoch.value()}, {"why", action.why}});
+  LogWarning("epoch_ended", {{"pipeline", action.pipeline.value()},
+                             {"epoch", action.epoch.value()},
+                             {"planned", action.planned},
+                             {"why", action.why}});
   if (const auto engine = FindEngine(action.pipeline)) engine->CloseEpoch(action.epoch, action.planned ? EpochEnd::kPlanned : EpochEnd::kLost);
   snapshot_due_ = true;
 }

@@ -49,15 +49,15 @@ void Coordinator::WorkerFault(std::shared_ptr<WorkerLink> link, Epoch epoch, std
   });
 }
 
-void Coordinator::WorkerGone(std::shared_ptr<WorkerLink> link) {
-  Post([this, link = std::move(link)] {
+void Coordinator::WorkerGone(std::shared_ptr<WorkerLink> link, bool planned) {
+  Post([this, link = std::move(link), planned] {
     const WorkerId id = IdOf(link.get());
     if (id == WorkerId()) return;
     const WorkerRecord* worker = state_.FindWorker(id);
     if (worker != nullptr) LogWarning("worker_gone", {{"worker", worker->info.name}});
     worker_ids_.erase(link.get());
     links_.erase(id);
-    state_.Gone(id, "its control stream ended", NowNs());
+    state_.Gone(id, planned ? "it was told to stop" : "its control stream ended", NowNs(), planned);
     snapshot_due_ = true;
   });
 }

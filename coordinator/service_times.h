@@ -12,7 +12,11 @@ class ServiceTimes {
  public:
   // A request got its first rows; `others_wait`: the queue is not empty after it.
   void Admitted(int64_t now_ns, bool others_wait) {
-    if (last_admission_ns_ > 0) Mix(interval_ns_, static_cast<double>(now_ns - last_admission_ns_), 0.05);
+    if (last_admission_ns_ > 0) {
+      // They come in bursts: a plain mean first, then one that forgets.
+      intervals_ = std::min(intervals_ + 1, 40);
+      Mix(interval_ns_, static_cast<double>(now_ns - last_admission_ns_), 1.0 / intervals_);
+    }
     last_admission_ns_ = others_wait ? now_ns : 0;
   }
   // Nobody waits any more: the pause until the next admission says nothing.
@@ -45,6 +49,7 @@ class ServiceTimes {
   }
 
   int64_t last_admission_ns_ = 0;
+  int intervals_ = 0;
   double interval_ns_ = -1;
   double prefill_ns_ = -1;
   double token_ns_ = -1;

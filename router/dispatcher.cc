@@ -64,10 +64,11 @@ absl::Status Dispatcher::Start(GenerationRequest request, std::shared_ptr<Genera
   running.session = std::make_unique<Session>(std::move(request));
   running.sink = std::move(sink);
   running.last_news_ns = edges_.now();
-  running.accepted = !running.session->request().known.empty();
+  // Only what a coordinator knows of was accepted before: a position alone proves nothing.
+  running.accepted = running.session->request().attempts_before > 0;
   auto [place, added] = sessions_.try_emplace(id, std::move(running));
   if (!added) return absl::InternalError("two requests have one id");
-  if (place->second.accepted) {
+  if (place->second.accepted || place->second.session->finished()) {
     OpenResumed(id);
   } else if (!Place(place->second)) {
     if (!MayComeBack(place->second.session->request())) {
@@ -189,18 +190,23 @@ void Dispatcher::HandOver(const absl::Status& status) {
 bool Dispatcher::Place(Running& running) {
   const GenerationRequest& request = running.session->request();
   const auto prompt = static_cast<int64_t>(request.prompt.size());
+  const MonotonicNs now = edges_.now();
+  std::vector<PipelineKey> avoid = running.avoid;
+  for (const PipelineView& pipeline : view_.pipelines) {
+    if (breakers_.IsOpen(pipeline.key, now)) avoid.push_back(pipeline.key);
+  }
   const auto key = ChoosePipeline({.model = request.model,
                                    .digest = request.model_digest,
                                    .prompt_tokens = prompt,
                                    .total_tokens = prompt + request.sampling.max_tokens,
                                    .chain = running.chain,
                                    .preferred_profile = running.profile,
-                                   .avoid = running.avoid},
+                                   .avoid = avoid},
                                   view_, loads_, prefixes_, options_.policy);
   if (!key) return false;
   const PipelineView& pipeline = *view_.Find(*key);
   auto message =
-      SubmitMessage(*running.session, running.session->NextSubmission(), *key, edges_.now());
+      SubmitMessage(*running.session, running.session->NextSubmission(), *key, now);
   message->mutable_submit()->set_accepted(running.accepted);
   message->mutable_submit()->set_deaths(running.deaths);
   message->mutable_submit()->set_deaths_alone(running.deaths_alone);
@@ -210,6 +216,7 @@ bool Dispatcher::Place(Running& running) {
       running.profile != pipeline.numerics_profile) {
     metrics_->ProfileChanged();
   }
+  breakers_.Chosen(*key, now);
   running.pipeline = *key;
   running.epoch = pipeline.epoch;
   running.counted_tokens = prompt + running.session->output_tokens();
@@ -219,6 +226,12 @@ bool Dispatcher::Place(Running& running) {
   load.last_choice = ++choices_made_;
   prefixes_.Insert(running.chain, *key);
   return true;
+}
+
+void Dispatcher::PipelineFailed(PipelineKey key) {
+  if (!breakers_.Failed(key, edges_.now())) return;
+  metrics_->CircuitOpened();
+  LogWarning("circuit_opened", {{"link", key.link}, {"pipeline", key.pipeline.value()}});
 }
 
 void Dispatcher::Unplace(Running& running) {
@@ -346,7 +359,9 @@ void Dispatcher::OnSnapshot(int link, const wire::Snapshot& snapshot) {
     const bool kept =
         std::ranges::any_of(pipelines, [&](const PipelineView& p) { return p.key == old.key; });
     if (!kept) prefixes_.Erase(old.key);
+    if (!kept) breakers_.Forget(old.key);
   }
+  std::set<PipelineKey> lost;
   entry.pipelines = std::move(pipelines);
   MergeView(/*whole=*/true);
   // A pipeline that is gone, or was assembled anew: what ran there is submitted again with its
@@ -357,6 +372,8 @@ void Dispatcher::OnSnapshot(int link, const wire::Snapshot& snapshot) {
     const bool gone = pipeline == nullptr || pipeline->epoch != running.epoch;
     if (!gone && !(pipeline->epoch_closed && AnotherIsReady(running))) continue;
     running.accepted = true;
+    // Once for all that ran there, and not when it was taken away.
+    if (pipeline != nullptr && lost.insert(running.pipeline).second) PipelineFailed(running.pipeline);
     Replace(running, "pipeline_lost");
   }
 }
@@ -375,6 +392,7 @@ void Dispatcher::OnLinkLost(int link) {
   if (found != links_.end()) {
     for (PipelineView& pipeline : found->second.pipelines) {
       prefixes_.Erase(pipeline.key);
+      breakers_.Forget(pipeline.key);
       if (!pipeline.ready && !pipeline.epoch_closed) continue;  // it was on its way out
       pipeline.ready = false;
       pipeline.epoch_closed = true;
@@ -430,11 +448,13 @@ void Dispatcher::OnChoice(int link, const wire::ChoiceTokens& tokens,
       return;
     case Session::Update::Kind::kFailed:
       SendCancel(running);
+      if (absl::IsInternal(update.error)) PipelineFailed(running.pipeline);
       return Fail(id, absl::IsAborted(update.error) ? WithCode(update.error, "request_quarantined") : update.error);
     case Session::Update::Kind::kGap:
       return Replace(running, "gap");
     case Session::Update::Kind::kLost:
       if (edges_.now() >= running.session->request().deadline_ns) return Fail(id, DeadlineError());
+      PipelineFailed(running.pipeline);
       ++running.losses;
       running.accepted = true;
       running.avoid.push_back(running.pipeline);
@@ -454,6 +474,7 @@ void Dispatcher::OnChoice(int link, const wire::ChoiceTokens& tokens,
   if (count > 0) {
     running.accepted = true;
     running.losses = 0;
+    breakers_.Succeeded(running.pipeline);
     running.avoid.clear();
   }
   if (update.first_token) {

@@ -17,6 +17,7 @@
 #include "router/found_stream.h"
 #include "router/metrics.h"
 #include "router/model_registry.h"
+#include "router/policy/breaker.h"
 #include "router/policy/policy.h"
 #include "router/session.h"
 
@@ -127,6 +128,7 @@ class Dispatcher {
   void EndQueries(const std::function<bool(const Query&)>& which);
   void OnDeaths(const internal::v1::Deaths& deaths);
   void CloseStep(RequestId id);
+  void PipelineFailed(PipelineKey key);
   bool AnotherIsReady(const Running& running) const;
   void OnSnapshot(int link, const internal::v1::Snapshot& snapshot);
   void OnStep(int link, const internal::v1::StepTokens& step);
@@ -147,6 +149,7 @@ class Dispatcher {
   PipelineLoads loads_;
   PrefixIndex prefixes_;
   uint64_t choices_made_ = 0;
+  CircuitBreakers breakers_;
   std::vector<Ghost> ghosts_;
   uint64_t next_query_ = 1;
   std::map<uint64_t, Query> queries_;

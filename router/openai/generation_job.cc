@@ -93,11 +93,15 @@ void GenerationJob::FillKnown(int prompt, GenerationRequest& request) {
   }
   if (!resumable_->position) return;
   Part& part = parts_[static_cast<size_t>(prompt)];
+  // A choice that has not begun still needs the prompt's logprobs, which only a run from the beginning gives.
+  const auto begun = [&](int i) { return position_.choices[static_cast<size_t>(prompt * per_prompt_ + i)].begun; };
+  bool from_start = false;
+  for (int i = 0; i < per_prompt_; ++i) from_start = from_start || (request.sampling.prompt_logprobs >= 0 && !begun(i));
   for (int i = 0; i < per_prompt_; ++i) {
     const int index = prompt * per_prompt_ + i;
     const StreamPosition::Choice& at = position_.choices[static_cast<size_t>(index)];
     KnownChoice known{.tokens = {}, .delivered = at.tokens, .text_ended = at.text_ended, .finished = at.finished};
-    if (found != nullptr && static_cast<size_t>(i) < found->choices.size()) {
+    if (found != nullptr && !from_start && static_cast<size_t>(i) < found->choices.size()) {
       known.tokens = found->choices[static_cast<size_t>(i)];
       if (known.tokens.size() > static_cast<size_t>(at.tokens)) known.tokens.resize(static_cast<size_t>(at.tokens));
     }
