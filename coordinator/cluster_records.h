@@ -172,7 +172,7 @@ struct ProbeWorker { WorkerId worker; std::string address; };  // tell Probed wh
 struct ReportFault { FaultKind kind; std::string worker; PipelineId pipeline; std::string text; };
 struct CreatePipeline { PipelineId pipeline; std::string deployment; };
 struct OpenEpoch { PipelineId pipeline; Epoch epoch; };               // ready: give it work
-struct CloseEpoch { PipelineId pipeline; Epoch epoch; std::string why; };
+struct CloseEpoch { PipelineId pipeline; Epoch epoch; std::string why; bool planned = false; };  // planned: nobody failed
 struct StopPipeline { PipelineId pipeline; bool draining = false; };  // draining: finish what it has, then tell; else now
 using Action = std::variant<SaveEpoch, SavePipeline, ForgetPipeline, SendAssignment, SendLinkUp, SendRelease, CloseWorker,
                             ProbeWorker, ReportFault, CreatePipeline, OpenEpoch, CloseEpoch, StopPipeline>;

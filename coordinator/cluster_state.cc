@@ -79,7 +79,7 @@ WorkerId ClusterState::Join(WorkerInfo info, int64_t now_ns) {
   return id;
 }
 
-void ClusterState::Gone(WorkerId id, const std::string& why, int64_t now_ns) {
+void ClusterState::Gone(WorkerId id, const std::string& why, int64_t now_ns, bool planned) {
   const auto found = workers_.find(id);
   if (found == workers_.end() || found->second.phase == WorkerPhase::kLost) return;
   WorkerRecord& worker = found->second;
@@ -94,7 +94,7 @@ void ClusterState::Gone(WorkerId id, const std::string& why, int64_t now_ns) {
   const auto pipeline = pipelines_.find(pipeline_id);
   if (pipeline != pipelines_.end()) {
     Disband(pipeline->second, absl::StrCat("stage ", stage, " rank ", rank, " (", worker.info.name, ") is lost: ", why),
-            true, now_ns);
+            true, now_ns, planned);
     // Nothing was wrong with the layout: try again at once, with whoever is there.
     pipeline->second.not_before_ns = now_ns;
   }
@@ -243,7 +243,7 @@ void ClusterState::Drained(PipelineId id, int64_t now_ns) {
 void ClusterState::Remove(PipelineId id, int64_t now_ns) {
   const auto found = pipelines_.find(id);
   if (found == pipelines_.end()) return;
-  Disband(found->second, "the pipeline is removed", false, now_ns);
+  Disband(found->second, "the pipeline is removed", false, now_ns, /*planned=*/true);
   Do(ForgetPipeline{id});
   pipelines_.erase(found);
 }

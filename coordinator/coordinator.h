@@ -21,6 +21,7 @@
 #include "coordinator/model_catalog.h"
 #include "coordinator/pipeline_engine.h"
 #include "coordinator/prober.h"
+#include "coordinator/resume_table.h"
 #include "coordinator/store/store.h"
 
 namespace prometheus {
@@ -36,6 +37,7 @@ struct CoordinatorOptions {
   int step_deadline_ms = 30000;
   int canary_every_ms = 10000;  // 0: none
   std::string pulse_file;  // touched while the control thread and all engines go round; empty: none
+  uint32_t announced_protocol = ~0u;  // to routers, at most; for tests of two versions together
 };
 
 // What Admin shows of the cluster.
@@ -80,15 +82,18 @@ class Coordinator {
   void WorkerLoaded(std::shared_ptr<WorkerLink> link, Epoch epoch, LoadPhase phase, LoadDetails details);
   void WorkerLeft(std::shared_ptr<WorkerLink> link, Epoch epoch);
   void WorkerFault(std::shared_ptr<WorkerLink> link, Epoch epoch, std::string what);
-  void WorkerGone(std::shared_ptr<WorkerLink> link);
+  // `planned`: it was told to stop, and said so.
+  void WorkerGone(std::shared_ptr<WorkerLink> link, bool planned);
 
   // Of a router's stream. It gets a snapshot at once.
   RouterId RouterJoined(std::shared_ptr<RouterLink> link);
   void RouterGone(RouterId router);
   // Answers through the router's link when it is refused.
-  void Submit(PipelineId pipeline, Request request, RouterLink& link);
+  void Submit(PipelineId pipeline, Request request, ResumeTable::Label label, RouterLink& link);
   void Cancel(RequestId request);
   void StopChoice(RequestId request, int choice, int count);
+  // What is known of a client's stream, for the router that it came back to; whoever still generates for it is stopped.
+  std::vector<ResumeTable::Part> TakeOver(const std::string& tenant, const std::string& resume_id);
 
   using Done = std::function<void(absl::Status)>;
   void Apply(DeploymentSpec spec, ModelFacts model, Done done);
@@ -136,6 +141,7 @@ class Coordinator {
   void EndDrainsThatTookTooLong(int64_t now_ns);
   void MeasureRates(int64_t now_ns);
   void CountWorkers();
+  void CountResumable(int64_t now_ns);
   WorkerLink* LinkOf(WorkerId worker) const;
   WorkerId IdOf(const WorkerLink* link) const;
   std::shared_ptr<PipelineEngine> FindEngine(PipelineId pipeline) const;
@@ -145,6 +151,7 @@ class Coordinator {
   const std::shared_ptr<ModelCatalog> catalog_;
   const std::shared_ptr<prometheus::Registry> registry_;
   const std::shared_ptr<RouterDirectory> routers_ = std::make_shared<RouterDirectory>();
+  const std::shared_ptr<SharedResumeTable> resumable_ = std::make_shared<SharedResumeTable>();
   BoundedQueue<std::function<void()>> inbox_;
   std::atomic<bool> refusing_{false};
   std::atomic<bool> stopping_{false};

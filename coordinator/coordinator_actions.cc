@@ -106,6 +106,7 @@ void Coordinator::Do(const CreatePipeline& action) {
                         .max_queued_requests = deployment.spec.max_queued_requests,
                         .step_deadline_ns = options_.step_deadline_ms * kNsPerMs,
                         .canary_every_ns = options_.canary_every_ms * kNsPerMs,
+                        .resumable = resumable_,
                         .epoch_failed = {},
                         .drained = {}};
   const PipelineId id = action.pipeline;
@@ -182,8 +183,11 @@ std::vector<RestoredBlock> Coordinator::SurveyKv(const PipelineRecord& pipeline)
 }
 
 void Coordinator::Do(const CloseEpoch& action) {
-  LogWarning("epoch_ended", {{"pipeline", action.pipeline.value()}, {"epoch", action.epoch.value()}, {"why", action.why}});
-  if (const auto engine = FindEngine(action.pipeline)) engine->CloseEpoch(action.epoch);
+  LogWarning("epoch_ended", {{"pipeline", action.pipeline.value()},
+                             {"epoch", action.epoch.value()},
+                             {"planned", action.planned},
+                             {"why", action.why}});
+  if (const auto engine = FindEngine(action.pipeline)) engine->CloseEpoch(action.epoch, action.planned ? EpochEnd::kPlanned : EpochEnd::kLost);
   snapshot_due_ = true;
 }
 

@@ -50,15 +50,15 @@ void Coordinator::WorkerFault(std::shared_ptr<WorkerLink> link, Epoch epoch, std
   });
 }
 
-void Coordinator::WorkerGone(std::shared_ptr<WorkerLink> link) {
-  Post([this, link = std::move(link)] {
+void Coordinator::WorkerGone(std::shared_ptr<WorkerLink> link, bool planned) {
+  Post([this, link = std::move(link), planned] {
     const WorkerId id = IdOf(link.get());
     if (id == WorkerId()) return;
     const WorkerRecord* worker = state_.FindWorker(id);
     if (worker != nullptr) LogWarning("worker_gone", {{"worker", worker->info.name}});
     worker_ids_.erase(link.get());
     links_.erase(id);
-    state_.Gone(id, "its control stream ended", NowNs());
+    state_.Gone(id, planned ? "it was told to stop" : "its control stream ended", NowNs(), planned);
     snapshot_due_ = true;
   });
 }
@@ -79,10 +79,11 @@ RouterId Coordinator::RouterJoined(std::shared_ptr<RouterLink> link) {
 
 void Coordinator::RouterGone(RouterId router) {
   routers_->Remove(router);
+  resumable_->DetachRouter(router, NowNs());
   for (const auto& engine : Engines()) engine->DropRouter(router);
 }
 
-void Coordinator::Submit(PipelineId pipeline, Request request, RouterLink& link) {
+void Coordinator::Submit(PipelineId pipeline, Request request, ResumeTable::Label label, RouterLink& link) {
   const std::string client_request_id = request.client_request_id;
   Refusal refusal{.router = request.router,
                   .request = request.id,
@@ -109,14 +110,29 @@ void Coordinator::Submit(PipelineId pipeline, Request request, RouterLink& link)
     refusal.message = absl::StrCat("there is no pipeline ", pipeline.value(), " here");
     return refuse();
   }
+  if (!label.resume_id.empty()) {
+    request.resumable = resumable_->Begin(std::move(label), request, pipeline, NowNs());
+    if (!request.resumable) LogWarning("stream_not_resumable", {{"request_id", client_request_id}});
+  }
   if (engine->TrySubmit(std::move(request))) return;
+  resumable_->Drop(refusal.request);
   refusal.code = RefusalCode::kResourceExhausted;
   refusal.message = absl::StrCat("the pipeline's queue is full (max_queued_requests ", engine->options().max_queued_requests, ")");
   refusal.retry_after_ms = 1000;
   refuse();
 }
 
+std::vector<ResumeTable::Part> Coordinator::TakeOver(const std::string& tenant, const std::string& resume_id) {
+  std::vector<ResumeTable::Part> parts = resumable_->Find(tenant, resume_id, NowNs());
+  for (const ResumeTable::Part& part : parts) {
+    const auto engine = part.attached ? FindEngine(part.pipeline) : nullptr;
+    if (engine != nullptr) engine->Abort(part.request, "ABORTED: another router goes on with this stream");
+  }
+  return parts;
+}
+
 void Coordinator::Cancel(RequestId request) {
+  resumable_->Detach(request, NowNs());
   for (const auto& engine : Engines()) engine->Cancel(request);
 }
 

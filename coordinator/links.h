@@ -68,6 +68,8 @@ struct PipelineSnapshot {
   int64_t preemptions = 0;
   int64_t prefix_hit_tokens = 0;
   int64_t prefix_query_tokens = 0;
+  bool epoch_closed = false;
+  int64_t predicted_wait_ms = 0;
 };
 
 struct Snapshot {
@@ -88,6 +90,7 @@ class RouterLink {
   virtual void SendHello(bool leads, const std::string& leader_address) = 0;
   virtual void SendTokens(const StepTokens& head, std::span<ChoiceOutput* const> outputs) = 0;
   virtual void SendRefused(const Refusal& refusal) = 0;
+  virtual void SendDeaths(std::span<const DeathNotice> notices) = 0;
   virtual void SendSnapshot(const Snapshot& snapshot) = 0;
   virtual void Close(const std::string& why) = 0;
 };

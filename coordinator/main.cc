@@ -61,6 +61,9 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.add_option("--shutdown-timeout-ms", flags.shutdown_timeout_ms, "what runs may finish within")
       ->capture_default_str()
       ->check(CLI::Range(0, 3600000));
+  app.add_option("--announce-protocol", flags.server.coordinator.announced_protocol,
+                 "protocol version told to routers, at most (for tests of two versions together)")
+      ->group("");
   app.add_option("--log-level", flags.log_level, "debug, info, warning or error")->capture_default_str();
   app.add_option("--log-format", flags.log_format, "json or plain")
       ->capture_default_str()

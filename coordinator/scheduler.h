@@ -20,12 +20,16 @@
 #include <unordered_map>
 #include <vector>
 
+#include "common/limits.h"
 #include "common/status.h"
 #include "coordinator/block_pool.h"
+#include "coordinator/fair_share.h"
 #include "coordinator/held_blocks.h"
 #include "coordinator/prefix_cache.h"
+#include "coordinator/quarantine.h"
 #include "coordinator/request.h"
 #include "coordinator/sequence.h"
+#include "coordinator/service_times.h"
 #include "coordinator/step_cost.h"
 #include "coordinator/step_plan.h"
 
@@ -48,6 +52,13 @@ struct EpochSettings {
   int max_queued_requests = 2048;
   std::vector<int> stage_layers;        // of each stage; for counting
   std::vector<RestoredBlock> restored;  // KV that survived; the prefix cache starts with it
+  int64_t max_queue_wait_ns = limits::kMaxQueueWaitMs * 1'000'000;  // predicted to wait longer: refused at once
+};
+
+// Why an epoch ended.
+enum class EpochEnd : uint8_t {
+  kPlanned,  // handed over or drained: nobody is to blame
+  kLost,     // a worker died, hung or broke the protocol: what was in flight may have done it
 };
 
 struct SchedulerStats {
@@ -77,6 +88,9 @@ struct SchedulerStats {
   int64_t recomputed_token_layers = 0;
   int64_t recomputed_tokens = 0;     // of the last
   int64_t kept_tokens = 0;           // of such sequences, whose KV was there
+  int64_t predicted_wait_ns = 0;  // of a request that would come now
+  int64_t trials = 0;             // suspects that ran alone
+  int64_t quarantined = 0;
 };
 
 class Scheduler {
@@ -86,13 +100,15 @@ class Scheduler {
 
   // The pipeline takes plans from now on, from step 1. Requires that no epoch is open, and settings that hold together.
   void BeginEpoch(const EpochSettings& settings);
-  // The workers' state is gone: what ran goes back to the queue with its tokens.
-  void EndEpoch();
+  // The workers' state is gone: what ran goes back to the queue with its tokens. When they were lost, the requests that were
+  // in flight count a death; one that was alone in flight in two deaths ends with an error and its prompt is refused for a while.
+  void EndEpoch(EpochEnd why = EpochEnd::kPlanned);
   bool epoch_open() const { return epoch_open_; }
 
   // Each of these may add to outputs and refusals.
   void Submit(Request request, int64_t now_ns);
   void Cancel(RequestId id);
+  void Abort(RequestId id, const std::string& message);     // ends with an error
   void StopChoice(RequestId id, int choice, int count);
   void DropRouter(RouterId router);                         // its requests end without a word
   void Tick(int64_t now_ns);                                // deadlines
@@ -105,11 +121,14 @@ class Scheduler {
 
   std::vector<ChoiceOutput> TakeOutputs();
   std::vector<Refusal> TakeRefusals();
+  std::vector<DeathNotice> TakeDeathNotices();
 
   // Of the last result that was read.
   StepNumber last_read_step() const { return StepNumber(last_read_step_); }
   // The earliest deadline of a request; nothing when none has one.
   std::optional<int64_t> NextDeadline() const;
+  // How long a request of the tenant that came now would wait for its first row, as the queue moved lately.
+  int64_t PredictedWaitNs(const std::string& tenant, int priority) const;
   SchedulerStats stats() const;
   bool idle() const { return live_.empty() && in_flight_.empty() && rebuilds_.empty(); }
   // Nothing runs and yet a block is in use: how many. The pool's own check, at idle.
@@ -168,6 +187,8 @@ class Scheduler {
 
   // scheduler.cc: life of a request.
   absl::Status Validate(const Request& request, RefusalCode& code) const;
+  absl::Status CheckLoad(const Request& request, int64_t now_ns, int& retry_after_ms) const;
+  bool WouldMissDeadline(const RequestState& request, int64_t now_ns) const;
   void Refuse(const RequestState& request, RefusalCode code, std::string message);
   void Accept(Request request, int64_t now_ns);
   void Finish(SequencePointer sequence, FinishReason reason, std::string error, ChoiceOutput* joined);
@@ -177,6 +198,12 @@ class Scheduler {
   void LeaveWorkers(Sequence& sequence);  // gives back slot and blocks
   FinishReason ReasonToStop(const Sequence& sequence) const;
   int OutputLimit(const Sequence& sequence) const;
+
+  // scheduler_trial.cc: suspects run alone.
+  void CountDeaths();
+  bool MustDrainForTrial();
+  bool OnTrial(const Sequence& sequence) const { return trial_ == nullptr || sequence.request == trial_; }
+  void AfterTrialToken(const Sequence& sequence);
 
   // scheduler_result.cc
   absl::Status CheckResult(const StepResult& result) const;
@@ -194,6 +221,7 @@ class Scheduler {
   void AddPrefills(Draft& draft, int rows);
   bool AdmitNext(Draft& draft, int64_t now_ns);
   bool HeldBack(const Sequence& sequence) const;
+  bool DropLate(const SequencePointer& sequence, int64_t now_ns);
   bool TakeBlocksFor(Sequence& sequence);
   void AddRows(Draft& draft, const SequencePointer& sequence, int count, std::vector<TokenId> drafts = {});
   void AddForks(Draft& draft, const SequencePointer& leader, int rows_index, int leader_worker_blocks);
@@ -245,6 +273,12 @@ class Scheduler {
   int rebuilds_in_flight_ = 0;
   std::vector<ChoiceOutput> outputs_;
   std::vector<Refusal> refusals_;
+  std::vector<DeathNotice> death_notices_;
+  FairShare shares_;
+  ServiceTimes times_;
+  Quarantine quarantine_;
+  std::shared_ptr<RequestState> trial_;  // the suspect that runs alone: nothing else gets rows
+  int64_t now_ns_ = 0;                   // the last one heard of
   SchedulerStats totals_;
   StepCost cost_;
   bool drafting_ = false;  // guessing paid when the last plan was made

@@ -23,6 +23,8 @@ std::optional<StepPlan> Scheduler::NextPlan(int64_t now_ns) {
   if (!epoch_open_ || static_cast<int>(in_flight_.size()) > settings_.stages) return std::nullopt;
   if (!rebuilds_.empty()) return NextRebuild();
   if (running_.empty() && waiting_.empty()) return std::nullopt;
+  now_ns_ = now_ns;
+  if (MustDrainForTrial()) return std::nullopt;
   Draft draft;
   draft.rows_left = settings_.max_step_rows;
   draft.samples_left = settings_.max_sample_rows;
@@ -102,7 +104,7 @@ void Scheduler::AddDecodes(Draft& draft) {
   std::vector<SequencePointer> decoding;
   bool prompts_pending = !waiting_.empty();
   for (const SequencePointer& sequence : running_) {
-    if (sequence->state != SequenceState::kRunning) continue;
+    if (sequence->state != SequenceState::kRunning || !OnTrial(*sequence)) continue;
     if (sequence->pending_rows() > 1) {
       prompts_pending = true;
       continue;
@@ -145,7 +147,7 @@ void Scheduler::AddPrefills(Draft& draft, int rows) {
   const std::vector<SequencePointer> running(running_.begin(), running_.end());
   for (const SequencePointer& sequence : running) {
     if (draft.rows_left == 0 || draft.samples_left == 0) return;
-    if (sequence->state != SequenceState::kRunning || sequence->pending_rows() <= 1) continue;
+    if (sequence->state != SequenceState::kRunning || sequence->pending_rows() <= 1 || !OnTrial(*sequence)) continue;
     AddRows(draft, sequence, std::min(draft.rows_left, sequence->pending_rows()));
   }
 }
@@ -166,10 +168,13 @@ bool Scheduler::HeldBack(const Sequence& sequence) const {
 bool Scheduler::AdmitNext(Draft& draft, int64_t now_ns) {
   if (free_slots_.empty()) return false;
   if (static_cast<int>(running_.size()) + finished_in_flight_ >= settings_.max_sequences) return false;
-  const auto found = std::find_if(waiting_.begin(), waiting_.end(),
-                                  [this](const SequencePointer& sequence) { return !HeldBack(*sequence); });
+  const auto found = std::find_if(waiting_.begin(), waiting_.end(), [this](const SequencePointer& sequence) {
+    return OnTrial(*sequence) && !HeldBack(*sequence);
+  });
   if (found == waiting_.end()) return false;
   const SequencePointer sequence = *found;
+  if (DropLate(sequence, now_ns)) return true;
+  if (sequence->request->suspect() && sequence->request != trial_) return false;  // it has to run alone
   if (!TakeBlocksFor(*sequence)) return false;
 
   waiting_.erase(found);
@@ -177,6 +182,8 @@ bool Scheduler::AdmitNext(Draft& draft, int64_t now_ns) {
   running_.insert(sequence);
   if (sequence->first_scheduled_ns == 0) {
     sequence->first_scheduled_ns = now_ns;
+    times_.Admitted(now_ns, !waiting_.empty());
+    shares_.Served(sequence->request->start_tag);
     if (!sequence->request->canary) totals_.prompt_tokens += sequence->request->prompt_length;
   }
   sequence->request->started = true;
@@ -185,6 +192,17 @@ bool Scheduler::AdmitNext(Draft& draft, int64_t now_ns) {
   StartOn(after_rebuild ? pending_starts_ : draft.plan.starts, sequence);
   if (after_rebuild) return true;
   AddRows(draft, sequence, std::min(draft.rows_left, sequence->pending_rows()));
+  return true;
+}
+
+// It would come too late: its place goes to one that can still be served in time.
+bool Scheduler::DropLate(const SequencePointer& sequence, int64_t now_ns) {
+  if (!WouldMissDeadline(*sequence->request, now_ns)) return false;
+  const std::shared_ptr<RequestState> request = sequence->request;
+  Refuse(*request, RefusalCode::kDeadlineExceeded,
+         absl::StrCat("the deadline cannot be met any more: ", (request->deadline_ns - now_ns) / 1'000'000,
+                      " ms are left after the queue"));
+  Abandon(request->id, FinishReason::kNone, "");
   return true;
 }
 
@@ -383,7 +401,13 @@ bool Scheduler::MakeRoom(Draft& draft, const SequencePointer& sequence) {
 bool Scheduler::PreemptFor(const SequencePointer& sequence) {
   if (draining_ > 0 || finished_in_flight_ > 0) return false;
   if (running_.size() < 2) return false;
-  const SequencePointer victim = *running_.rbegin();
+  // Those that a trial keeps waiting go first.
+  SequencePointer victim = *running_.rbegin();
+  if (trial_ != nullptr && victim->request == trial_) {
+    const auto other = std::find_if(running_.rbegin(), running_.rend(),
+                                    [this](const SequencePointer& candidate) { return candidate->request != trial_; });
+    if (other != running_.rend()) victim = *other;
+  }
   Preempt(victim);
   return victim == sequence || victim->state == SequenceState::kWaiting;
 }

@@ -8,6 +8,7 @@ namespace pagoda::coordinator {
 
 absl::Status Scheduler::OnResult(const StepResult& result, int64_t now_ns) {
   if (!epoch_open_ || result.epoch != settings_.epoch) return absl::OkStatus();  // of another life
+  now_ns_ = now_ns;
   if (CameEarly(result)) {
     early_.emplace(result.step.value(), result);
     return absl::OkStatus();
@@ -147,6 +148,7 @@ void Scheduler::TakeSample(const SampleRecord& record, const SampledToken& sampl
     Finish(sequence, reason, "", &output);
   }
   outputs_.push_back(std::move(output));
+  AfterTrialToken(*sequence);
 }
 
 // The rows of drafts that did not come true are as good as not computed: their positions are run again.

@@ -139,7 +139,13 @@ class Cluster:
 
     @property
     def grpc_address(self):
-        return self._ready_file("router-0").split()[3]
+        return self.router_grpc(0)
+
+    def router_port(self, router):
+        return int(self._ready_file(f"router-{router}").split()[1].rsplit(":", 1)[1])
+
+    def router_grpc(self, router):
+        return self._ready_file(f"router-{router}").split()[3]
 
     @property
     def coordinators(self):
