@@ -67,7 +67,7 @@ class Stream : public std::enable_shared_from_this<Stream> {
     int64_t last_arrival_ns = 0;  // of what was sent to it
     std::deque<std::function<void()>> held;  // sent to it while it was cut off
   };
-  Stream(Network& network, Network::End a, Network::End b) : network_(network), sides_{Side{std::move(a)}, Side{std::move(b)}} {}
+  Stream(Network& network, Network::End a, Network::End b) : network_(network), sides_{{.end = std::move(a), .held = {}}, {.end = std::move(b), .held = {}}} {}
   Side& To(ProcessId from) { return sides_[0].end.life.process == from ? sides_[1] : sides_[0]; }
   void Carry(Side& to, std::function<void()> deliver);
   void Watch();

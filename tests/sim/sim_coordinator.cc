@@ -162,7 +162,7 @@ void SimCoordinator::OnResult(const Stream* stream, StepResult result) {
     if (!engine.open || engine.failed || engine.epoch != result.epoch) continue;
     const absl::Status status = engine.scheduler->OnResult(result, Now());
     if (!status.ok()) {
-      world_.Violate(absl::StrCat(name_, " cannot use a result: ", AsStd(status.message())));
+      world_.Violate(absl::StrCat(name_, " cannot use a result: ", status.message()));
       return;
     }
     while (!engine.dispatched.empty() && engine.dispatched.front().first <= engine.scheduler->last_read_step().value()) {
@@ -217,7 +217,7 @@ void SimCoordinator::Do(const Action& action) {
       Act();
     });
   } else if (const auto* fault = std::get_if<ReportFault>(&action)) {
-    world_.Note(absl::StrCat(name_, " finds ", NameOf(fault->kind), ": ", fault->text));
+    world_.Note(absl::StrCat(name_, " finds ", std::string(NameOf(fault->kind)), ": ", fault->text));
   } else if (const auto* create = std::get_if<CreatePipeline>(&action)) {
     engines_[create->pipeline].pipeline = create->pipeline;
     snapshot_due_ = true;
@@ -411,7 +411,7 @@ void SimCoordinator::OnRouterMessage(const Stream* stream, const wire::RouterMes
     wire::Submit submit = message.submit();
     const PipelineId pipeline(submit.pipeline());
     absl::StatusOr<Request> request = FromWire(submit, router, Now());
-    if (!request.ok()) return world_.Violate(absl::StrCat("a submission is refused as broken: ", AsStd(request.status().message())));
+    if (!request.ok()) return world_.Violate(absl::StrCat("a submission is refused as broken: ", request.status().message()));
     const auto engine = engines_.find(pipeline);
     if (!leads() || engine == engines_.end() || engine->second.draining) {
       return Refuse(router, {.router = router,

@@ -136,7 +136,7 @@ bool SimWorker::TakeTokens(size_t steps) {
     for (size_t i = 0; i < samples.size() && i < pending.samples.size(); ++i) {
       const absl::Status status = slots_->Append(pending.samples[i].slot, pending.samples[i].generation,
                                                  pending.samples[i].position, samples[i].second);
-      if (!status.ok()) world_.Violate(absl::StrCat(name_, ": ", AsStd(status.message())));
+      if (!status.ok()) world_.Violate(absl::StrCat(name_, ": ", status.message()));
     }
     tokens_.erase(found);
     pending_.pop_front();
@@ -149,7 +149,7 @@ void SimWorker::Apply() {
   record_->BeginPlan(plan);
   const absl::Status status = slots_->Apply(plan);
   if (!status.ok()) {
-    world_.Violate(absl::StrCat(name_, ": a plan does not fit the slots: ", AsStd(status.message())));
+    world_.Violate(absl::StrCat(name_, ": a plan does not fit the slots: ", status.message()));
     return Fault("apply the plan");
   }
   PlaceRows();
@@ -328,7 +328,7 @@ void SimWorker::Finish() {
       result.samples.push_back({.slot = sample.slot, .token = token, .logprobs = {}});
       tokens.samples.emplace_back(sample.slot, token);
       const absl::Status status = slots_->Append(sample.slot, slot.generation, slot.prompt_length + sample.output_index, token);
-      if (!status.ok()) world_.Violate(absl::StrCat(name_, ": ", AsStd(status.message())));
+      if (!status.ok()) world_.Violate(absl::StrCat(name_, ": ", status.message()));
     }
     if (assignment_->rank == 0 && !tokens.samples.empty()) {
       for (const coordinator::LinkPeer& peer : peers_) {
