@@ -175,7 +175,8 @@ void ClusterState::Apply(DeploymentSpec spec, ModelFacts model, int64_t now_ns) 
   const std::string name = spec.name;
   const auto found = deployments_.find(name);
   if (found == deployments_.end()) {
-    deployments_[name] = DeploymentRecord{std::move(spec), std::move(model), false, ""};
+    deployments_[name] = DeploymentRecord{
+        .spec = std::move(spec), .model = std::move(model), .draining = false, .message = "", .measured = {}, .cut_by = {}};
   } else {
     DeploymentRecord& deployment = found->second;
     DeploymentSpec scaled = deployment.spec;

@@ -325,7 +325,7 @@ void SimWorker::Finish() {
                                        .choice = slot.choice,
                                        .output_index = sample.output_index,
                                        .may_stop = sample.output_index >= slot.params->min_tokens});
-      result.samples.push_back({.slot = sample.slot, .token = token, .logprobs = {}});
+      result.samples.push_back({.slot = sample.slot, .token = token, .logprobs = {}, .further = {}});
       tokens.samples.emplace_back(sample.slot, token);
       const absl::Status status = slots_->Append(sample.slot, slot.generation, slot.prompt_length + sample.output_index, token);
       if (!status.ok()) world_.Violate(absl::StrCat(name_, ": ", status.message()));

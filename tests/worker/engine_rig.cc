@@ -112,7 +112,7 @@ int RankLog::steps() const {
 }
 
 std::vector<KvRecord::Held> RankLog::held(Epoch epoch) const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   for (const LoadReport& load : loads_) {
     if (load.epoch == epoch && load.phase == LoadPhase::kLoaded) return load.held;
   }
