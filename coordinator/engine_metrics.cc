@@ -27,6 +27,7 @@ struct EngineMetrics::State {
   prometheus::Gauge *running, *waiting, *blocks_used, *blocks_total, *blocks_cached, *kv_tokens, *leaked;
   prometheus::Counter *hit_tokens, *query_tokens, *preemptions, *prompt_tokens, *generation_tokens, *steps, *rows, *surplus,
       *drafts, *draft_tokens, *accepted, *epochs, *refused;
+  prometheus::Counter *replayed, *refilled, *recomputed, *recomputed_tokens, *kept_tokens;
   prometheus::Histogram *queue_time, *prefill_time, *decode_time, *step_time;
   std::array<prometheus::Counter*, 5> finished{};
 
@@ -72,6 +73,18 @@ EngineMetrics::EngineMetrics(prometheus::Registry& registry, const std::string& 
   s.accepted = s.Counter("pagoda_speculation_accepted_tokens_total", "Guessed tokens that came true");
   s.epochs = s.Counter("pagoda_epochs_total", "Assemblies of the pipeline");
   s.refused = s.Counter("pagoda_refused_requests_total", "Requests that the pipeline refused");
+  const auto again = [&](const char* way) {
+    return s.Counter("pagoda_resumed_token_layers_total",
+                     "Token-layers computed again for sequences that ran before: replay (by lost stages, from kept inputs), "
+                     "refill (by the stages up to the lost ones), recompute (by all)",
+                     {{"way", way}});
+  };
+  s.replayed = again("replay");
+  s.refilled = again("refill");
+  s.recomputed = again("recompute");
+  s.recomputed_tokens = s.Counter("pagoda_resumed_tokens_recomputed_total",
+                                  "Tokens that all stages computed again for sequences that ran before");
+  s.kept_tokens = s.Counter("pagoda_resumed_tokens_kept_total", "Tokens of sequences that ran before whose KV was still there");
   s.queue_time = s.Histogram("pagoda_request_queue_seconds", "From arrival to the first scheduled row", kRequestSecondsBuckets);
   s.prefill_time =
       s.Histogram("pagoda_request_prefill_seconds", "From the first scheduled row to the first token", kTimeToFirstTokenBuckets);
@@ -125,6 +138,11 @@ void EngineMetrics::Set(const SchedulerStats& stats, int leaked_blocks) {
   add(s.drafts, stats.drafts, s.last.drafts);
   add(s.draft_tokens, stats.draft_tokens, s.last.draft_tokens);
   add(s.accepted, stats.accepted_draft_tokens, s.last.accepted_draft_tokens);
+  add(s.replayed, stats.replayed_token_layers, s.last.replayed_token_layers);
+  add(s.refilled, stats.refilled_token_layers, s.last.refilled_token_layers);
+  add(s.recomputed, stats.recomputed_token_layers, s.last.recomputed_token_layers);
+  add(s.recomputed_tokens, stats.recomputed_tokens, s.last.recomputed_tokens);
+  add(s.kept_tokens, stats.kept_tokens, s.last.kept_tokens);
   s.last = stats;
 }
 

@@ -1,5 +1,6 @@
 // Forming the next micro-batch: decodes first, then chunks of prompts under the row budget, admitting from the queue.
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "coordinator/scheduler.h"
@@ -20,11 +21,13 @@ int CeilDivide(int a, int b) { return (a + b - 1) / b; }
 
 std::optional<StepPlan> Scheduler::NextPlan(int64_t now_ns) {
   if (!epoch_open_ || static_cast<int>(in_flight_.size()) > settings_.stages) return std::nullopt;
+  if (!rebuilds_.empty()) return NextRebuild();
   if (running_.empty() && waiting_.empty()) return std::nullopt;
+  now_ns_ = now_ns;
+  if (MustDrainForTrial()) return std::nullopt;
   Draft draft;
   draft.rows_left = settings_.max_step_rows;
   draft.samples_left = settings_.max_sample_rows;
-  draft.record.step = next_step_;
   draft.record.dispatched_ns = now_ns;
   draft.record.found_idle = in_flight_.empty();
 
@@ -33,23 +36,34 @@ std::optional<StepPlan> Scheduler::NextPlan(int64_t now_ns) {
   const int prefill_rows = std::min({draft.rows_left, PrefillTarget(decode_rows), ChunkLimit(decode_rows)});
   draft.rows_left = prefill_rows;
   AddPrefills(draft, prefill_rows);
-  while (draft.rows_left > 0 && draft.samples_left > 0 && AdmitNext(draft, now_ns)) {
+  while (draft.rows_left > 0 && draft.samples_left > 0 && RowsToRebuild() < settings_.max_step_rows &&
+         AdmitNext(draft, now_ns)) {
   }
   if (draft.plan.rows.empty()) {
     PAGODA_CHECK(draft.plan.starts.empty() && draft.plan.copies.empty() && draft.record.users.empty());
-    return std::nullopt;
+    if (rebuilds_.empty()) return std::nullopt;
+    return NextRebuild();
   }
+  draft.record.decode_rows = decode_rows;
+  draft.record.prompt_rows = draft.plan.TotalRows() - decode_rows;
+  return Complete(std::move(draft));
+}
 
+// Numbers the plan, adds what is told with whichever plan comes next, and counts it as in flight.
+StepPlan Scheduler::Complete(Draft draft) {
+  draft.plan.starts.insert(draft.plan.starts.begin(), std::make_move_iterator(pending_starts_.begin()),
+                           std::make_move_iterator(pending_starts_.end()));
+  pending_starts_.clear();
+  draft.plan.names = std::exchange(pending_names_, {});
+  draft.record.step = next_step_;
   draft.plan.epoch = settings_.epoch;
   draft.plan.step = StepNumber(next_step_++);
   draft.plan.ends = std::exchange(pending_ends_, {});
   // A slot that ends with this plan can start again with the next.
   free_slots_.insert(free_slots_.end(), draft.plan.ends.begin(), draft.plan.ends.end());
   ++totals_.steps;
-  const int rows = draft.plan.TotalRows();
-  totals_.rows += rows;
-  draft.record.decode_rows = decode_rows;
-  draft.record.prompt_rows = rows - decode_rows;
+  totals_.rows += draft.plan.TotalRows();
+  rebuilds_in_flight_ += draft.record.is_rebuild;
   in_flight_.push_back(std::move(draft.record));
   return std::move(draft.plan);
 }
@@ -90,7 +104,7 @@ void Scheduler::AddDecodes(Draft& draft) {
   std::vector<SequencePointer> decoding;
   bool prompts_pending = !waiting_.empty();
   for (const SequencePointer& sequence : running_) {
-    if (sequence->state != SequenceState::kRunning) continue;
+    if (sequence->state != SequenceState::kRunning || !OnTrial(*sequence)) continue;
     if (sequence->pending_rows() > 1) {
       prompts_pending = true;
       continue;
@@ -133,7 +147,7 @@ void Scheduler::AddPrefills(Draft& draft, int rows) {
   const std::vector<SequencePointer> running(running_.begin(), running_.end());
   for (const SequencePointer& sequence : running) {
     if (draft.rows_left == 0 || draft.samples_left == 0) return;
-    if (sequence->state != SequenceState::kRunning || sequence->pending_rows() <= 1) continue;
+    if (sequence->state != SequenceState::kRunning || sequence->pending_rows() <= 1 || !OnTrial(*sequence)) continue;
     AddRows(draft, sequence, std::min(draft.rows_left, sequence->pending_rows()));
   }
 }
@@ -154,10 +168,13 @@ bool Scheduler::HeldBack(const Sequence& sequence) const {
 bool Scheduler::AdmitNext(Draft& draft, int64_t now_ns) {
   if (free_slots_.empty()) return false;
   if (static_cast<int>(running_.size()) + finished_in_flight_ >= settings_.max_sequences) return false;
-  const auto found = std::find_if(waiting_.begin(), waiting_.end(),
-                                  [this](const SequencePointer& sequence) { return !HeldBack(*sequence); });
+  const auto found = std::find_if(waiting_.begin(), waiting_.end(), [this](const SequencePointer& sequence) {
+    return OnTrial(*sequence) && !HeldBack(*sequence);
+  });
   if (found == waiting_.end()) return false;
   const SequencePointer sequence = *found;
+  if (DropLate(sequence, now_ns)) return true;
+  if (sequence->request->suspect() && sequence->request != trial_) return false;  // it has to run alone
   if (!TakeBlocksFor(*sequence)) return false;
 
   waiting_.erase(found);
@@ -165,11 +182,27 @@ bool Scheduler::AdmitNext(Draft& draft, int64_t now_ns) {
   running_.insert(sequence);
   if (sequence->first_scheduled_ns == 0) {
     sequence->first_scheduled_ns = now_ns;
-    totals_.prompt_tokens += sequence->request->prompt_length;
+    times_.Admitted(now_ns, !waiting_.empty());
+    shares_.Served(sequence->request->start_tag);
+    if (!sequence->request->canary) totals_.prompt_tokens += sequence->request->prompt_length;
   }
   sequence->request->started = true;
-  StartOn(draft, sequence);
+  // Rows may follow a rebuild only, so they wait for the next plan.
+  const bool after_rebuild = !rebuilds_.empty();
+  StartOn(after_rebuild ? pending_starts_ : draft.plan.starts, sequence);
+  if (after_rebuild) return true;
   AddRows(draft, sequence, std::min(draft.rows_left, sequence->pending_rows()));
+  return true;
+}
+
+// It would come too late: its place goes to one that can still be served in time.
+bool Scheduler::DropLate(const SequencePointer& sequence, int64_t now_ns) {
+  if (!WouldMissDeadline(*sequence->request, now_ns)) return false;
+  const std::shared_ptr<RequestState> request = sequence->request;
+  Refuse(*request, RefusalCode::kDeadlineExceeded,
+         absl::StrCat("the deadline cannot be met any more: ", (request->deadline_ns - now_ns) / 1'000'000,
+                      " ms are left after the queue"));
+  Abandon(request->id, FinishReason::kNone, "");
   return true;
 }
 
@@ -201,6 +234,16 @@ bool Scheduler::TakeBlocksFor(Sequence& sequence) {
   sequence.worker_blocks = hit_blocks;
   sequence.scheduled = hit_blocks * block_tokens;
   if (!sequence.reported_first) sequence.cached_tokens = std::min(sequence.scheduled, sequence.request->prompt_length);
+  if (sequence.resumed) {
+    sequence.resumed = false;
+    const int64_t again = sequence.length() - sequence.scheduled;
+    int64_t layers = 0;
+    for (const int count : settings_.stage_layers) layers += count;
+    totals_.recomputed_tokens += again;
+    totals_.recomputed_token_layers += again * layers;
+    totals_.kept_tokens += sequence.scheduled;
+  }
+  QueueRebuilds(sequence, hit_blocks);
   if (read_cache) {
     totals_.prefix_hit_tokens += sequence.scheduled;
     totals_.prefix_query_tokens += sequence.length();
@@ -208,7 +251,7 @@ bool Scheduler::TakeBlocksFor(Sequence& sequence) {
   return true;
 }
 
-void Scheduler::StartOn(Draft& draft, const SequencePointer& sequence) {
+void Scheduler::StartOn(std::vector<StartSlot>& starts, const SequencePointer& sequence) {
   sequence->slot = free_slots_.back();
   free_slots_.pop_back();
   StartSlot start{.slot = sequence->slot,
@@ -219,7 +262,7 @@ void Scheduler::StartOn(Draft& draft, const SequencePointer& sequence) {
                   .blocks = {},
                   .sampling = sequence->request->sampling};
   for (int i = 0; i < sequence->worker_blocks; ++i) start.blocks.push_back(sequence->blocks[static_cast<size_t>(i)].id());
-  draft.plan.starts.push_back(std::move(start));
+  starts.push_back(std::move(start));
   if (sequence->wants_prompt_logprobs) {
     sequence->prompt_logprobs.assign(static_cast<size_t>(sequence->request->prompt_length), {});
   }
@@ -318,7 +361,11 @@ void Scheduler::AddForks(Draft& draft, const SequencePointer& leader, int rows_i
 
 int Scheduler::Available() const { return settings_.prefix_caching ? cache_->available() : pool_->free(); }
 
-std::optional<BlockHandle> Scheduler::Allocate() { return cache_->Allocate(); }
+std::optional<BlockHandle> Scheduler::Allocate() {
+  std::optional<BlockHandle> block = cache_->Allocate();
+  if (block.has_value() && !partial_.empty()) partial_.erase(block->id());
+  return block;
+}
 
 // A plan in flight that copies from the block keeps it from coming home, but does not mind that it is written after.
 bool Scheduler::SharedWithASequence(const BlockHandle& block) const {
@@ -354,7 +401,13 @@ bool Scheduler::MakeRoom(Draft& draft, const SequencePointer& sequence) {
 bool Scheduler::PreemptFor(const SequencePointer& sequence) {
   if (draining_ > 0 || finished_in_flight_ > 0) return false;
   if (running_.size() < 2) return false;
-  const SequencePointer victim = *running_.rbegin();
+  // Those that a trial keeps waiting go first.
+  SequencePointer victim = *running_.rbegin();
+  if (trial_ != nullptr && victim->request == trial_) {
+    const auto other = std::find_if(running_.rbegin(), running_.rend(),
+                                    [this](const SequencePointer& candidate) { return candidate->request != trial_; });
+    if (other != running_.rend()) victim = *other;
+  }
   Preempt(victim);
   return victim == sequence || victim->state == SequenceState::kWaiting;
 }

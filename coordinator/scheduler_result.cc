@@ -8,10 +8,34 @@ namespace pagoda::coordinator {
 
 absl::Status Scheduler::OnResult(const StepResult& result, int64_t now_ns) {
   if (!epoch_open_ || result.epoch != settings_.epoch) return absl::OkStatus();  // of another life
+  now_ns_ = now_ns;
+  if (CameEarly(result)) {
+    early_.emplace(result.step.value(), result);
+    return absl::OkStatus();
+  }
+  PAGODA_RETURN_IF_ERROR(ReadResult(result, now_ns));
+  while (!early_.empty() && early_.begin()->first == last_read_step_ + 1) {
+    const StepResult next = std::move(early_.begin()->second);
+    early_.erase(early_.begin());
+    PAGODA_RETURN_IF_ERROR(ReadResult(next, now_ns));
+  }
+  return absl::OkStatus();
+}
+
+// A rebuild is reported by another rank than other steps are, so their results can overtake each other.
+bool Scheduler::CameEarly(const StepResult& result) const {
+  if (rebuilds_in_flight_ == 0 || in_flight_.empty()) return false;
+  return result.step.value() > in_flight_.front().step && result.step.value() <= in_flight_.back().step;
+}
+
+absl::Status Scheduler::ReadResult(const StepResult& result, int64_t now_ns) {
   PAGODA_RETURN_IF_ERROR(CheckResult(result));
   PlanRecord record = std::move(in_flight_.front());
   in_flight_.pop_front();
-  LearnCost(record, result, now_ns);
+  if (!record.is_rebuild) LearnCost(record, result, now_ns);
+  last_read_step_ = record.step;
+  rebuilds_in_flight_ -= record.is_rebuild;
+  pending_names_.insert(pending_names_.end(), record.rebuilt.begin(), record.rebuilt.end());
   TakePromptLogprobs(result, record);
   for (const RowsRecord& rows : record.rows) {
     if (rows.sequence->state == SequenceState::kFinished) {
@@ -107,7 +131,7 @@ void Scheduler::TakeSample(const SampleRecord& record, const SampledToken& sampl
     sequence->tokens.push_back(token);
     output.tokens.push_back(token);
     if (logprobs) output.logprobs.push_back(t == 0 ? sample.logprobs : sample.further[t - 1].logprobs);
-    ++totals_.generated_tokens;
+    if (!sequence->request->canary) ++totals_.generated_tokens;
     reason = ReasonToStop(*sequence);
   }
   if (!sequence->reported_first) {
@@ -124,6 +148,7 @@ void Scheduler::TakeSample(const SampleRecord& record, const SampledToken& sampl
     Finish(sequence, reason, "", &output);
   }
   outputs_.push_back(std::move(output));
+  AfterTrialToken(*sequence);
 }
 
 // The rows of drafts that did not come true are as good as not computed: their positions are run again.
@@ -150,7 +175,8 @@ void Scheduler::OfferBlocks(Sequence& sequence, int read_end) {
           std::span(sequence.tokens).subspan(index * static_cast<size_t>(block_tokens), static_cast<size_t>(block_tokens));
       sequence.hashes.push_back(ChainNext(previous, block));
     }
-    cache_->Insert(sequence.hashes[index], sequence.blocks[index].id());
+    const BlockName name{sequence.blocks[index].id(), sequence.hashes[index]};
+    if (cache_->Insert(name.hash, name.block)) pending_names_.push_back(name);
   }
 }
 

@@ -4,8 +4,10 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
+#include "common/block_hash.h"
 #include "common/ids.h"
 #include "coordinator/request.h"
 
@@ -49,6 +51,23 @@ struct PlanSample {
   int output_index = 0;
 };
 
+struct BlockName {
+  BlockId block;
+  BlockHash hash;
+};
+
+struct RebuildChain {
+  std::vector<BlockId> blocks;
+  int first_block = 0;
+  std::vector<TokenId> tokens;  // of the blocks to fill; only when stage 0 runs
+};
+
+struct Rebuild {
+  int first_stage = 0;
+  int last_stage = 0;
+  std::vector<RebuildChain> chains;
+};
+
 struct StepPlan {
   Epoch epoch;
   StepNumber step;
@@ -57,6 +76,8 @@ struct StepPlan {
   std::vector<PlanRows> rows;
   std::vector<PlanSample> samples;
   std::vector<SlotId> ends;
+  std::vector<BlockName> names;
+  std::optional<Rebuild> rebuild;
 
   int TotalRows() const {
     int total = 0;

@@ -99,6 +99,8 @@ int CodeOf(RefusalCode code) {  // google.rpc.Code
       return 8;
     case RefusalCode::kUnavailable:
       return 14;
+    case RefusalCode::kAborted:
+      return 10;
   }
   return 2;
 }
@@ -133,6 +135,11 @@ absl::StatusOr<Request> FromWire(wire::Submit& submit, RouterId router, int64_t 
   if (request.choices.empty()) request.choices.resize(1);
   request.sampling = SamplingOf(submit.sampling());
   request.priority = submit.priority();
+  request.tenant = std::move(*submit.mutable_tenant());
+  request.tenant_weight = submit.tenant_weight() > 0 && std::isfinite(submit.tenant_weight()) ? submit.tenant_weight() : 1;
+  request.deaths = std::max(0, submit.deaths());
+  request.deaths_alone = std::max(0, submit.deaths_alone());
+  request.accepted = submit.accepted();
   request.cache_salt = std::move(*submit.mutable_cache_salt());
   request.bypass_prefix_cache = submit.bypass_prefix_cache();
   if (submit.deadline_ms() > 0) {
@@ -201,6 +208,31 @@ void ToWire(const Refusal& refusal, wire::Refused& out) {
   out.set_retry_after_ms(refusal.retry_after_ms);
 }
 
+void ToWire(std::span<const DeathNotice> notices, wire::Deaths& out) {
+  for (const DeathNotice& notice : notices) {
+    auto* added = out.add_requests();
+    SetKey(notice.request, *added->mutable_request());
+    added->set_deaths(notice.deaths);
+    added->set_deaths_alone(notice.deaths_alone);
+  }
+}
+
+void ToWire(const std::vector<ResumeTable::Part>& parts, wire::ResumeAnswer& out) {
+  for (const ResumeTable::Part& part : parts) {
+    auto* added = out.add_parts();
+    added->set_part(part.part);
+    SetKey(part.request, *added->mutable_request());
+    added->set_attempt(part.attempt);
+    added->set_router_state(part.router_state);
+    for (const ChoiceProgress& choice : part.choices) {
+      auto* log = added->add_choices();
+      log->mutable_tokens()->Add(choice.tokens.begin(), choice.tokens.end());
+      log->set_finished(choice.finished);
+    }
+    added->set_cached_tokens(part.cached_tokens);
+  }
+}
+
 void ToWire(const Snapshot& snapshot, wire::Snapshot& out) {
   out.set_version(snapshot.version);
   for (const PipelineSnapshot& pipeline : snapshot.pipelines) {
@@ -224,6 +256,8 @@ void ToWire(const Snapshot& snapshot, wire::Snapshot& out) {
     added->set_preemptions(pipeline.preemptions);
     added->set_prefix_hit_tokens(pipeline.prefix_hit_tokens);
     added->set_prefix_query_tokens(pipeline.prefix_query_tokens);
+    added->set_epoch_closed(pipeline.epoch_closed);
+    added->set_predicted_wait_ms(pipeline.predicted_wait_ms);
   }
 }
 

@@ -42,11 +42,13 @@ class ToyPipeline {
     if (static_cast<int>(in_flight_.size()) > settings_.stages) Error("more than stages + 1 plans in flight");
     if (plan.TotalRows() > settings_.max_step_rows) Error("over the row budget");
     if (static_cast<int>(plan.samples.size()) > settings_.max_sample_rows) Error("over the sample budget");
-    if (plan.rows.empty()) Error("a plan without rows");
+    if (plan.rows.empty() && !plan.rebuild.has_value()) Error("a plan without rows");
+    for (const BlockName& name : plan.names) names_[name.block] = {name.hash, kv_.at(Index(name.block))};
     StepResult result{.epoch = plan.epoch, .step = plan.step, .samples = {}, .prompt_logprobs = {}};
     Used used;
     for (const StartSlot& start : plan.starts) Start(start);
     for (const PlanCopy& copy : plan.copies) kv_.at(Index(copy.to)) = kv_.at(Index(copy.from));
+    if (plan.rebuild.has_value()) Refill(*plan.rebuild);
     for (const PlanRows& rows : plan.rows) Run(rows, result, used);
     for (const PlanSample& sample : plan.samples) Sample(plan, sample, result);
     result.compute_us = 1000 + 10 * plan.TotalRows();  // guesses pay
@@ -63,6 +65,22 @@ class ToyPipeline {
     in_flight_.pop_front();
     return result;
   }
+  // What plans said that full blocks hold, as long as they do: what real ranks report when the next epoch begins.
+  struct Named {
+    BlockHash hash;
+    std::vector<TokenId> tokens;
+  };
+  std::map<BlockId, Named> NamedBlocks() const {
+    std::map<BlockId, Named> good;
+    for (const auto& [block, named] : names_) {
+      if (kv_[static_cast<size_t>(block.value())] == named.tokens) good.emplace(block, named);
+    }
+    return good;
+  }
+  // A block that this pipeline still has from before, or one whose KV a stage lost and only a rebuild brings back.
+  void Keep(BlockId block, const std::vector<TokenId>& tokens) { kv_.at(Index(block)) = tokens; }
+  void Lose(BlockId block, const std::vector<TokenId>& tokens) { lost_[block] = tokens; }
+  int64_t rows_rebuilt() const { return rows_rebuilt_; }
   const std::string& errors() const { return errors_; }
   int64_t rows_run() const { return rows_run_; }
   int max_rows_of_a_step = 0;
@@ -115,6 +133,24 @@ class ToyPipeline {
     slot.request = start.request;
     slot.choice = start.choice;
     slots_[start.slot] = std::move(slot);
+  }
+
+  void Refill(const Rebuild& rebuild) {
+    int rows = 0;
+    for (const RebuildChain& chain : rebuild.chains) {
+      for (size_t i = static_cast<size_t>(chain.first_block); i < chain.blocks.size(); ++i) {
+        const auto found = lost_.find(chain.blocks[i]);
+        if (found == lost_.end()) {
+          Error("block ", chain.blocks[i].value(), " is rebuilt although nobody lost it");
+          continue;
+        }
+        kv_.at(Index(chain.blocks[i])) = found->second;
+        lost_.erase(found);
+        rows += settings_.block_tokens;
+      }
+    }
+    if (rows > settings_.max_step_rows) Error("a rebuild over the row budget");
+    rows_rebuilt_ += rows;
   }
 
   void Run(const PlanRows& rows, StepResult& result, Used& used) {
@@ -205,6 +241,9 @@ class ToyPipeline {
   std::deque<Flight> in_flight_;
   uint64_t next_step_ = 1;
   int64_t rows_run_ = 0;
+  int64_t rows_rebuilt_ = 0;
+  std::map<BlockId, Named> names_;
+  std::map<BlockId, std::vector<TokenId>> lost_;
   std::string errors_;
 };
 

@@ -1,4 +1,5 @@
 // The engine's life: faults with their names, releases in the middle of a wait, forks, weights that outlive an epoch.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <random>
@@ -96,12 +97,17 @@ TEST_F(EngineTest, ALostMessageIsAFaultThatNamesIt) {
   EngineRig rig(options);
   ASSERT_TRUE(rig.Assemble(Epoch(1)));
   rig.hub().SetFate([](PeerId, PeerId, MessageTag tag, size_t) { return MessageFate{.drop = tag.channel == Channel::kHidden}; });
-  rig.Post(PrefillPlan(Epoch(1), 1, {5, 6}));
+  StepPlan plan = PrefillPlan(Epoch(1), 1, {5, 6});
+  plan.starts[0].request = RequestId{.high = 0xabc, .low = 0xdef};
+  ::testing::internal::CaptureStderr();
+  rig.Post(plan);
   const std::optional<FaultReport> fault = rig.log(1).Fault();
   ASSERT_TRUE(fault.has_value());
   EXPECT_EQ(fault->operation, "receive hidden states from stage 0 rank 0");
   EXPECT_EQ(fault->step, StepNumber(1));
   EXPECT_EQ(fault->self, (PeerId{1, 0}));
+  // Whose work it was: the id under which the coordinator logs the request too.
+  EXPECT_THAT(::testing::internal::GetCapturedStderr(), ::testing::HasSubstr("0000000000000abc0000000000000def"));
 }
 
 TEST_F(EngineTest, AReleaseEndsAWaitAtOnceAndIsNoFault) {
@@ -115,6 +121,18 @@ TEST_F(EngineTest, AReleaseEndsAWaitAtOnceAndIsNoFault) {
   EXPECT_TRUE(rig.log(1).Left(Epoch(1)));
   EXPECT_LT(absl::Now() - begin, absl::Seconds(5));
   EXPECT_FALSE(rig.log(1).Fault(absl::ZeroDuration()).has_value());
+}
+
+TEST_F(EngineTest, AReleaseEndsConnectingAtOnceAndIsNoFault) {
+  EngineRig rig(Rig(TwoStages()));
+  const std::optional<LinkUp> link_up = rig.Load(Epoch(1));
+  ASSERT_TRUE(link_up.has_value());
+  rig.engine(0).Post(*link_up);  // stage 1 never hears of it
+  const absl::Time begin = absl::Now();
+  rig.Release(Epoch(1), true);
+  EXPECT_TRUE(rig.log(0).Left(Epoch(1)));
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(5));
+  EXPECT_FALSE(rig.log(0).Fault(absl::ZeroDuration()).has_value());
 }
 
 TEST_F(EngineTest, TooManyUnreadPlansEndTheEpoch) {

@@ -38,6 +38,7 @@ absl::Status SlotTable::Start(const StartSlot& start) {
   }
   slot = Slot{.used = true,
               .generation = generation,
+              .request = start.request,
               .choice = start.choice,
               .prompt_length = start.prompt_length,
               .tokens = start.history,

@@ -1,6 +1,7 @@
 #include "worker/engine/step_executor.h"
 
 #include <algorithm>
+#include <set>
 
 namespace pagoda::worker {
 namespace {
@@ -40,11 +41,13 @@ class WaitNote {
 
 }  // namespace
 
-StepExecutor::StepExecutor(const ExecutorOptions& options, Decoder& decoder, Transport& transport)
+StepExecutor::StepExecutor(const ExecutorOptions& options, Decoder& decoder, KvRecord& record, Transport& transport)
     : options_(options),
       decoder_(decoder),
+      record_(record),
       first_(decoder.shard().first()),
       last_(decoder.shard().last()),
+      feeds_(!last_ && options.self.rank < options.stages[static_cast<size_t>(options.self.stage) + 1].tensor_parallel),
       vocabulary_(decoder.shard().spec.vocabulary),
       link_(transport, options.self, options.stages, decoder.shard().spec.hidden, options.max_rows),
       collective_(transport, options.self, options.stages[static_cast<size_t>(options.self.stage)].tensor_parallel),
@@ -55,15 +58,15 @@ StepExecutor::StepExecutor(const ExecutorOptions& options, Decoder& decoder, Tra
 
 absl::Status StepExecutor::Expect(const StepPlan& plan) {
   posted_ = plan.step;
-  const int rows = plan.TotalRows();
-  if (first_ || rows == 0) return absl::OkStatus();
+  const int rows = RowsOf(plan);
+  if (first_ || rows == 0 || rows > options_.max_rows || PartOf(plan) != Part::kRun) return absl::OkStatus();
   return link_.PostReceiveHidden(plan.step, rows);
 }
 
 absl::Status StepExecutor::Apply(const StepPlan& plan) {
-  operation_ = "apply the plan";
-  times_ = {.rows = plan.TotalRows()};
-  times_.decodes = times_.rows >= kDecodeRows;
+  Begin("apply the plan");
+  times_ = {.rows = RowsOf(plan)};
+  times_.decodes = !plan.rebuild.has_value() && times_.rows >= kDecodeRows;
   for (const PlanRows& rows : plan.rows) times_.decodes = times_.decodes && rows.count - static_cast<int>(rows.drafts.size()) == 1;
   if (times_.rows > options_.max_rows || static_cast<int>(plan.samples.size()) > options_.max_sample_rows) {
     return absl::InvalidArgumentError(absl::StrCat("a plan of ", times_.rows, " rows and ", plan.samples.size(),
@@ -72,7 +75,19 @@ absl::Status StepExecutor::Apply(const StepPlan& plan) {
   }
   group_.BeginStep(plan.step);
   if (first_) PAGODA_RETURN_IF_ERROR(ResolveForks(plan));
+  record_.BeginPlan(plan);
+  if (plan.rebuild.has_value()) PAGODA_RETURN_IF_ERROR(CheckRebuild(*plan.rebuild));
   PAGODA_RETURN_IF_ERROR(slots_.Apply(plan));
+  PlaceRows(plan);
+  if (plan.copies.empty()) return absl::OkStatus();
+  Begin("copy blocks");
+  std::vector<kernels::Backend::BlockCopy> copies;
+  for (const PlanCopy& copy : plan.copies) copies.push_back({copy.from, copy.to});
+  return decoder_.CopyBlocks(copies);
+}
+
+// Which rows of the step belong to which blocks.
+void StepExecutor::PlaceRows(const StepPlan& plan) {
   sequences_.clear();
   first_row_.clear();
   int row = 0;
@@ -84,11 +99,15 @@ absl::Status StepExecutor::Apply(const StepPlan& plan) {
     first_row_.push_back(row);
     row += rows.count;
   }
-  if (plan.copies.empty()) return absl::OkStatus();
-  operation_ = "copy blocks";
-  std::vector<kernels::Backend::BlockCopy> copies;
-  for (const PlanCopy& copy : plan.copies) copies.push_back({copy.from, copy.to});
-  return decoder_.CopyBlocks(copies);
+  if (!plan.rebuild.has_value()) return;
+  for (const RebuildChain& chain : plan.rebuild->chains) {
+    const int count = chain.blocks_to_fill() * options_.block_tokens;
+    sequences_.push_back({.first_row = row,
+                          .rows = count,
+                          .first_position = chain.first_block * options_.block_tokens,
+                          .blocks = chain.blocks});
+    row += count;
+  }
 }
 
 // A fork shares what its source knows, so tokens that are still under way to the source are taken first.
@@ -106,10 +125,17 @@ absl::Status StepExecutor::ResolveForks(const StepPlan& plan) {
 
 absl::Status StepExecutor::TakeInput(const StepPlan& plan) {
   Stopwatch watch(times_.wait_in_ns);
+  if (PartOf(plan) != Part::kRun || times_.rows == 0) return absl::OkStatus();
+  if (first_ && plan.rebuild.has_value()) {
+    tokens_.clear();
+    for (const RebuildChain& chain : plan.rebuild->chains) {
+      tokens_.insert(tokens_.end(), chain.tokens.begin(), chain.tokens.end());
+    }
+    return absl::OkStatus();
+  }
   if (first_) return TakeTokensFor(plan);
-  if (times_.rows == 0) return absl::OkStatus();
   const int from = options_.self.rank % options_.stages[static_cast<size_t>(options_.self.stage - 1)].tensor_parallel;
-  operation_ = absl::StrCat("receive hidden states from stage ", options_.self.stage - 1, " rank ", from);
+  Begin(absl::StrCat("receive hidden states from stage ", options_.self.stage - 1, " rank ", from));
   WaitNote note(options_.monitor, absl::StrCat(operation_, ", step ", plan.step.value()));
   PAGODA_ASSIGN_OR_RETURN(hidden_, link_.ReceiveHidden(plan.step, options_.deadline, options_.stop));
   return absl::OkStatus();
@@ -138,7 +164,7 @@ absl::StatusOr<size_t> StepExecutor::StepsNeeded(const StepPlan& plan) const {
 }
 
 absl::Status StepExecutor::TakeTokensFor(const StepPlan& plan) {
-  operation_ = "find the rows' tokens";
+  Begin("find the rows' tokens");
   PAGODA_ASSIGN_OR_RETURN(const size_t steps, StepsNeeded(plan));
   PAGODA_RETURN_IF_ERROR(TakePendingTokens(steps));
   tokens_.clear();
@@ -169,7 +195,7 @@ absl::Status StepExecutor::TakePendingTokens(size_t steps) {
   for (size_t i = 0; i < steps; ++i) count += pending_[i].samples.size();
   for (size_t i = 0; i < steps && options_.self.rank == 0; ++i) {
     const PendingTokens& pending = pending_[i];
-    operation_ = absl::StrCat("receive sampled tokens of step ", pending.step.value());
+    Begin(absl::StrCat("receive sampled tokens of step ", pending.step.value()));
     WaitNote note(options_.monitor, operation_);
     PAGODA_ASSIGN_OR_RETURN(const std::vector<StageLink::SlotToken> received,
                             link_.ReceiveTokens(pending.step, static_cast<int>(pending.samples.size()),
@@ -183,7 +209,7 @@ absl::Status StepExecutor::TakePendingTokens(size_t steps) {
     }
   }
   tokens.resize(count);
-  operation_ = "broadcast sampled tokens in the group";
+  Begin("broadcast sampled tokens in the group");
   if (!group_.alone()) {
     WaitNote note(options_.monitor, operation_);
     PAGODA_RETURN_IF_ERROR(group_.Broadcast(0, std::as_writable_bytes(std::span(tokens))));
@@ -198,8 +224,9 @@ absl::Status StepExecutor::TakePendingTokens(size_t steps) {
   return absl::OkStatus();
 }
 
-absl::Status StepExecutor::Run(const StepPlan&) {
-  operation_ = "run the layers";
+absl::Status StepExecutor::Run(const StepPlan& plan) {
+  if (PartOf(plan) != Part::kRun) return absl::OkStatus();
+  Begin("run the layers");
   const int64_t waited = group_.wait_ns();
   {
     Stopwatch watch(times_.compute_ns);
@@ -208,19 +235,24 @@ absl::Status StepExecutor::Run(const StepPlan&) {
   }
   times_.group_wait_ns = group_.wait_ns() - waited;
   times_.compute_ns -= times_.group_wait_ns;
+  if (feeds_ && times_.rows > 0) record_.KeepOutputs(sequences_, decoder_.hidden());
   return absl::OkStatus();
 }
 
 absl::Status StepExecutor::SendOn(const StepPlan& plan) {
   if (last_ || times_.rows == 0) return absl::OkStatus();
-  operation_ = absl::StrCat("send hidden states to stage ", options_.self.stage + 1);
+  if (PartOf(plan) == Part::kFeed) return FeedKeptOutputs(plan);
+  if (plan.rebuild.has_value() && (PartOf(plan) == Part::kNothing || options_.self.stage == plan.rebuild->last_stage)) {
+    return absl::OkStatus();
+  }
+  Begin(absl::StrCat("send hidden states to stage ", options_.self.stage + 1));
   Stopwatch watch(times_.send_ns);
   return link_.SendHidden(plan.step, decoder_.hidden(), times_.rows, options_.deadline, options_.stop);
 }
 
 absl::StatusOr<StepResult> StepExecutor::Finish(const StepPlan& plan) {
   StepResult result{.epoch = plan.epoch, .step = plan.step};
-  if (last_) {
+  if (last_ && !plan.rebuild.has_value()) {
     const int64_t waited = group_.wait_ns();
     int64_t total = 0;
     {
@@ -256,8 +288,8 @@ std::vector<int> StepExecutor::LogitRows(const StepPlan& plan) const {
 }
 
 absl::Status StepExecutor::SampleRows(const StepPlan& plan, StepResult& result) {
-  operation_ = "compute logits";
-  const bool reporting = reports();
+  Begin("compute logits");
+  const bool reporting = Reports(plan);
   if (reporting) {
     result.samples.resize(plan.samples.size());
     for (const PlanRows& rows : plan.rows) {
@@ -274,8 +306,16 @@ absl::Status StepExecutor::SampleRows(const StepPlan& plan, StepResult& result) 
     chains_.push_back({.next_row = first, .first_row = first, .end_row = end});
   }
   const std::vector<int> rows = LogitRows(plan);
+  const bool largest_only = reporting && group_.alone() && result.prompt_logprobs.empty() && TakesLargestOnly(plan);
   for (size_t at = 0; at < rows.size(); at += kHeadRows) {
-    LogitLines lines{.rows = std::span(rows).subspan(at, std::min<size_t>(kHeadRows, rows.size() - at)), .logits = {}};
+    const std::span<const int> chunk = std::span(rows).subspan(at, std::min<size_t>(kHeadRows, rows.size() - at));
+    if (largest_only) {
+      Stopwatch watch(times_.head_ns);
+      PAGODA_ASSIGN_OR_RETURN(const std::vector<TokenId> tokens, decoder_.LargestLogits(chunk));
+      PAGODA_RETURN_IF_ERROR(UseLargest(plan, chunk, tokens, result));
+      continue;
+    }
+    LogitLines lines{.rows = chunk, .logits = {}};
     {
       Stopwatch watch(times_.head_ns);
       PAGODA_ASSIGN_OR_RETURN(lines.logits, decoder_.Logits(lines.rows, group_));
@@ -284,12 +324,43 @@ absl::Status StepExecutor::SampleRows(const StepPlan& plan, StepResult& result) 
     if (reporting) PAGODA_RETURN_IF_ERROR(UseLogits(plan, lines, result));
   }
   if (!reporting) return absl::OkStatus();
-  operation_ = "send sampled tokens to stage 0";
+  Begin("send sampled tokens to stage 0");
   std::vector<StageLink::SlotToken> tokens;
   for (size_t i = 0; i < plan.samples.size(); ++i) {
     if (GoesBack(plan, plan.samples[i])) tokens.push_back({result.samples[i].slot, result.samples[i].token});
   }
   return tokens.empty() ? absl::OkStatus() : link_.SendTokens(plan.step, tokens);
+}
+
+// Nobody looks at the logits and nothing is drafted: every sample is the largest one of its row.
+bool StepExecutor::TakesLargestOnly(const StepPlan& plan) const {
+  return std::all_of(plan.samples.begin(), plan.samples.end(), [&](const PlanSample& sample) {
+    return plan.rows[static_cast<size_t>(sample.rows_index)].drafts.empty() &&
+           Sampler::TakesLargest({.params = slots_.at(sample.slot).params.get(), .output_index = sample.output_index});
+  });
+}
+
+absl::Status StepExecutor::UseLargest(const StepPlan& plan, std::span<const int> rows, std::span<const TokenId> tokens,
+                                      StepResult& result) {
+  for (size_t i = 0; i < plan.samples.size(); ++i) {
+    const PlanSample& sample = plan.samples[i];
+    const size_t index = static_cast<size_t>(sample.rows_index);
+    const int row = first_row_[index] + plan.rows[index].count - 1;
+    const auto found = std::lower_bound(rows.begin(), rows.end(), row);
+    if (found == rows.end() || *found != row) continue;
+    const SlotTable::Slot& slot = slots_.at(sample.slot);
+    PAGODA_RETURN_IF_ERROR(CheckOutputIndex(sample.slot, slot, sample.output_index));
+    const TokenId token = tokens[static_cast<size_t>(found - rows.begin())];
+    result.samples[i] = {.slot = sample.slot, .token = token, .logprobs = {}, .further = {}};
+    PAGODA_RETURN_IF_ERROR(slots_.Append(sample.slot, slot.generation, static_cast<int>(slot.tokens.size()), token));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status StepExecutor::CheckOutputIndex(int slot_number, const SlotTable::Slot& slot, int output_index) {
+  if (static_cast<int>(slot.tokens.size()) == slot.prompt_length + output_index) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("slot ", slot_number, ": output ", output_index, " after ", slot.tokens.size(),
+                                                 " tokens of which ", slot.prompt_length, " are the prompt"));
 }
 
 std::span<const float> StepExecutor::LogitLines::Of(int row) const {
@@ -332,11 +403,7 @@ absl::Status StepExecutor::Sample(Sampler& sampler, const PlanSample& sample, co
     if (line.empty()) return absl::OkStatus();
     const int done = chain.next_row - chain.first_row;
     const int output_index = sample.output_index + done;
-    if (static_cast<int>(slot.tokens.size()) != slot.prompt_length + output_index) {
-      return absl::InvalidArgumentError(absl::StrCat("slot ", sample.slot, ": output ", output_index, " after ",
-                                                     slot.tokens.size(), " tokens of which ", slot.prompt_length,
-                                                     " are the prompt"));
-    }
+    PAGODA_RETURN_IF_ERROR(CheckOutputIndex(sample.slot, slot, output_index));
     Sampled sampled = sampler.Sample(line, {.params = slot.params.get(),
                                              .tokens = slot.tokens,
                                              .prompt_length = slot.prompt_length,
@@ -354,6 +421,22 @@ absl::Status StepExecutor::Sample(Sampler& sampler, const PlanSample& sample, co
     }
   }
   return absl::OkStatus();
+}
+
+std::string StepExecutor::RequestsOf(const StepPlan& plan) const {
+  constexpr size_t kShown = 8;
+  std::set<RequestId> requests;
+  for (const PlanRows& rows : plan.rows) {
+    if (slots_.InRange(rows.slot) && slots_.at(rows.slot).used) requests.insert(slots_.at(rows.slot).request);
+  }
+  std::string text;
+  size_t shown = 0;
+  for (const RequestId& request : requests) {
+    if (shown++ == kShown) break;
+    absl::StrAppend(&text, text.empty() ? "" : " ", request.ToString());
+  }
+  if (requests.size() > kShown) absl::StrAppend(&text, " and ", requests.size() - kShown, " more");
+  return text;
 }
 
 }  // namespace pagoda::worker

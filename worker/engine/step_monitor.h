@@ -41,6 +41,7 @@ class StepMonitor {
     int64_t layers_us = 0;
     int64_t head_us = 0;
     int64_t decode_rows = 0;
+    std::string operation;    // empty: waits for a plan
   };
 
   void BeginEpoch(uint64_t epoch) {
@@ -52,10 +53,15 @@ class StepMonitor {
     MutexLock lock(&mutex_);
     snapshot_.current_step = step;
   }
+  void BeginOperation(const std::string& what) {
+    MutexLock lock(&mutex_);
+    snapshot_.operation = what;
+  }
   void EndStep(const StepTimes& times, int64_t bytes_sent) {
     MutexLock lock(&mutex_);
     snapshot_.last_step = snapshot_.current_step;
     snapshot_.current_step = 0;
+    snapshot_.operation.clear();
     snapshot_.compute_us += times.compute_ns / 1000;
     snapshot_.wait_in_us += (times.wait_in_ns + times.group_wait_ns) / 1000;
     snapshot_.send_us += times.send_ns / 1000;

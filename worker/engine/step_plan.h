@@ -4,8 +4,10 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
+#include "common/block_hash.h"
 #include "common/ids.h"
 #include "worker/sampler/sampler.h"
 
@@ -13,6 +15,7 @@ namespace pagoda::worker {
 
 struct StartSlot {
   int slot = 0;
+  RequestId request;  // for logs only
   int choice = 0;
   int prompt_length = 0;
   std::vector<TokenId> history;
@@ -49,6 +52,24 @@ struct PlanSample {
   int output_index = 0;
 };
 
+struct BlockName {
+  int32_t block = 0;
+  BlockHash hash;
+};
+
+struct RebuildChain {
+  std::vector<int32_t> blocks;
+  int first_block = 0;
+  std::vector<TokenId> tokens;
+  int blocks_to_fill() const { return static_cast<int>(blocks.size()) - first_block; }
+};
+
+struct Rebuild {
+  int first_stage = 0;
+  int last_stage = 0;
+  std::vector<RebuildChain> chains;
+};
+
 struct StepPlan {
   Epoch epoch;
   StepNumber step;
@@ -57,6 +78,8 @@ struct StepPlan {
   std::vector<PlanRows> rows;
   std::vector<PlanSample> samples;
   std::vector<int> ends;
+  std::vector<BlockName> names;
+  std::optional<Rebuild> rebuild;
 
   int TotalRows() const {
     int total = 0;

@@ -78,7 +78,11 @@ Logprobs Sampler::LogprobsOf(std::span<const float> logits, TokenId token, int t
   return result;
 }
 
-bool Sampler::NeedsEditing(const SamplingContext& context) const {
+bool Sampler::TakesLargest(const SamplingContext& context) {
+  return context.params->temperature < kGreedyBelow && context.params->logprobs < 0 && !NeedsEditing(context);
+}
+
+bool Sampler::NeedsEditing(const SamplingContext& context) {
   const SamplerParams& params = *context.params;
   return !params.allowed_token_ids.empty() || !params.bad_words.empty() || params.no_repeat_ngram_size > 0 ||
          context.output_index < params.min_tokens || !params.logit_bias.empty() || params.UsesCounts();

@@ -76,6 +76,9 @@ class Sampler {
  public:
   explicit Sampler(int vocabulary, kernels::Isa isa = kernels::Isa::kAuto);
 
+  // True when Sample would give the largest logit's token and nothing else: then the logits need not be written down.
+  static bool TakesLargest(const SamplingContext& context);
+
   // Requires logits.size() == vocabulary. Ids outside the vocabulary in the parameters are ignored.
   Sampled Sample(std::span<const float> logits, const SamplingContext& context);
   // log-softmax of `token` and of the `top` likeliest.
@@ -88,7 +91,7 @@ class Sampler {
     uint32_t weight = 0;  // exp((value - largest) / temperature)
   };
 
-  bool NeedsEditing(const SamplingContext& context) const;
+  static bool NeedsEditing(const SamplingContext& context);
   void Mask(const SamplingContext& context);
   void MaskRepeatedNgrams(const SamplingContext& context);
   void Penalise(const SamplingContext& context);
