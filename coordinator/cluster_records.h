@@ -124,8 +124,8 @@ struct DeploymentRecord {
   ModelFacts model;
   bool draining = false;
   std::string message;  // an error that no retry helps
-  MeasuredTimes measured;  // by its workers so far
-  MeasuredTimes cut_by;    // those of `measured` that its layers are cut by: moved only by more than noise
+  MeasuredTimes measured = {};  // by its workers so far
+  MeasuredTimes cut_by = {};    // those of `measured` that its layers are cut by: moved only by more than noise
 };
 
 struct PlacedStage {

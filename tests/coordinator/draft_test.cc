@@ -93,7 +93,7 @@ struct Outcome {
   int most_in_flight = 0;
 };
 
-Outcome RunScenario(const Scenario& scenario) {
+Outcome Simulate(const Scenario& scenario) {
   EpochSettings settings;
   settings.epoch = Epoch(1);
   settings.stages = scenario.stages;
@@ -144,9 +144,9 @@ Outcome RunScenario(const Scenario& scenario) {
 TEST(Drafting, TheSameTokensInFewerSteps) {
   for (const int stages : {1, 2, 3}) {
     for (const int sequences : {1, 3}) {
-      const Outcome without = RunScenario({.sequences = sequences, .stages = stages, .asked = -1});
-      const Outcome automatic = RunScenario({.sequences = sequences, .stages = stages});
-      const Outcome four = RunScenario({.sequences = sequences, .stages = stages, .asked = 4});
+      const Outcome without = Simulate({.sequences = sequences, .stages = stages, .asked = -1});
+      const Outcome automatic = Simulate({.sequences = sequences, .stages = stages});
+      const Outcome four = Simulate({.sequences = sequences, .stages = stages, .asked = 4});
       EXPECT_EQ(without.stats.drafts, 0);
       EXPECT_EQ(automatic.tokens, without.tokens) << stages << " stages";
       EXPECT_EQ(four.tokens, without.tokens) << stages << " stages";
@@ -158,13 +158,13 @@ TEST(Drafting, TheSameTokensInFewerSteps) {
 
 TEST(Drafting, NothingIsGuessedWhereItDoesNotPay) {
   // No repetition.
-  const Outcome plain = RunScenario({.seed = 7});
+  const Outcome plain = Simulate({.seed = 7});
   EXPECT_EQ(plain.stats.drafts, 0);
   EXPECT_EQ(plain.most_in_flight, 2) << "runs ahead";
   // Repetition, but a step costs what its rows cost.
-  EXPECT_EQ(RunScenario({.fixed_us = 10, .row_us = 2000}).stats.drafts, 0);
+  EXPECT_EQ(Simulate({.fixed_us = 10, .row_us = 2000}).stats.drafts, 0);
   // A full batch.
-  EXPECT_EQ(RunScenario({.sequences = 32}).stats.drafts, 0);
+  EXPECT_EQ(Simulate({.sequences = 32}).stats.drafts, 0);
 }
 
 // A prompt arrives while others decode: its chunks are as long as they can bear.
