@@ -3,6 +3,7 @@
 // Blamed is who had rows in flight when the workers were lost. Two deaths make a suspect. A suspect runs alone: the others
 // keep their blocks and get no rows until it has gone a few tokens past where it began, which a request that kills by what it
 // holds does not survive; then it is cleared, so that random kills convict nobody. One that dies alone twice ends.
+#include <algorithm>
 #include <set>
 #include <utility>
 
@@ -40,8 +41,10 @@ bool Scheduler::MustDrainForTrial() {
   if (waiting_.empty() || !(*waiting_.begin())->request->suspect()) return false;
   const SequencePointer& suspect = *waiting_.begin();
   const int needed = (suspect->length() + settings_.block_tokens - 1) / settings_.block_tokens;
+  // As TakeBlocksFor asks: a trial that could not begin would stand still with all the others.
+  const int margin = running_.empty() ? 0 : std::max(1, settings_.blocks / 100);
   if (free_slots_.empty() || static_cast<int>(running_.size()) + finished_in_flight_ >= settings_.max_sequences ||
-      Available() < needed + 1) {
+      Available() - needed < margin) {
     return false;  // those that run make room first
   }
   if (!in_flight_.empty()) return true;

@@ -534,6 +534,17 @@ void Dispatcher::OnRefused(int link, const wire::Refused& refused) {
         edges_.now() + std::max<int64_t>(kRetryDelayMs, refused.retry_after_ms()) * kNsPerMs;
     return;
   }
+  // Not full but on its way out, or not up yet (a coordinator that is being replaced): as if it had been lost.
+  if (code != absl::StatusCode::kResourceExhausted) {
+    const MonotonicNs now = edges_.now();
+    if (running.held_until_ns == 0) running.held_until_ns = now + options_.hold_ms * kNsPerMs;
+    if (now < running.held_until_ns) {
+      running.avoid.clear();
+      Unplace(running);
+      running.retry_at_ns = now + kRetryDelayMs * kNsPerMs;
+      return;
+    }
+  }
   if (code == absl::StatusCode::kNotFound) status = absl::UnavailableError(refused.message());
   metrics_->Rejected(code == absl::StatusCode::kResourceExhausted ? "queue_full" : "no_pipeline");
   Fail(id, WithRetryAfter(status,

@@ -370,6 +370,39 @@ TEST(TrialTest, RandomKillsConvictNobody) {
   EXPECT_GT(trials, 20) << "nobody was suspected: the test does not test";
 }
 
+// Suspects in a pool in which the sequences hardly fit: trials that find no room, preemption by and of them.
+TEST(TrialTest, SuspectsGetOnWhenBlocksAreScarce) {
+  for (uint64_t seed = 1; seed <= 60; ++seed) {
+    EpochSettings settings = Settings();
+    settings.blocks = 64 + static_cast<int>(seed % 7);
+    Line line(settings);
+    uint64_t random = seed * 0x9e3779b97f4a7c15ULL;
+    const auto draw = [&](uint64_t bound) {
+      random ^= random << 13;
+      random ^= random >> 7;
+      random ^= random << 17;
+      return random % bound;
+    };
+    for (uint64_t id = 1; id <= 10; ++id) {
+      Request request = MakeRequest(id, 30 + static_cast<int>(draw(120)), "", 20 + static_cast<int>(draw(60)));
+      request.choices.resize(1 + draw(3));
+      request.deaths = draw(2) == 0 ? 2 : 0;
+      line.Submit(std::move(request));
+    }
+    int deaths = 0;
+    for (int i = 0; i < 20'000 && !line.scheduler.idle(); ++i) {
+      line.Step();
+      if (draw(300) != 0) continue;
+      line.Dispatch();
+      line.Die();
+      ++deaths;
+    }
+    ASSERT_TRUE(line.scheduler.idle()) << "seed " << seed << ": it stands still";
+    EXPECT_EQ(line.scheduler.leaked_blocks(), 0) << "seed " << seed;
+    EXPECT_TRUE(line.errors.empty() || deaths > 1) << "seed " << seed;
+  }
+}
+
 TEST(TrialTest, TheCountsComeWithTheRequestFromAnotherPipeline) {
   Line line;
   Request request = MakeRequest(1, 20);

@@ -332,6 +332,17 @@ TEST_F(FailoverTest, NewRequestsWaitForALostCoordinatorAndNotForEver) {
   EXPECT_LT(NowNs() - begin, 8 * kNsPerSecond);
 }
 
+TEST_F(FailoverTest, ACoordinatorOnItsWayOutIsWaitedForAndAFullOneIsNot) {
+  FakeCoordinator& only = AddCoordinator();
+  StartRouter([](Router::Options& options) { options.dispatcher.hold_ms = 3000; });
+  only.RefuseNext(3, absl::StatusCode::kUnavailable, 0);
+  EXPECT_EQ(Complete(R"("max_tokens":3)").status, 200);
+  only.RefuseNext(1, absl::StatusCode::kResourceExhausted, 0);
+  EXPECT_EQ(Complete(R"("max_tokens":3)").status, 429);
+  only.RefuseNext(1'000'000, absl::StatusCode::kUnavailable, 0);
+  EXPECT_EQ(Complete(R"("max_tokens":3)").status, 503) << "not for ever";
+}
+
 TEST_F(FailoverTest, AnAcceptedStreamOutlivesAnyNumberOfLosses) {
   FakeCoordinator& only = AddCoordinator([](auto& options) { options.pipelines = 2; });
   StartRouter();
