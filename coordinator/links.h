@@ -18,6 +18,7 @@
 namespace pagoda::coordinator {
 
 class PipelineEngine;
+struct ClusterView;
 
 // One worker's control stream.
 class WorkerLink {
@@ -86,6 +87,9 @@ class RouterLink {
   virtual void SendTokens(const StepTokens& head, std::span<ChoiceOutput* const> outputs) = 0;
   virtual void SendRefused(const Refusal& refusal) = 0;
   virtual void SendSnapshot(const Snapshot& snapshot) = 0;
+  // Somebody looks at its status page: it wants the cluster with each snapshot.
+  virtual bool watching() const { return false; }
+  virtual void SendCluster(const ClusterView&) {}
   virtual void Close(const std::string& why) = 0;
 };
 

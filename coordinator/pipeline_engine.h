@@ -33,6 +33,7 @@ struct EngineOptions {
   std::string deployment;
   int max_queued_requests = 2048;
   int64_t step_deadline_ns = 30'000'000'000;
+  Tracer* tracer = nullptr;  // null: no traces
   // Both are called on the engine's thread.
   std::function<void(Epoch, const std::string&)> epoch_failed;
   std::function<void()> drained;

@@ -14,6 +14,7 @@
 #include "common/clock.h"
 #include "common/ids.h"
 #include "common/status.h"
+#include "common/trace.h"
 #include "text/text_bundle.h"
 
 namespace pagoda::router {
@@ -90,6 +91,7 @@ struct GenerationRequest {
   bool bypass_prefix_cache = false;
   MonotonicNs received_ns = 0;
   MonotonicNs deadline_ns = 0;
+  TraceContext trace;  // of its server span
 };
 
 // Tokens of one choice out of one step. Spans are valid during the call only.

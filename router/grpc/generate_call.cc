@@ -39,6 +39,8 @@ void GenerateCall::Name(std::string_view request_id, std::string_view model) {
 void GenerateCall::Submit(GenerationRequest request) {
   Name(request.client_request_id, request.model);
   prompt_tokens_ = static_cast<int64_t>(request.prompt.size());
+  trace_.Asked(request, /*stream=*/true, 1);
+  request.trace = trace_.context();
   loop_->Post(
       [self = shared_from_this(), held = std::make_shared<GenerationRequest>(std::move(request))] {
         if (self->over_) return;  // cancelled meanwhile
@@ -52,6 +54,9 @@ void GenerateCall::Submit(GenerationRequest request) {
 
 void GenerateCall::OnDelta(const Session& session, ChoiceDelta delta) {
   if (over_) return;
+  trace_.FirstToken();
+  trace_.Finished(delta.finish);
+  cached_tokens_ = session.cached_tokens();
   v1::GenerateResponse response;
   response.set_request_id(client_request_id_);
   response.set_index(delta.choice);
@@ -128,6 +133,12 @@ void GenerateCall::End(const absl::Status& status) {
   if (ended_) return;
   ended_ = true;
   status_ = status;
+  trace_.End({.response_id = client_request_id_,
+              .prompt_tokens = prompt_tokens_,
+              .output_tokens = std::accumulate(output_tokens_.begin(), output_tokens_.end(), int64_t{0}),
+              .cached_tokens = cached_tokens_,
+              .http_status = HttpStatusOf(status),
+              .error = std::string(status.message())});
   if (access_log_) WriteLog(status);
   if (unsent_.empty()) FinishWhenWritten();
 }

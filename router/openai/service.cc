@@ -183,7 +183,7 @@ void Service::Generate(std::shared_ptr<Exchange> exchange, Endpoint endpoint) {
         const MonotonicNs deadline =
             done->request().received_ns + options_.request_timeout_ms * kNsPerMs;
         std::make_shared<GenerationJob>(std::move(done), std::move(prepared), parts_.dispatcher,
-                                        parts_.metrics, NowUnix())
+                                        parts_.metrics, parts_.tracer, NowUnix())
             ->Start(deadline);
       });
 }

@@ -28,6 +28,7 @@ class Service {
     Dispatcher* dispatcher;
     ModelRegistry* registry;
     Metrics* metrics;
+    Tracer* tracer = nullptr;  // null: off
   };
   Service(Options options, Parts parts);
 

@@ -18,6 +18,7 @@
 #include "checkpoint/checkpoint.h"
 #include "common/mutex.h"
 #include "worker/engine/engine_inbox.h"
+#include "worker/engine/slot_spans.h"
 #include "worker/engine/step_executor.h"
 
 namespace pagoda::worker {
@@ -66,6 +67,7 @@ struct EngineOptions {
   ModelOpener open_model;
   int64_t kv_cache_bytes = 0;  // refuse an assignment whose KV cache is larger; 0: no bound of its own
   EngineSink* sink = nullptr;  // outlives the engine
+  Tracer* tracer = nullptr;    // null: no traces; outlives the engine
 };
 
 class Engine {
@@ -115,6 +117,7 @@ class Engine {
   std::shared_ptr<const Shard> shard_;
   std::unique_ptr<Decoder> decoder_;
   std::unique_ptr<StepExecutor> executor_;
+  SlotSpans spans_;
   StepNumber last_step_;
   std::string operation_;
 

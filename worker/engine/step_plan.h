@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "common/ids.h"
+#include "common/trace.h"
 #include "worker/sampler/sampler.h"
 
 namespace pagoda::worker {
@@ -19,6 +20,7 @@ struct StartSlot {
   std::vector<int32_t> blocks;
   std::shared_ptr<const SamplerParams> params;  // null for a fork
   int fork_of = -1;                             // slot; -1: none
+  TraceContext trace = {};                      // of a sampled request
 };
 
 struct PlanCopy {
