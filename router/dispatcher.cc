@@ -189,6 +189,7 @@ void Dispatcher::OnMessage(int link, const wire::CoordinatorMessage& message) {
       return OnStep(link, message.tokens());
     case wire::CoordinatorMessage::kRefused:
       return OnRefused(link, message.refused());
+    case wire::CoordinatorMessage::kCluster:  // the status page's
     case wire::CoordinatorMessage::KIND_NOT_SET:
       return;
   }
