@@ -5,7 +5,18 @@
 #include "coordinator/services/describe.h"
 
 namespace pagoda::coordinator {
+
 namespace v1 = ::pagoda::v1;
+
+namespace {
+
+absl::Status NotLeader(const ClusterView& view) {
+  return absl::UnavailableError(view.leader_address.empty() ? "this coordinator does not lead, and no other one is known to"
+                                                            : absl::StrCat("this coordinator does not lead; ask ",
+                                                                           view.leader_address));
+}
+
+}  // namespace
 
 // Finishes with the deployment as it is after the change.
 Coordinator::Done AdminService::AnswerWith(grpc::ServerUnaryReactor* reactor, std::string name, v1::Deployment* response) {
@@ -48,6 +59,7 @@ grpc::ServerUnaryReactor* AdminService::ListDeployments(grpc::CallbackServerCont
                                                         v1::ListDeploymentsResponse* response) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   coordinator_.View([reactor, response](ClusterView view) {
+    if (!view.leads) return reactor->Finish(ToGrpc(NotLeader(view)));
     for (const DeploymentRecord& deployment : view.deployments) Describe(deployment, view, *response->add_deployments());
     reactor->Finish(grpc::Status::OK);
   });
@@ -86,6 +98,7 @@ grpc::ServerUnaryReactor* AdminService::GetCluster(grpc::CallbackServerContext* 
                                                    v1::ClusterState* response) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   coordinator_.View([this, reactor, response](ClusterView view) {
+    if (!view.leads) return reactor->Finish(ToGrpc(NotLeader(view)));
     Describe(view, coordinator_.options(), *response);
     reactor->Finish(grpc::Status::OK);
   });

@@ -85,7 +85,7 @@ void Describe(const WorkerRecord& worker, const ClusterView& view, v1::WorkerSta
 
 void Describe(const ClusterView& view, const CoordinatorOptions& options, v1::ClusterState& out) {
   out.set_coordinator(options.name);
-  out.set_leader(true);
+  out.set_leader(view.leads);
   out.set_version(PAGODA_VERSION);
   for (const DeploymentRecord& deployment : view.deployments) Describe(deployment, view, *out.add_deployments());
   for (const ClusterView::Pipeline& pipeline : view.pipelines) Describe(pipeline, *out.add_pipelines());

@@ -262,6 +262,7 @@ void FakeCoordinator::State::Receive(AttachReactor* stream, const wire::RouterMe
       });
       return;
     case wire::RouterMessage::kWatch:  // there is nothing to see
+      case wire::RouterMessage::kResumeQuery:  // this one speaks protocol 1
     case wire::RouterMessage::KIND_NOT_SET:
       return;
   }

@@ -168,46 +168,50 @@ absl::Status Decoder::Attention(const LayerWeights& weights, int layer, const ke
   const int64_t rows = step.rows;
   attention_.layer = layer;
   const F32View qkv = Rows(qkv_, rows, weights.qkv->rows());
-  PAGODA_RETURN_IF_ERROR(backend_.MatMul({.matrix = weights.qkv.get(),
-                                          .input = attention_input_.get(),
-                                          .rows = rows,
-                                          .out = qkv.data,
-                                          .row_stride = qkv.stride,
-                                          .plane_stride = 0}));
-  PAGODA_RETURN_IF_ERROR(backend_.RopeAndStore(qkv, step, rope_, attention_, *kv_));
+  PAGODA_RETURN_IF_ERROR(backend_.MatMulRopeAndStore({.matrix = weights.qkv.get(),
+                                                      .input = attention_input_.get(),
+                                                      .qkv = qkv,
+                                                      .step = step,
+                                                      .rope = rope_,
+                                                      .attention = attention_},
+                                                     *kv_));
   const int64_t columns = mine.query_heads.size() * shard_->spec.head_dim;
   const int64_t all_columns = mine.output_query_heads.size() * shard_->spec.head_dim;
   if (mine.sub_group.size() == 1) {
-    PAGODA_RETURN_IF_ERROR(backend_.Attend(qkv, step, attention_, *kv_, Rows(attended_, rows, columns)));
+    PAGODA_RETURN_IF_ERROR(
+        backend_.AttendAndQuantize(qkv, step, attention_, *kv_, Rows(attended_, rows, columns), *output_input_));
   } else {
     float* part = parts_;
     for (int m = 0; m < mine.sub_index; ++m) part += rows * sub_attention_columns_[static_cast<size_t>(m)];
     PAGODA_RETURN_IF_ERROR(backend_.Attend(qkv, step, attention_, *kv_, Rows(part, rows, columns)));
     PAGODA_RETURN_IF_ERROR(JoinSubGroup(sub_attention_columns_, 1, rows, attended_, group));
+    PAGODA_RETURN_IF_ERROR(backend_.Quantize(Rows(attended_, rows, all_columns), *output_input_));
   }
-  PAGODA_RETURN_IF_ERROR(backend_.Quantize(Rows(attended_, rows, all_columns), *output_input_));
   return PartialSums(*weights.output, *output_input_, rows, group);
 }
 
 absl::Status Decoder::FeedForward(const LayerWeights& weights, int64_t rows, GroupExchange& group) {
   const RankPartition& mine = shard_->mine();
-  float* part = gate_up_;
-  if (mine.sub_group.size() > 1) {
-    part = parts_;
-    for (int m = 0; m < mine.sub_index; ++m) part += rows * sub_ffn_columns_[static_cast<size_t>(m)];
+  const kernels::GateKind kind = shard_->spec.activation == checkpoint::ActivationKind::kGeluGated
+                                     ? kernels::GateKind::kGelu
+                                     : kernels::GateKind::kSilu;
+  if (mine.sub_group.size() == 1) {
+    PAGODA_RETURN_IF_ERROR(backend_.MatMulGated({.matrix = weights.gate_up.get(),
+                                                 .input = ffn_input_.get(),
+                                                 .scratch = Rows(gate_up_, rows, weights.gate_up->rows()),
+                                                 .kind = kind},
+                                                *down_input_));
+    return PartialSums(*weights.down, *down_input_, rows, group);
   }
+  float* part = parts_;
+  for (int m = 0; m < mine.sub_index; ++m) part += rows * sub_ffn_columns_[static_cast<size_t>(m)];
   PAGODA_RETURN_IF_ERROR(backend_.MatMul({.matrix = weights.gate_up.get(),
                                           .input = ffn_input_.get(),
                                           .rows = rows,
                                           .out = part,
                                           .row_stride = weights.gate_up->rows(),
                                           .plane_stride = 0}));
-  if (mine.sub_group.size() > 1) {
-    PAGODA_RETURN_IF_ERROR(JoinSubGroup(sub_ffn_columns_, 2, rows, gate_up_, group));
-  }
-  const kernels::GateKind kind = shard_->spec.activation == checkpoint::ActivationKind::kGeluGated
-                                     ? kernels::GateKind::kGelu
-                                     : kernels::GateKind::kSilu;
+  PAGODA_RETURN_IF_ERROR(JoinSubGroup(sub_ffn_columns_, 2, rows, gate_up_, group));
   PAGODA_RETURN_IF_ERROR(
       backend_.GatedActivation(Rows(gate_up_, rows, 2 * mine.down_ffn.size()), kind, *down_input_));
   return PartialSums(*weights.down, *down_input_, rows, group);
@@ -277,28 +281,50 @@ absl::Status Decoder::JoinSubGroup(std::span<const int64_t> columns, int halves,
   return absl::OkStatus();
 }
 
-absl::StatusOr<F32View> Decoder::Logits(std::span<const int> rows, GroupExchange& group) {
-  const RankPartition& mine = shard_->mine();
+absl::Status Decoder::NormHeadRows(std::span<const int> rows) {
   const int64_t count = static_cast<int64_t>(rows.size());
   const int64_t hidden = shard_->spec.hidden;
-  const int64_t vocabulary = shard_->spec.vocabulary;
   if (!shard_->last() || count > options_.max_head_rows) {
     return absl::InvalidArgumentError(absl::StrCat("logits of ", count, " rows, room for ", options_.max_head_rows));
   }
-  if (count == 0) return F32View{};
   for (int64_t i = 0; i < count; ++i) {
     std::memcpy(head_residual_ + i * hidden, residual_ + rows[static_cast<size_t>(i)] * hidden,
                 static_cast<size_t>(hidden) * sizeof(float));
   }
+  if (shard_->head == nullptr) return absl::OkStatus();
+  return backend_.AddNorm({.residual = Rows(head_residual_, count, hidden),
+                           .planes = {},
+                           .adds_after_plane = {},
+                           .norm_weight = shard_->final_norm,
+                           .epsilon = shard_->spec.norm_epsilon,
+                           .out = head_input_.get()});
+}
+
+absl::StatusOr<std::vector<TokenId>> Decoder::LargestLogits(std::span<const int> rows) {
+  PAGODA_RETURN_IF_ERROR(NormHeadRows(rows));
+  if (shard_->partition.ranks.size() != 1) return absl::InternalError("the largest logits of one rank's part of the vocabulary");
+  std::vector<kernels::Backend::Largest> largest(rows.size());
+  PAGODA_RETURN_IF_ERROR(backend_.MatMulLargest({.matrix = shard_->head.get(),
+                                                 .input = head_input_.get(),
+                                                 .rows = static_cast<int64_t>(rows.size()),
+                                                 .out = logits_,
+                                                 .row_stride = shard_->spec.vocabulary,
+                                                 .plane_stride = 0},
+                                                largest));
+  std::vector<TokenId> tokens;
+  for (const kernels::Backend::Largest& one : largest) tokens.push_back(std::max(one.index, 0));  // all NaN: token 0
+  return tokens;
+}
+
+absl::StatusOr<F32View> Decoder::Logits(std::span<const int> rows, GroupExchange& group) {
+  const RankPartition& mine = shard_->mine();
+  const int64_t count = static_cast<int64_t>(rows.size());
+  const int64_t vocabulary = shard_->spec.vocabulary;
+  PAGODA_RETURN_IF_ERROR(NormHeadRows(rows));
+  if (count == 0) return F32View{};
   const bool spread = mine.rank == 0 && !group.alone();
   float* out = spread ? logit_parts_ : logits_;
   if (shard_->head != nullptr) {
-    PAGODA_RETURN_IF_ERROR(backend_.AddNorm({.residual = Rows(head_residual_, count, hidden),
-                                             .planes = {},
-                                             .adds_after_plane = {},
-                                             .norm_weight = shard_->final_norm,
-                                             .epsilon = shard_->spec.norm_epsilon,
-                                             .out = head_input_.get()}));
     PAGODA_RETURN_IF_ERROR(backend_.MatMul({.matrix = shard_->head.get(),
                                             .input = head_input_.get(),
                                             .rows = count,
