@@ -46,6 +46,7 @@ void AddClusterFlags(CLI::App& app, ClusterOptions& options) {
       ->check(CLI::IsMember({"auto", "scalar", "avx2", "avx512", "amx"}));
   app.add_flag("--pin-threads", options.pin_threads, "bind each thread to a core");
   app.add_option("--transports", options.transports, "UCX transports between workers (UCX_TLS); default: UCX chooses");
+  app.add_option("--otlp-endpoint", options.otlp_endpoint, "http://host:port of a collector that takes traces; default: none");
   app.add_option("--cache-dir", options.cache_dir, "where models are kept");
   app.add_option("--state-dir", options.state_dir, "where logs and the cluster's store go");
   app.add_option("--log-level", options.log_level, "debug, info, warning or error");

@@ -39,6 +39,7 @@ struct ClusterOptions {
   std::string isa = "auto";
   bool pin_threads = false;
   std::string transports;
+  std::string otlp_endpoint;
   std::string cache_dir;
   std::string state_dir;
   std::string log_level = "info";

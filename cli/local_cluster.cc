@@ -132,6 +132,9 @@ ChildSpec LocalCluster::Spec(const std::string& name, const std::string& binary,
                             "--ready-file", spec.ready_file,
                             "--log-level", options_.log_level,
                             "--shutdown-timeout-ms", std::to_string(options_.shutdown_timeout_ms)};
+  if (!options_.otlp_endpoint.empty()) {
+    spec.command.arguments.insert(spec.command.arguments.end(), {"--otlp-endpoint", options_.otlp_endpoint});
+  }
   for (std::string& argument : arguments) spec.command.arguments.push_back(std::move(argument));
   return spec;
 }

@@ -37,6 +37,11 @@ inline constexpr int kBodyTimeoutMs = 30'000;
 inline constexpr int kIdleTimeoutMs = 75'000;
 inline constexpr int kMaxRequestMs = 3'600'000;
 inline constexpr size_t kMaxUnreadStreamBytes = 4u << 20;  // a reader slower than this is cut
+inline constexpr size_t kMaxQueuedSpans = 8192;       // for the trace collector, per process; more are dropped
+inline constexpr size_t kMaxSpansPerBatch = 512;
+inline constexpr int kMaxPageViewers = 32;             // open status pages per router
+inline constexpr int kMaxKeptEvents = 100;             // of a coordinator, for the status page
+inline constexpr int kFigureSeconds = 300;             // history of the status page's charts
 
 // Requests that may kill what they run on.
 inline constexpr int kTrialTokens = 4;                 // a suspect that got so much further alone is cleared

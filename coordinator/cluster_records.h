@@ -48,6 +48,7 @@ struct WorkerProgress {  // of a heartbeat
   int64_t wait_in_us = 0;
   int64_t send_us = 0;
   int64_t steps = 0;
+  int64_t bytes_sent = 0;
   // Of steps that decode several sequences and nothing else.
   int64_t layers_us = 0;
   int64_t head_us = 0;
@@ -89,6 +90,7 @@ struct WorkerRecord {
   WorkerProgress progress;
   double step_ms = 0;   // means over the last heartbeats
   double wait_ms = 0;
+  double sent_bytes_per_s = 0;  // between the last two heartbeats
 };
 
 enum class PipelinePhase : uint8_t { kPending, kLoading, kLinking, kReady, kDraining };

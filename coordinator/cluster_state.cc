@@ -105,6 +105,9 @@ void ClusterState::Heartbeat(WorkerId id, const WorkerProgress& progress, int64_
   const auto found = workers_.find(id);
   if (found == workers_.end() || found->second.phase == WorkerPhase::kLost) return;
   WorkerRecord& worker = found->second;
+  const double seconds = static_cast<double>(now_ns - worker.heard_ns) / 1e9;
+  const int64_t sent = progress.epoch == worker.progress.epoch ? progress.bytes_sent - worker.progress.bytes_sent : 0;
+  worker.sent_bytes_per_s = seconds > 0 && sent > 0 ? static_cast<double>(sent) / seconds : 0;
   worker.heard_ns = now_ns;
   worker.probed_ns = 0;
   if (progress.epoch == worker.progress.epoch && progress.steps > worker.progress.steps) {

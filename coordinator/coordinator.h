@@ -16,6 +16,7 @@
 #include "common/bounded_queue.h"
 #include "common/mutex.h"
 #include "coordinator/cluster_state.h"
+#include "coordinator/event_log.h"
 #include "coordinator/leadership.h"
 #include "coordinator/links.h"
 #include "coordinator/model_catalog.h"
@@ -37,6 +38,7 @@ struct CoordinatorOptions {
   int step_deadline_ms = 30000;
   int canary_every_ms = 10000;  // 0: none
   std::string pulse_file;  // touched while the control thread and all engines go round; empty: none
+  Tracer* tracer = nullptr;  // null: no traces; outlives the coordinator
   uint32_t announced_protocol = ~0u;  // to routers, at most; for tests of two versions together
 };
 
@@ -51,6 +53,7 @@ struct ClusterView {
   std::vector<DeploymentRecord> deployments;
   std::vector<Pipeline> pipelines;
   std::vector<WorkerRecord> workers;
+  std::vector<ClusterEvent> events;  // oldest first
   int64_t now_ns = 0;
   bool leads = false;
   std::string leader_address;  // when another one leads
@@ -88,6 +91,7 @@ class Coordinator {
   // Of a router's stream. It gets a snapshot at once.
   RouterId RouterJoined(std::shared_ptr<RouterLink> link);
   void RouterGone(RouterId router);
+  void SnapshotDue();  // routers get one at once
   // Answers through the router's link when it is refused.
   void Submit(PipelineId pipeline, Request request, ResumeTable::Label label, RouterLink& link);
   void Cancel(RequestId request);
@@ -137,6 +141,8 @@ class Coordinator {
   void Do(const StopPipeline& action);
   void PublishSnapshot();
   Snapshot MakeSnapshot() const;
+  ClusterView MakeView() const;
+  void Tell(std::string_view kind, std::string text);  // to whoever looks at the cluster
   std::vector<RestoredBlock> SurveyKv(const PipelineRecord& pipeline) const;
   void EndDrainsThatTookTooLong(int64_t now_ns);
   void MeasureRates(int64_t now_ns);
@@ -173,6 +179,7 @@ class Coordinator {
   std::map<PipelineId, PipelineRate> rates_;
   std::map<std::string, int64_t> drain_deadlines_;  // by deployment
   std::vector<std::shared_ptr<PipelineEngine>> retired_;  // their threads end by themselves
+  EventLog events_;
   uint64_t snapshot_version_ = 0;
   int64_t snapshot_at_ns_ = 0;
   bool snapshot_due_ = false;

@@ -71,6 +71,9 @@ void Coordinator::Do(const SendRelease& action) {
 void Coordinator::Do(const CloseWorker& action) {
   WorkerLink* link = LinkOf(action.worker);
   if (link == nullptr) return;
+  const WorkerRecord* worker = state_.FindWorker(action.worker);
+  Tell("worker_lost", absl::StrCat(worker == nullptr ? absl::StrCat("worker ", action.worker.value()) : worker->info.name,
+                                   " was let go: ", action.why));
   LogWarning("worker_closed", {{"worker", action.worker.value()}, {"why", action.why}});
   const std::shared_ptr<WorkerLink> held = links_.at(action.worker);
   worker_ids_.erase(link);
@@ -105,6 +108,7 @@ void Coordinator::Do(const CreatePipeline& action) {
                         .deployment = action.deployment,
                         .max_queued_requests = deployment.spec.max_queued_requests,
                         .step_deadline_ns = options_.step_deadline_ms * kNsPerMs,
+                        .tracer = options_.tracer,
                         .canary_every_ns = options_.canary_every_ms * kNsPerMs,
                         .resumable = resumable_,
                         .epoch_failed = {},
@@ -160,6 +164,8 @@ void Coordinator::Do(const OpenEpoch& action) {
                                   .stage_layers = std::move(layers),
                                   .restored = std::move(restored)},
                     MakePlanTransport(std::move(ranks)));
+  Tell("pipeline_ready", absl::StrCat("pipeline ", action.pipeline.value(), " (", pipeline.deployment, ") is ready, epoch ",
+                                      action.epoch.value()));
   LogInfo("pipeline_ready", {{"pipeline", action.pipeline.value()},
                              {"deployment", pipeline.deployment},
                              {"epoch", action.epoch.value()},
@@ -183,6 +189,8 @@ std::vector<RestoredBlock> Coordinator::SurveyKv(const PipelineRecord& pipeline)
 }
 
 void Coordinator::Do(const CloseEpoch& action) {
+  Tell("epoch_ended", absl::StrCat("pipeline ", action.pipeline.value(), ", epoch ", action.epoch.value(), " ended: ",
+                                   action.why));
   LogWarning("epoch_ended", {{"pipeline", action.pipeline.value()},
                              {"epoch", action.epoch.value()},
                              {"planned", action.planned},

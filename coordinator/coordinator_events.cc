@@ -17,6 +17,7 @@ void Coordinator::WorkerJoined(std::shared_ptr<WorkerLink> link, WorkerInfo info
                               {"memory_bytes", info.memory_bytes},
                               {"numerics_profile", info.numerics_profile},
                               {"implementation", info.implementation}});
+    Tell("worker_joined", absl::StrCat(info.name, " joined from ", info.host));
     const WorkerId id = state_.Join(info, NowNs());
     links_[id] = link;
     worker_ids_[link.get()] = id;
@@ -45,6 +46,7 @@ void Coordinator::WorkerFault(std::shared_ptr<WorkerLink> link, Epoch epoch, std
   Post([this, link = std::move(link), epoch, what = std::move(what)] {
     const WorkerRecord* worker = state_.FindWorker(IdOf(link.get()));
     if (worker == nullptr) return;
+    Tell("worker_fault", absl::StrCat(worker->info.name, ": ", what));
     LogWarning("worker_fault", {{"worker", worker->info.name}, {"epoch", epoch.value()}, {"what", what}});
     if (worker->epoch == epoch) state_.EpochFailed(worker->pipeline, epoch, what, NowNs());
   });
@@ -55,7 +57,11 @@ void Coordinator::WorkerGone(std::shared_ptr<WorkerLink> link, bool planned) {
     const WorkerId id = IdOf(link.get());
     if (id == WorkerId()) return;
     const WorkerRecord* worker = state_.FindWorker(id);
-    if (worker != nullptr) LogWarning("worker_gone", {{"worker", worker->info.name}});
+    if (worker != nullptr) {
+      LogWarning("worker_gone", {{"worker", worker->info.name}});
+      Tell(planned ? "worker_left" : "worker_lost",
+           absl::StrCat(worker->info.name, planned ? " leaves: it was told to stop" : " is lost: its control stream ended"));
+    }
     worker_ids_.erase(link.get());
     links_.erase(id);
     state_.Gone(id, planned ? "it was told to stop" : "its control stream ended", NowNs(), planned);
@@ -147,6 +153,7 @@ void Coordinator::Apply(DeploymentSpec spec, ModelFacts model, Done done) {
     if (!needed.ok()) return done(needed.status());
     const absl::Status stored = store_->PutDeployment(spec);
     if (!stored.ok()) return done(stored);
+    Tell("deployment", absl::StrCat(spec.name, " was applied, replicas ", spec.replicas));
     drain_deadlines_.erase(spec.name);
     state_.Apply(spec, model, NowNs());
     Act();
@@ -159,6 +166,7 @@ void Coordinator::Scale(std::string name, int replicas, Done done) {
   const bool posted = Post([this, name = std::move(name), replicas, done] {
     absl::Status status = CheckLeads();
     if (status.ok()) status = state_.Scale(name, replicas, NowNs());
+    if (status.ok()) Tell("deployment", absl::StrCat(name, " is scaled to ", replicas, " replicas"));
     if (status.ok()) status = store_->PutDeployment(state_.deployments().at(name).spec);
     done(status);
   });
@@ -169,6 +177,7 @@ void Coordinator::Drain(std::string name, int timeout_ms, Done done) {
   const bool posted = Post([this, name = std::move(name), timeout_ms, done] {
     absl::Status status = CheckLeads();
     if (status.ok()) status = state_.Drain(name, NowNs());
+    if (status.ok()) Tell("deployment", absl::StrCat(name, " is being drained"));
     if (status.ok() && timeout_ms > 0) drain_deadlines_[name] = NowNs() + timeout_ms * kNsPerMs;
     if (status.ok()) status = store_->PutDeployment(state_.deployments().at(name).spec);
     done(status);
@@ -180,6 +189,7 @@ void Coordinator::Delete(std::string name, Done done) {
   const bool posted = Post([this, name = std::move(name), done] {
     absl::Status status = CheckLeads();
     if (status.ok()) status = state_.Delete(name, NowNs());
+    if (status.ok()) Tell("deployment", absl::StrCat(name, " was deleted"));
     if (status.ok()) status = store_->DeleteDeployment(name);
     done(status);
   });

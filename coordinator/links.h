@@ -18,6 +18,7 @@
 namespace pagoda::coordinator {
 
 class PipelineEngine;
+struct ClusterView;
 
 // One worker's control stream.
 class WorkerLink {
@@ -92,6 +93,9 @@ class RouterLink {
   virtual void SendRefused(const Refusal& refusal) = 0;
   virtual void SendDeaths(std::span<const DeathNotice> notices) = 0;
   virtual void SendSnapshot(const Snapshot& snapshot) = 0;
+  // Somebody looks at its status page: it wants the cluster with each snapshot.
+  virtual bool watching() const { return false; }
+  virtual void SendCluster(const ClusterView&) {}
   virtual void Close(const std::string& why) = 0;
 };
 

@@ -33,7 +33,7 @@ PipelineEngine::PipelineEngine(EngineOptions options, std::shared_ptr<RouterDire
       routers_(std::move(routers)),
       metrics_(std::move(metrics)),
       inbox_(kInboxCapacity),
-      requests_(options_.pipeline),
+      requests_(options_.pipeline, options_.tracer),
       thread_([this] { Run(); }) {}
 
 PipelineEngine::~PipelineEngine() {
@@ -241,6 +241,7 @@ bool PipelineEngine::Push(Event event) {
 
 bool PipelineEngine::TrySubmit(Request request) {
   // A replay was accepted once and is not turned away.
+  if (options_.tracer != nullptr && request.trace.sampled()) request.trace.span = options_.tracer->NewSpanId();
   const bool replay = request.accepted || std::any_of(request.choices.begin(), request.choices.end(),
                                                       [](const ChoiceProgress& choice) { return !choice.tokens.empty(); });
   if (!replay && queued_.load(std::memory_order_relaxed) >= options_.max_queued_requests) return false;

@@ -34,6 +34,7 @@ struct EngineOptions {
   std::string deployment;
   int max_queued_requests = 2048;
   int64_t step_deadline_ns = 30'000'000'000;
+  Tracer* tracer = nullptr;  // null: no traces
   int64_t canary_every_ns = 10'000'000'000;  // a step through an idle pipeline, to see that it still works; 0: none
   std::shared_ptr<SharedResumeTable> resumable;  // logs of streams that may outlive their router; may be null
   // Both are called on the engine's thread.

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "common/ids.h"
+#include "common/trace.h"
 
 namespace pagoda::coordinator {
 
@@ -61,6 +62,8 @@ struct Request {
   bool bypass_prefix_cache = false;
   int64_t deadline_ns = 0;  // absolute, of the caller's clock; 0: none
   std::string client_request_id;
+  TraceContext trace;         // empty: not sampled. Its span is the parent of what the workers make
+  uint64_t trace_parent = 0;  // the router's span
   bool canary = false;  // the engine's own, to see that an idle pipeline still works: not counted as traffic
 };
 

@@ -219,6 +219,7 @@ void Scheduler::Accept(Request request, int64_t now_ns) {
   state->deadline_ns = request.deadline_ns;
   state->cache_salt = std::move(request.cache_salt);
   state->bypass_prefix_cache = request.bypass_prefix_cache;
+  state->trace = request.trace;
   state->canary = request.canary;
   state->sampling = std::make_shared<const Sampling>(std::move(request.sampling));
   if (state->deadline_ns > 0) deadlines_.insert(state->deadline_ns);

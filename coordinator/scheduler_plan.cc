@@ -260,7 +260,8 @@ void Scheduler::StartOn(std::vector<StartSlot>& starts, const SequencePointer& s
                   .prompt_length = sequence->request->prompt_length,
                   .history = sequence->tokens,
                   .blocks = {},
-                  .sampling = sequence->request->sampling};
+                  .sampling = sequence->request->sampling,
+                  .trace = sequence->request->trace};
   for (int i = 0; i < sequence->worker_blocks; ++i) start.blocks.push_back(sequence->blocks[static_cast<size_t>(i)].id());
   starts.push_back(std::move(start));
   if (sequence->wants_prompt_logprobs) {
@@ -348,7 +349,8 @@ void Scheduler::AddForks(Draft& draft, const SequencePointer& leader, int rows_i
                                  .history = {},
                                  .blocks = {},
                                  .sampling = nullptr,
-                                 .fork_of = leader->slot.value() + 1});
+                                 .fork_of = leader->slot.value() + 1,
+                                 .trace = sequence->request->trace});
     draft.plan.samples.push_back({rows_index, sequence->slot, 0});
     draft.record.samples.push_back({sequence, sequence->slot, {}});
     --draft.samples_left;

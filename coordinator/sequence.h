@@ -39,6 +39,7 @@ struct RequestState {
   bool started = false;  // something of it ran or was emitted: too late for a refusal
   std::shared_ptr<const Sampling> sampling;
   int unfinished = 0;    // choices
+  TraceContext trace;
 };
 
 enum class SequenceState : uint8_t {

@@ -22,6 +22,7 @@ struct StartSlot {
   std::vector<BlockId> blocks;
   std::shared_ptr<const Sampling> sampling;  // null for a fork
   int fork_of = 0;                           // slot + 1; 0: none
+  TraceContext trace = {};
 };
 
 struct PlanCopy {

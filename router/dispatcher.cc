@@ -326,6 +326,7 @@ void Dispatcher::OnMessage(int link, const wire::CoordinatorMessage& message) {
       return OnResumeAnswer(link, message.resume_answer());
     case wire::CoordinatorMessage::kDeaths:
       return OnDeaths(message.deaths());
+    case wire::CoordinatorMessage::kCluster:  // the status page's
     case wire::CoordinatorMessage::KIND_NOT_SET:
       return;
   }

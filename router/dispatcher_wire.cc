@@ -96,6 +96,11 @@ std::unique_ptr<wire::RouterMessage> SubmitMessage(const Session& session,
   submit->set_bypass_prefix_cache(request.bypass_prefix_cache);
   submit->set_deadline_ms(std::max<int64_t>(1, (request.deadline_ns - now) / kNsPerMs));
   submit->set_client_request_id(request.client_request_id);
+  if (request.trace.sampled()) {
+    submit->mutable_trace()->set_trace_high(request.trace.trace_high);
+    submit->mutable_trace()->set_trace_low(request.trace.trace_low);
+    submit->mutable_trace()->set_span(request.trace.span);
+  }
   submit->set_resume_id(request.resume_id);
   submit->set_resume_part(request.resume_part);
   submit->set_router_state(request.router_state);

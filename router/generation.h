@@ -14,6 +14,7 @@
 #include "common/clock.h"
 #include "common/ids.h"
 #include "common/status.h"
+#include "common/trace.h"
 #include "text/text_bundle.h"
 
 namespace pagoda::router {
@@ -100,6 +101,7 @@ struct GenerationRequest {
   bool bypass_prefix_cache = false;
   MonotonicNs received_ns = 0;
   MonotonicNs deadline_ns = 0;
+  TraceContext trace;  // of its server span
   // Of a stream that may outlive this router: the name its client comes back with, and what another router needs to go on.
   std::string resume_id;  // empty: it does not
   int resume_part = 0;

@@ -11,6 +11,7 @@
 
 #include "common/config.h"
 #include "common/log.h"
+#include "common/trace.h"
 #include "router/router.h"
 
 namespace pagoda::router {
@@ -96,6 +97,12 @@ void Declare(CLI::App& app, Flags& flags) {
       ->capture_default_str();
   app.add_option("--grpc-reflection", o.grpc_reflection, "serve gRPC reflection")
       ->capture_default_str();
+  app.add_option("--otlp-endpoint", o.otlp_endpoint,
+                 "http://host:port of an OpenTelemetry collector that takes traces; empty: no traces");
+  app.add_option("--trace-sampling-ratio", o.trace_sampling_ratio,
+                 "share of requests to trace; a caller's own decision (traceparent) comes first")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
   app.add_option("--threads", o.pool_threads, "threads for long prompts and tokenizer loading")
       ->check(CLI::Range(1, 256))
       ->capture_default_str();
@@ -121,6 +128,9 @@ absl::Status Check(const Flags& flags) {
   for (const std::string& address : flags.options.upstream.coordinators) {
     if (auto parsed = ParseHostPort(address); !parsed.ok())
       return Annotate(parsed.status(), "--coordinators");
+  }
+  if (const std::string& endpoint = flags.options.otlp_endpoint; !endpoint.empty()) {
+    if (absl::Status status = Tracer::CheckEndpoint(endpoint); !status.ok()) return status;
   }
   return ParseLogLevel(flags.log_level).status();
 }

@@ -14,6 +14,7 @@
 #include "common/config.h"
 #include "common/log.h"
 #include "common/metrics.h"
+#include "common/trace.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "worker/blob/blob_service.h"
 #include "worker/comm/ucx_transport.h"
@@ -48,6 +49,7 @@ struct WorkerOptions {
   std::string log_format = "json";
   int shutdown_timeout_ms = 30000;
   bool check_config = false;
+  std::string otlp_endpoint;
 };
 
 void AddOptions(CLI::App& app, WorkerOptions& options) {
@@ -76,6 +78,8 @@ void AddOptions(CLI::App& app, WorkerOptions& options) {
   app.add_option("--shutdown-timeout-ms", options.shutdown_timeout_ms, "grace after SIGTERM")->capture_default_str();
   app.add_option("--log-level", options.log_level, "debug|info|warning|error")->capture_default_str();
   app.add_option("--log-format", options.log_format, "json|plain")->capture_default_str();
+  app.add_option("--otlp-endpoint", options.otlp_endpoint,
+                 "http://host:port of an OpenTelemetry collector that takes traces; empty: no traces");
   app.add_flag("--check-config", options.check_config, "parse and validate, then exit");
 }
 
@@ -95,6 +99,7 @@ absl::Status Validate(const WorkerOptions& options) {
   PAGODA_RETURN_IF_ERROR(ParseHostPort(options.blob_listen).status());
   PAGODA_RETURN_IF_ERROR(ParseHostPort(options.metrics_listen).status());
   PAGODA_RETURN_IF_ERROR(ParseLogLevel(options.log_level).status());
+  if (!options.otlp_endpoint.empty()) PAGODA_RETURN_IF_ERROR(Tracer::CheckEndpoint(options.otlp_endpoint));
   PAGODA_ASSIGN_OR_RETURN(const kernels::Isa isa, kernels::ParseIsa(options.isa));
   if (!kernels::IsaSupported(isa)) {
     return absl::InvalidArgumentError(absl::StrCat("--isa ", options.isa, ": this machine does not have it; use auto"));
@@ -200,6 +205,16 @@ absl::Status Serve(const WorkerOptions& options) {
   identity.set_blob_address(HostPort{.host = options.advertise, .port = blobs.port}.ToString());
 
   WorkerMetrics metrics;
+  std::unique_ptr<Tracer> tracer;
+  const auto count_spans = SpanCounter(*metrics.registry(), "pagoda_worker");
+  if (!options.otlp_endpoint.empty()) {
+    PAGODA_ASSIGN_OR_RETURN(tracer, Tracer::Start({.endpoint = options.otlp_endpoint,
+                                                   .service = "pagoda-worker",
+                                                   .instance = identity.name(),
+                                                   .version = PAGODA_VERSION,
+                                                   .count = count_spans,
+                                                   .transport = {}}));
+  }
   PAGODA_ASSIGN_OR_RETURN(const std::unique_ptr<MetricsServer> metrics_server,
                           MetricsServer::Start(options.metrics_listen, metrics.registry()));
   LogInfo("started", {{"name", identity.name()},
@@ -222,7 +237,8 @@ absl::Status Serve(const WorkerOptions& options) {
                  .open_model = MakeModelOpener({.cache_root = options.cache_dir, .catalog = blobs.catalog}),
                  .kv_cache_bytes = options.kv_cache_bytes,
                  .replay_bytes = replay_bytes,
-                 .sink = &client});
+                 .sink = &client,
+                 .tracer = tracer.get()});
   client.Start(engine);
   shutdown.Wait();
   shutdown.ExitOnNext(options.shutdown_timeout_ms);

@@ -146,6 +146,12 @@ absl::StatusOr<Request> FromWire(wire::Submit& submit, RouterId router, int64_t 
     request.deadline_ns = now_ns + std::min<int64_t>(submit.deadline_ms(), limits::kMaxRequestMs) * kNsPerMs;
   }
   request.client_request_id = std::move(*submit.mutable_client_request_id());
+  if (submit.has_trace()) {
+    request.trace = {.trace_high = submit.trace().trace_high(),
+                     .trace_low = submit.trace().trace_low(),
+                     .span = submit.trace().span()};
+    request.trace_parent = request.trace.span;
+  }
   return request;
 }
 

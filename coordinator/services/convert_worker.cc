@@ -22,6 +22,11 @@ void ToWire(const StartSlot& start, wire::StartSlot& out) {
   for (const BlockId block : start.blocks) out.add_blocks(block.value());
   if (start.sampling != nullptr) ToWire(*start.sampling, *out.mutable_sampling());
   out.set_fork_of(start.fork_of);
+  if (start.trace.sampled()) {
+    out.mutable_trace()->set_trace_high(start.trace.trace_high);
+    out.mutable_trace()->set_trace_low(start.trace.trace_low);
+    out.mutable_trace()->set_span(start.trace.span);
+  }
 }
 
 }  // namespace
@@ -56,6 +61,7 @@ WorkerProgress FromWire(const wire::Heartbeat& in) {
   progress.wait_in_us = in.wait_in_us();
   progress.send_us = in.send_us();
   progress.steps = in.steps();
+  progress.bytes_sent = in.bytes_sent();
   progress.layers_us = in.layers_us();
   progress.head_us = in.head_us();
   progress.decode_rows = in.decode_rows();

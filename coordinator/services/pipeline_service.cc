@@ -1,11 +1,14 @@
 #include "coordinator/services/pipeline_service.h"
 
+#include <atomic>
+
 #include "common/clock.h"
 #include "common/limits.h"
 #include "common/log.h"
 #include "coordinator/services/bidi_stream.h"
 #include "coordinator/services/chunk_writer.h"
 #include "coordinator/services/convert.h"
+#include "coordinator/services/describe.h"
 
 namespace pagoda::coordinator {
 namespace {
@@ -49,6 +52,12 @@ class RouterStream final : public BidiStream<wire::RouterMessage, wire::Coordina
     ToWire(snapshot, *message.mutable_snapshot());
     Send(std::move(message));
   }
+  bool watching() const override { return watching_.load(std::memory_order_relaxed); }
+  void SendCluster(const ClusterView& view) override {
+    wire::CoordinatorMessage message;
+    Describe(view, coordinator_.options(), *message.mutable_cluster());
+    Send(std::move(message));
+  }
   void Close(const std::string& why) override { Finish(grpc::Status(grpc::StatusCode::UNAVAILABLE, why)); }
 
  private:
@@ -67,6 +76,10 @@ class RouterStream final : public BidiStream<wire::RouterMessage, wire::Coordina
         break;
       case wire::RouterMessage::kStop:
         coordinator_.StopChoice(FromWire(message.stop().request()), message.stop().choice(), message.stop().count());
+        break;
+      case wire::RouterMessage::kWatch:
+        watching_.store(message.watch().cluster(), std::memory_order_relaxed);
+        coordinator_.SnapshotDue();
         break;
       case wire::RouterMessage::kResumeQuery: {
         const wire::ResumeQuery& query = message.resume_query();
@@ -119,6 +132,7 @@ class RouterStream final : public BidiStream<wire::RouterMessage, wire::Coordina
 
   Coordinator& coordinator_;
   bool greeted_ = false;
+  std::atomic<bool> watching_{false};
   uint32_t protocol_ = 1;
   RouterId id_;
 };

@@ -39,6 +39,8 @@ void GenerateCall::Name(std::string_view request_id, std::string_view model) {
 void GenerateCall::Submit(GenerationRequest request, std::optional<StreamPosition> position) {
   Name(request.client_request_id, request.model);
   prompt_tokens_ = static_cast<int64_t>(request.prompt.size());
+  trace_.Asked(request, /*stream=*/true, 1);
+  request.trace = trace_.context();
   loop_->Post([self = shared_from_this(), held = std::make_shared<GenerationRequest>(std::move(request)),
                position = std::move(position)]() mutable {
     if (self->over_) return;  // cancelled meanwhile
@@ -88,6 +90,9 @@ void GenerateCall::FillKnown(const FoundStream& found, GenerationRequest& reques
 
 void GenerateCall::OnDelta(const Session& session, ChoiceDelta delta) {
   if (over_) return;
+  trace_.FirstToken();
+  trace_.Finished(delta.finish);
+  cached_tokens_ = session.cached_tokens();
   output_tokens_[static_cast<size_t>(delta.choice)] += static_cast<int>(delta.skipped.size());
   const bool ends = delta.finish != FinishReason::kNone;
   if (!delta.skipped.empty() && delta.tokens.empty() && delta.text.empty() && !ends) return;
@@ -174,6 +179,12 @@ void GenerateCall::End(const absl::Status& status) {
   if (ended_) return;
   ended_ = true;
   status_ = status;
+  trace_.End({.response_id = client_request_id_,
+              .prompt_tokens = prompt_tokens_,
+              .output_tokens = std::accumulate(output_tokens_.begin(), output_tokens_.end(), int64_t{0}),
+              .cached_tokens = cached_tokens_,
+              .http_status = HttpStatusOf(status),
+              .error = std::string(status.message())});
   if (access_log_) WriteLog(status);
   if (unsent_.empty()) FinishWhenWritten();
 }

@@ -15,6 +15,7 @@
 #include "common/mutex.h"
 #include "pagoda/v1/inference.grpc.pb.h"
 #include "router/dispatcher.h"
+#include "router/request_trace.h"
 #include "router/event_loop.h"
 #include "router/stream_position.h"
 
@@ -35,6 +36,8 @@ class GenerateCall : public grpc::ServerWriteReactor<v1::GenerateResponse>,
   void End(const absl::Status& status);
   // Hands the request to the event loop. `position`: its client comes back with it.
   void Submit(GenerationRequest request, std::optional<StreamPosition> position);
+  // Before Submit.
+  void Trace(RequestTrace trace) { trace_ = std::move(trace); }
   // Keeps the call alive until gRPC is done with it.
   void Hold() { self_ = shared_from_this(); }
 
@@ -72,6 +75,8 @@ class GenerateCall : public grpc::ServerWriteReactor<v1::GenerateResponse>,
   std::string model_;
   int64_t prompt_tokens_ = 0;
   double first_token_seconds_ = -1;
+  RequestTrace trace_;
+  int64_t cached_tokens_ = 0;
   bool first_sent_ = false;
   bool submitted_ = false;
   bool over_ = false;

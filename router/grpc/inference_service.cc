@@ -62,6 +62,12 @@ class InferenceService : public v1::Inference::CallbackService {
     }
     prepared->received_ns = now;
     prepared->deadline_ns = DeadlineOf(*context, now, options_.request_timeout_ms);
+    const auto header = [context](const char* name) {
+      const auto found = context->client_metadata().find(name);
+      return found == context->client_metadata().end() ? std::string_view()
+                                                       : std::string_view(found->second.data(), found->second.size());
+    };
+    call->Trace(RequestTrace(parts_.tracer, header("traceparent"), header("tracestate"), "text_completion", now));
     call->Submit(*std::move(prepared), std::move(position));
     return call.get();
   }

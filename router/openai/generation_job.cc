@@ -2,6 +2,7 @@
 
 #include "common/block_hash.h"
 #include "router/openai/json_output.h"
+#include "router/request_status.h"
 #include "text/unicode.h"
 
 namespace pagoda::router::openai {
@@ -31,12 +32,16 @@ class GenerationJob::Sink : public GenerationSink {
 };
 
 GenerationJob::GenerationJob(std::shared_ptr<Exchange> exchange, PreparedGeneration prepared,
-                             Dispatcher* dispatcher, Metrics* metrics, int64_t created_unix_s)
+                             Dispatcher* dispatcher, Metrics* metrics, Tracer* tracer,
+                             int64_t created_unix_s)
     : exchange_(std::move(exchange)),
       prepared_(std::move(prepared)),
       dispatcher_(dispatcher),
       metrics_(metrics),
       created_unix_s_(created_unix_s) {
+  const http::Request& request = exchange_->request();
+  trace_ = RequestTrace(tracer, request.Header("traceparent"), request.Header("tracestate"),
+                        chat() ? "chat" : "text_completion", request.received_ns);
   const std::string& given = prepared_.input.request_id;
   answer_id_ = absl::StrCat(chat() ? "chatcmpl-" : "cmpl-",
                             given.empty() ? RequestId::Random().ToString() : given);
@@ -133,6 +138,8 @@ void GenerationJob::Start(MonotonicNs deadline_ns) {
     request.client_request_id = exchange_->id();
     request.received_ns = exchange_->request().received_ns;
     request.deadline_ns = deadline_ns;
+    if (i == 0) trace_.Asked(request, prepared_.input.stream, parts_.size());
+    request.trace = trace_.context();
     exchange_->prompt_tokens += static_cast<int64_t>(request.prompt.size());
     parts_[i].prompt = request.prompt;
     if (resumable_) FillKnown(static_cast<int>(i), request);
@@ -152,6 +159,7 @@ void GenerationJob::Start(MonotonicNs deadline_ns) {
 void GenerationJob::OnClientGone(http::Response::CloseReason reason) {
   if (over_) return;
   over_ = true;
+  EndTrace(499, "the client went away, or read too slowly");
   metrics_->StreamCut(reason == http::Response::CloseReason::kClientGone ? "client_gone"
                                                                          : "slow_reader");
   CancelRest();
@@ -164,9 +172,21 @@ void GenerationJob::CancelRest() {
   }
 }
 
+void GenerationJob::EndTrace(int http_status, std::string error) {
+  int64_t cached = 0;
+  for (const Part& part : parts_) cached += part.cached_tokens;
+  trace_.End({.response_id = answer_id_,
+              .prompt_tokens = exchange_->prompt_tokens,
+              .output_tokens = exchange_->output_tokens,
+              .cached_tokens = cached,
+              .http_status = http_status,
+              .error = std::move(error)});
+}
+
 void GenerationJob::OnError(const absl::Status& status) {
   if (over_) return;
   over_ = true;
+  EndTrace(HttpStatusOf(status), std::string(status.message()));
   CancelRest();
   if (!streaming_) return exchange_->SendError(status);
   absl::StrAppend(&pending_, "data: ", ErrorBody(status), "\n\ndata: [DONE]\n\n");
@@ -194,6 +214,8 @@ void GenerationJob::OnDelta(int prompt, const Session& session, ChoiceDelta delt
         static_cast<double>(NowNs() - exchange_->request().received_ns) /
         static_cast<double>(kNsPerSecond);
   }
+  trace_.FirstToken();
+  trace_.Finished(delta.finish);
   part.cached_tokens = session.cached_tokens();
   // Before its tokens are counted: what leads a stream (a role, an echo) carries none of them.
   if (prepared_.input.stream) StreamLead(prompt, session, static_cast<int>(index));
@@ -235,6 +257,7 @@ void GenerationJob::OnDone(int prompt, const Session& session) {
   part.cached_tokens = session.cached_tokens();
   part.prompt_logprobs = session.prompt_logprobs();
   if (--unfinished_ > 0) return OnStepEnd();
+  EndTrace(200, "");
   if (!prepared_.input.stream) {
     over_ = true;
     return SendWhole();

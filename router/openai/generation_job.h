@@ -10,6 +10,7 @@
 #include "router/openai/exchange.h"
 #include "router/openai/logprobs.h"
 #include "router/openai/prepare.h"
+#include "router/request_trace.h"
 #include "router/stream_position.h"
 
 namespace pagoda::router::openai {
@@ -17,7 +18,7 @@ namespace pagoda::router::openai {
 class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
  public:
   GenerationJob(std::shared_ptr<Exchange> exchange, PreparedGeneration prepared,
-                Dispatcher* dispatcher, Metrics* metrics, int64_t created_unix_s);
+                Dispatcher* dispatcher, Metrics* metrics, Tracer* tracer, int64_t created_unix_s);
 
   // Of a stream that may outlive this router.
   struct Resumable {
@@ -82,6 +83,7 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
   void AppendStopReason(std::string& out, const std::optional<TokenId>& token,
                         const std::optional<std::string>& text) const;
   void CancelRest();
+  void EndTrace(int http_status, std::string error);
   std::string ChunkHead() const;
   bool chat() const { return prepared_.input.endpoint == Endpoint::kChat; }
   LogprobStyle style() const;
@@ -91,6 +93,7 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
   Dispatcher* const dispatcher_;
   Metrics* const metrics_;
   const int64_t created_unix_s_;
+  RequestTrace trace_;
   std::string answer_id_;
   std::string model_;
   std::shared_ptr<const text::TextModel> text_;  // outlives the session

@@ -257,7 +257,7 @@ void Service::StartJob(std::shared_ptr<Exchange> exchange, Endpoint endpoint, in
           resumable->router_state = state.SerializeAsString();
         }
         auto job = std::make_shared<GenerationJob>(std::move(done), std::move(prepared), parts_.dispatcher,
-                                                   parts_.metrics, created_unix_s);
+                                                   parts_.metrics, parts_.tracer, created_unix_s);
         if (resumable) job->MakeResumable(*std::move(resumable));
         job->Start(deadline);
       });

@@ -29,6 +29,7 @@ class Service {
     Dispatcher* dispatcher;
     ModelRegistry* registry;
     Metrics* metrics;
+    Tracer* tracer = nullptr;  // null: off
   };
   Service(Options options, Parts parts);
 

@@ -64,7 +64,10 @@ StartSlot FromWire(const wire::StartSlot& message) {
                   .history = {message.history().begin(), message.history().end()},
                   .blocks = {message.blocks().begin(), message.blocks().end()},
                   .params = nullptr,
-                  .fork_of = message.fork_of() - 1};
+                  .fork_of = message.fork_of() - 1,
+                  .trace = {.trace_high = message.trace().trace_high(),
+                            .trace_low = message.trace().trace_low(),
+                            .span = message.trace().span()}};
   if (start.fork_of < 0) start.params = ParamsFromWire(message.sampling());
   return start;
 }

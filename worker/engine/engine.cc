@@ -28,6 +28,7 @@ Engine::Engine(EngineOptions options)
       sink_(*options.sink),
       data_address_(transport_->address()),
       inbox_([transport = transport_.get()] { transport->Wake(); }),
+      spans_(options.tracer),
       thread_([this] { Main(); }) {}
 
 Engine::~Engine() {
@@ -194,6 +195,7 @@ void Engine::Handle(const StepPlan& plan) {
                                   {"tokens", start.history.size()}});
   }
   monitor_.BeginStep(plan.step.value());
+  const MonotonicNs begin_ns = NowNs();
   const absl::Status status = RunPlan(plan);
   if (!status.ok()) {
     Fail(plan.step, executor_->operation(), status, executor_->RequestsOf(plan));
@@ -202,6 +204,13 @@ void Engine::Handle(const StepPlan& plan) {
   const Transport::Counters counters = transport_->counters();
   monitor_.EndStep(executor_->times(), static_cast<int64_t>(counters.bytes_sent));
   sink_.OnStep(*assignment_, executor_->times(), counters);
+  const StageAssignment& stage = assignment_->stages[static_cast<size_t>(assignment_->self.stage)];
+  spans_.OnStep({.pipeline = assignment_->pipeline,
+                 .epoch = assignment_->epoch,
+                 .self = assignment_->self,
+                 .layer_begin = stage.layer_begin,
+                 .layer_end = stage.layer_end},
+                plan, begin_ns, NowNs(), executor_->times());
 }
 
 absl::Status Engine::RunPlan(const StepPlan& plan) {
@@ -239,6 +248,7 @@ void Engine::Handle(const Release& release) {
 }
 
 void Engine::EndEpoch() {
+  spans_.EndEpoch();
   executor_ = nullptr;
   transport_->Abort();
   assignment_.reset();

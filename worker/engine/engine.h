@@ -18,6 +18,7 @@
 #include "checkpoint/checkpoint.h"
 #include "common/mutex.h"
 #include "worker/engine/engine_inbox.h"
+#include "worker/engine/slot_spans.h"
 #include "worker/engine/step_executor.h"
 
 namespace pagoda::worker {
@@ -68,6 +69,7 @@ struct EngineOptions {
   int64_t kv_cache_bytes = 0;  // refuse an assignment whose KV cache is larger; 0: no bound of its own
   int64_t replay_bytes = 0;    // host memory for outputs that the next stage may need again; 0: none are kept
   EngineSink* sink = nullptr;  // outlives the engine
+  Tracer* tracer = nullptr;    // null: no traces; outlives the engine
 };
 
 class Engine {
@@ -121,6 +123,7 @@ class Engine {
   std::unique_ptr<KvRecord> kv_record_;   // of that cache
   std::string kv_shape_;                  // of the assignment that it was made for
   std::unique_ptr<StepExecutor> executor_;
+  SlotSpans spans_;
   StepNumber last_step_;
   std::string operation_;
 

@@ -9,6 +9,7 @@
 
 #include "common/block_hash.h"
 #include "common/ids.h"
+#include "common/trace.h"
 #include "worker/sampler/sampler.h"
 
 namespace pagoda::worker {
@@ -22,6 +23,7 @@ struct StartSlot {
   std::vector<int32_t> blocks;
   std::shared_ptr<const SamplerParams> params;  // null for a fork
   int fork_of = -1;                             // slot; -1: none
+  TraceContext trace = {};                      // of a sampled request
 };
 
 struct PlanCopy {
