@@ -120,7 +120,8 @@ EngineRig::EngineRig(const RigOptions& options) : options_(options) {
   for (size_t stage = 0; stage < options_.stages.size(); ++stage) {
     for (int rank = 0; rank < options_.stages[stage].tensor_parallel; ++rank) {
       absl::StatusOr<std::unique_ptr<kernels::Backend>> backend =
-          kernels::MakeCpuBackend({.threads = options_.threads, .isa = options_.isa});
+          options_.make_backend ? options_.make_backend()
+                                : kernels::MakeCpuBackend({.threads = options_.threads, .isa = options_.isa});
       PAGODA_CHECK(backend.ok(), "", std::string(backend.status().message()));
       peers_.push_back({.stage = static_cast<int>(stage), .rank = rank});
       logs_.push_back(std::make_unique<RankLog>());

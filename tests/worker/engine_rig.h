@@ -2,6 +2,7 @@
 // with plans as the coordinator would: prefill in chunks, decodes run one step ahead of the results.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -38,6 +39,7 @@ struct RigOptions {
   int blocks = 64;
   int max_rows = 64;
   absl::Duration deadline = absl::Seconds(20);
+  std::function<std::unique_ptr<kernels::Backend>()> make_backend = nullptr;  // null: the CPU's, as above
 };
 
 // What one rank told its sink.

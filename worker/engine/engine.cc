@@ -16,7 +16,8 @@ absl::StatusOr<kernels::KvType> ParseKvType(const std::string& text) {
   if (text == "f32") return kernels::KvType::kF32;
   if (text == "bf16") return kernels::KvType::kBF16;
   if (text == "i8" || text == "int8") return kernels::KvType::kI8;
-  return absl::InvalidArgumentError(absl::StrCat("KV cache type ", text, ": auto, f32, f16, bf16 or i8"));
+  if (text == "f8" || text == "fp8") return kernels::KvType::kF8;
+  return absl::InvalidArgumentError(absl::StrCat("KV cache type ", text, ": auto, f32, f16, bf16, i8 or fp8 (CUDA)"));
 }
 
 Engine::Engine(EngineOptions options)
@@ -24,6 +25,7 @@ Engine::Engine(EngineOptions options)
       transport_(std::move(options.transport)),
       open_model_(std::move(options.open_model)),
       kv_cache_bytes_(options.kv_cache_bytes),
+      on_device_lost_(std::move(options.on_device_lost)),
       sink_(*options.sink),
       data_address_(transport_->address()),
       inbox_([transport = transport_.get()] { transport->Wake(); }),
@@ -230,6 +232,7 @@ void Engine::Fail(StepNumber step, const std::string& operation, const absl::Sta
                             {"operation", fault.operation},
                             {"error", status.ToString()}});
   sink_.OnFault(fault);
+  if (const absl::Status health = backend_->Health(); !health.ok() && on_device_lost_) on_device_lost_(health);
 }
 
 void Engine::SetHeld() {

@@ -66,6 +66,8 @@ struct EngineOptions {
   ModelOpener open_model;
   int64_t kv_cache_bytes = 0;  // refuse an assignment whose KV cache is larger; 0: no bound of its own
   EngineSink* sink = nullptr;  // outlives the engine
+  // Called on the engine's thread after the fault was told, when the device is lost: the process should end.
+  std::function<void(const absl::Status&)> on_device_lost = nullptr;
 };
 
 class Engine {
@@ -104,6 +106,7 @@ class Engine {
   const std::unique_ptr<Transport> transport_;
   const ModelOpener open_model_;
   const int64_t kv_cache_bytes_;
+  const std::function<void(const absl::Status&)> on_device_lost_;
   EngineSink& sink_;
   const std::string data_address_;
   EngineInbox inbox_;

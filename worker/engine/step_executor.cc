@@ -258,6 +258,10 @@ absl::Status StepExecutor::SampleRows(const StepPlan& plan, StepResult& result) 
   const std::vector<int> rows = LogitRows(plan);
   for (size_t at = 0; at < rows.size(); at += kHeadRows) {
     const std::span<const int> chunk = std::span(rows).subspan(at, std::min<size_t>(kHeadRows, rows.size() - at));
+    if (reporting) {
+      PAGODA_ASSIGN_OR_RETURN(const bool sampled, SampleOnDevice(plan, chunk, result));
+      if (sampled) continue;
+    }
     PAGODA_ASSIGN_OR_RETURN(const kernels::F32View logits, decoder_.Logits(chunk, group_));
     if (reporting) PAGODA_RETURN_IF_ERROR(UseLogits(plan, chunk, logits, result));
   }
@@ -266,6 +270,60 @@ absl::Status StepExecutor::SampleRows(const StepPlan& plan, StepResult& result) 
   std::vector<StageLink::SlotToken> tokens;
   for (const SampledToken& sample : result.samples) tokens.push_back({sample.slot, sample.token});
   return link_.SendTokens(plan.step, tokens);
+}
+
+absl::StatusOr<SamplingContext> StepExecutor::ContextOf(const PlanSample& sample) const {
+  const SlotTable::Slot& slot = slots_.at(sample.slot);
+  if (static_cast<int>(slot.tokens.size()) != slot.prompt_length + sample.output_index) {
+    return absl::InvalidArgumentError(absl::StrCat("slot ", sample.slot, ": output ", sample.output_index, " after ",
+                                                   slot.tokens.size(), " tokens of which ", slot.prompt_length, " are the prompt"));
+  }
+  return SamplingContext{.params = slot.params.get(),
+                         .tokens = slot.tokens,
+                         .prompt_length = slot.prompt_length,
+                         .counts = slot.counts.has_value() ? &*slot.counts : nullptr,
+                         .choice = slot.choice,
+                         .output_index = sample.output_index};
+}
+
+absl::StatusOr<bool> StepExecutor::SampleOnDevice(const StepPlan& plan, std::span<const int> rows, StepResult& result) {
+  if (!decoder_.samples_here(group_) || !result.prompt_logprobs.empty()) return false;
+  std::vector<size_t> samples;
+  std::vector<std::vector<kernels::Backend::SampleEdit>> edits;
+  std::vector<kernels::Backend::SampleRow> choices;
+  for (size_t i = 0; i < plan.samples.size(); ++i) {
+    const auto found = std::lower_bound(rows.begin(), rows.end(), LastRowOf(plan, plan.samples[i]));
+    if (found == rows.end() || *found != LastRowOf(plan, plan.samples[i])) continue;
+    PAGODA_ASSIGN_OR_RETURN(const SamplingContext context, ContextOf(plan.samples[i]));
+    const std::optional<Sampler::DeviceChoice> choice = sampler_.ForDevice(context);
+    if (!choice.has_value()) return false;
+    samples.push_back(i);
+    edits.emplace_back();
+    for (const Sampler::TokenEdit& edit : choice->edits) {
+      edits.back().push_back({.token = edit.token, .forbid = edit.forbid, .seen = edit.seen, .output = edit.output, .bias = edit.bias});
+    }
+    choices.push_back({.row = static_cast<int>(found - rows.begin()),
+                       .edits = {},
+                       .repetition = static_cast<float>(context.params->repetition_penalty),
+                       .frequency = static_cast<float>(context.params->frequency_penalty),
+                       .presence = static_cast<float>(context.params->presence_penalty),
+                       .factor = choice->factor,
+                       .top_k = std::max(context.params->top_k, 0),
+                       .top_p = context.params->top_p,
+                       .min_p = static_cast<float>(context.params->min_p),
+                       .uniform = choice->uniform});
+  }
+  for (size_t j = 0; j < choices.size(); ++j) choices[j].edits = edits[j];
+  std::vector<TokenId> tokens(choices.size());
+  PAGODA_RETURN_IF_ERROR(decoder_.Sample(rows, choices, tokens, group_));
+  if (std::find(tokens.begin(), tokens.end(), -1) != tokens.end()) return false;
+  for (size_t j = 0; j < samples.size(); ++j) {
+    const PlanSample& sample = plan.samples[samples[j]];
+    const SlotTable::Slot& slot = slots_.at(sample.slot);
+    result.samples[samples[j]] = {.slot = sample.slot, .token = tokens[j], .logprobs = {}};
+    PAGODA_RETURN_IF_ERROR(slots_.Append(sample.slot, slot.generation, static_cast<int>(slot.tokens.size()), tokens[j]));
+  }
+  return true;
 }
 
 absl::Status StepExecutor::UseLogits(const StepPlan& plan, std::span<const int> rows, const kernels::F32View& logits,
@@ -294,17 +352,8 @@ absl::Status StepExecutor::UseLogits(const StepPlan& plan, std::span<const int> 
     const std::span<const float> line = line_of(first_row_[index] + plan.rows[index].count - 1);
     if (line.empty()) continue;
     const SlotTable::Slot& slot = slots_.at(sample.slot);
-    if (static_cast<int>(slot.tokens.size()) != slot.prompt_length + sample.output_index) {
-      return absl::InvalidArgumentError(absl::StrCat("slot ", sample.slot, ": output ", sample.output_index, " after ",
-                                                     slot.tokens.size(), " tokens of which ", slot.prompt_length,
-                                                     " are the prompt"));
-    }
-    Sampled sampled = sampler_.Sample(line, {.params = slot.params.get(),
-                                             .tokens = slot.tokens,
-                                             .prompt_length = slot.prompt_length,
-                                             .counts = slot.counts.has_value() ? &*slot.counts : nullptr,
-                                             .choice = slot.choice,
-                                             .output_index = sample.output_index});
+    PAGODA_ASSIGN_OR_RETURN(const SamplingContext context, ContextOf(sample));
+    Sampled sampled = sampler_.Sample(line, context);
     result.samples[i] = {.slot = sample.slot, .token = sampled.token, .logprobs = std::move(sampled.logprobs)};
     PAGODA_RETURN_IF_ERROR(slots_.Append(sample.slot, slot.generation, static_cast<int>(slot.tokens.size()), sampled.token));
   }

@@ -70,6 +70,13 @@ class StepExecutor {
   absl::Status SampleRows(const StepPlan& plan, StepResult& result);
   // The rows of the step that need logits, ascending.
   std::vector<int> LogitRows(const StepPlan& plan) const;
+  // Chooses on the device where that can be done for all samples of `rows`: their tokens are in result then. False: it cannot.
+  absl::StatusOr<bool> SampleOnDevice(const StepPlan& plan, std::span<const int> rows, StepResult& result);
+  absl::StatusOr<SamplingContext> ContextOf(const PlanSample& sample) const;
+  int LastRowOf(const StepPlan& plan, const PlanSample& sample) const {
+    const size_t index = static_cast<size_t>(sample.rows_index);
+    return first_row_[index] + plan.rows[index].count - 1;
+  }
   absl::Status UseLogits(const StepPlan& plan, std::span<const int> rows, const kernels::F32View& logits,
                          StepResult& result);
   int PromptTargets(const PlanRows& rows) const;
