@@ -5,7 +5,8 @@ namespace pagoda::kernels::cuda {
 
 cudaError_t LaunchAttend(const AttendKernelParams& p, cudaStream_t stream) {
   if (p.unit_grid == 0) return cudaSuccess;
-  if (p.kv.tile_bytes % 16 != 0 || p.kv.block_tokens % 16 != 0 || p.kv.padded_dim < p.kv.head_dim || p.sliding_window < 0) {
+  if (p.kv.tile_bytes % 16 != 0 || p.kv.block_tokens % 16 != 0 || p.kv.padded_dim < p.kv.head_dim || p.sliding_window < 0 ||
+      p.stages < 1) {
     return cudaErrorInvalidValue;
   }
   switch (p.kv.type) {

@@ -9,8 +9,6 @@
 
 namespace pagoda::kernels::cuda {
 
-inline constexpr int kAttentionWarps = 4;
-inline constexpr int kAttentionStages = 4;
 
 // Rows g and g + 8 of the unit's 16 vectors; o: the accumulators of padded_dim / 8 column tiles.
 template <int kTiles>
@@ -263,7 +261,7 @@ __device__ void RunUnit(const AttendKernelParams& p, const AttentionUnit& unit, 
     BarrierCommit(barriers + slot);
   };
   if (lane == 0) {
-    for (int i = 0; i < kAttentionStages && tile_first + i <= tile_last; ++i) fetch(tile_first + i, (turn + i) % kAttentionStages);
+    for (int i = 0; i < p.stages && tile_first + i <= tile_last; ++i) fetch(tile_first + i, (turn + i) % p.stages);
   }
   uint32_t q[kTiles / 2][4];
   LoadQueries<kType, kTiles>(p, unit, lane, q);
@@ -271,17 +269,17 @@ __device__ void RunUnit(const AttendKernelParams& p, const AttentionUnit& unit, 
   Clear(chunk);
   Clear(total);
   for (int tile = tile_first; tile <= tile_last; ++tile, ++turn) {
-    const int slot = turn % kAttentionStages, base = tile * 16;
+    const int slot = turn % p.stages, base = tile * 16;
     int first[2], limit[2];
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       limit[r] = row_position[r] - base;
       first[r] = p.sliding_window > 0 ? row_position[r] - p.sliding_window + 1 - base : 0;
     }
-    BarrierWait(barriers + slot, static_cast<uint32_t>(turn / kAttentionStages & 1));
+    BarrierWait(barriers + slot, static_cast<uint32_t>(turn / p.stages & 1));
     AddTile<kType, kTiles>(ring + slot * p.kv.tile_bytes, p.kv, q, p.scale, first, limit, last_position - base, lane, chunk);
     WarpSync();  // all lanes have read the stage
-    if (lane == 0 && tile + kAttentionStages <= tile_last) fetch(tile + kAttentionStages, slot);
+    if (lane == 0 && tile + p.stages <= tile_last) fetch(tile + p.stages, slot);
     if ((tile + 1) % (kAttentionChunk / 16) == 0 && tile < tile_last) {
       Join(total, chunk);
       Clear(chunk);
@@ -314,11 +312,10 @@ __global__ void __launch_bounds__(kAttentionWarps * 32) Attend(const __grid_cons
   FollowPrevious();
   unsigned char* shared = DynamicShared();
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  unsigned char* ring = shared + static_cast<int64_t>(warp) * kAttentionStages * p.kv.tile_bytes;
-  uint64_t* barriers = reinterpret_cast<uint64_t*>(shared + kAttentionWarps * kAttentionStages * p.kv.tile_bytes) +
-                       warp * kAttentionStages;
+  unsigned char* ring = shared + static_cast<int64_t>(warp) * p.stages * p.kv.tile_bytes;
+  uint64_t* barriers = reinterpret_cast<uint64_t*>(shared + kAttentionWarps * p.stages * p.kv.tile_bytes) + warp * p.stages;
   if (lane == 0) {
-    for (int s = 0; s < kAttentionStages; ++s) BarrierInit(barriers + s);
+    for (int s = 0; s < p.stages; ++s) BarrierInit(barriers + s);
   }
   WarpSync();
   const int units = p.counts[0];
@@ -362,7 +359,7 @@ __global__ void __launch_bounds__(kAttentionWarps * 32) JoinChunks(const __grid_
 
 template <int kType, int kTiles>
 cudaError_t LaunchAttendOf(const AttendKernelParams& p, cudaStream_t stream) {
-  const size_t shared = static_cast<size_t>(kAttentionWarps) * kAttentionStages * (static_cast<size_t>(p.kv.tile_bytes) + 8);
+  const size_t shared = static_cast<size_t>(kAttentionWarps * p.stages) * (static_cast<size_t>(p.kv.tile_bytes) + 8);
   cudaError_t error = Launch("Attend", Attend<kType, kTiles>,
                              {dim3(static_cast<unsigned>(p.unit_grid)), dim3(kAttentionWarps * 32), shared, stream}, p);
   if (error != cudaSuccess || p.join_grid == 0) return error;

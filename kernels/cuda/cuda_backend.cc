@@ -22,8 +22,7 @@ using cuda::Device;
 using cuda::DeviceMemory;
 
 constexpr int64_t kBuckets[] = {1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256};
-constexpr int kAttentionWarps = 4;  // of a block
-constexpr int64_t kSharedBytes = 200 << 10;
+constexpr int64_t kSharedBytes = 200 << 10;  // of a multiprocessor, for attention's rings
 
 absl::Status Unfit(absl::string_view operation, absl::string_view what) {
   return absl::InvalidArgumentError(absl::StrCat(operation, ": ", what));
@@ -163,15 +162,16 @@ absl::Status CudaBackend::GatherRows(F32View from, std::span<const int> rows, F3
 }
 
 int CudaBackend::AttentionBlocks(const KvShape& shape) const {
-  // As many blocks of 4 warps, each warp with its ring of 4 tiles, as fit the multiprocessors' shared memory.
-  const int64_t ring = int64_t{kAttentionWarps} * 4 * (cuda::LayoutOf(shape).tile_bytes + 8);
+  // As many blocks of 4 warps, each warp with its ring of tiles, as fit the multiprocessors' shared memory.
+  const int64_t tile = cuda::LayoutOf(shape).tile_bytes + 8;
+  const int64_t ring = cuda::kAttentionWarps * cuda::AttentionStages(tile - 8) * tile;
   const int64_t each = std::clamp<int64_t>(kSharedBytes / ring, 1, 4);
   return static_cast<int>(device_->multiprocessors() * each);
 }
 
 absl::Status CudaBackend::BeginStep(const StepBegin& begin) {
   bool moved = false;
-  const int warps = begin.cache == nullptr ? 1 : AttentionBlocks(begin.cache->shape()) * kAttentionWarps;
+  const int warps = begin.cache == nullptr ? 1 : AttentionBlocks(begin.cache->shape()) * cuda::kAttentionWarps;
   const absl::Status status = step_.Begin(*device_, begin, warps, &moved);
   if (moved) steps_.ForgetAll();
   return status;
@@ -288,7 +288,8 @@ absl::Status CudaBackend::MatMul(const MatMulParams& params) {
                           .bias = matrix.bias() != nullptr ? matrix.bias() + segment.first_row : nullptr,
                           .out = params.out + segment.first_row,
                           .row_stride = params.row_stride,
-                          .plane_stride = params.plane_stride};
+                          .plane_stride = params.plane_stride,
+                          .shared_limit = device_->shared_limit()};
     if (absl::Status status = GrowStack(cuda::GemmStackFloats(gemm)); !status.ok()) return status;
     gemm.stack = stack_.as<float>();
     if (absl::Status status = device_->Check(cuda::LaunchGemm(gemm, device_->stream()), "matrix product"); !status.ok()) return status;
@@ -331,7 +332,7 @@ absl::Status CudaBackend::Attend(F32View qkv, const StepRows& step, const Attent
   const int most = AttentionBlocks(kv.shape());
   const bool fixed = steps_.recording();
   const int units = fixed ? most : std::min(most, step_.unit_count());
-  const int joins = fixed ? most : std::min(most, (step_.join_count() + kAttentionWarps - 1) / kAttentionWarps);
+  const int joins = fixed ? most : std::min(most, (step_.join_count() + cuda::kAttentionWarps - 1) / cuda::kAttentionWarps);
   return device_->Check(cuda::LaunchAttend({.qkv = qkv.data,
                                             .qkv_stride = qkv.stride,
                                             .out = out.data,
@@ -342,6 +343,7 @@ absl::Status CudaBackend::Attend(F32View qkv, const StepRows& step, const Attent
                                             .head_order = step_.head_order(),
                                             .scale = attention.softmax_scale,
                                             .sliding_window = attention.sliding_window,
+                                            .stages = cuda::AttentionStages(kv.view(0).tile_bytes),
                                             .units = step_.units(),
                                             .joins = step_.joins(),
                                             .counts = step_.counts(),

@@ -36,6 +36,7 @@ absl::StatusOr<std::unique_ptr<Device>> Device::Open(int number) {
         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, number),
         cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, number),
         cudaDeviceGetAttribute(&device->multiprocessors_, cudaDevAttrMultiProcessorCount, number),
+        cudaDeviceGetAttribute(&device->shared_limit_, cudaDevAttrMaxSharedMemoryPerBlockOptin, number),
         cudaStreamCreateWithFlags(&device->stream_, cudaStreamNonBlocking)}) {
     if (absl::Status status = device->Check(result, "open the device"); !status.ok()) return status;
   }

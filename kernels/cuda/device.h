@@ -25,6 +25,7 @@ class Device {
   }
   void Use() const;  // makes this device the calling thread's
   int multiprocessors() const { return multiprocessors_; }
+  int shared_limit() const { return shared_limit_; }  // of a block
   int capability() const { return capability_; }  // 90
   const std::string& name() const { return name_; }
 
@@ -49,6 +50,7 @@ class Device {
   };
   int number_ = 0;
   int multiprocessors_ = 0;
+  int shared_limit_ = 0;
   int capability_ = 0;
   std::string name_;
   cudaStream_t stream_ = nullptr;

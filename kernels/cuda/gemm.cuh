@@ -199,9 +199,9 @@ cudaError_t LaunchFew(const GemmParams& p, const char* name, cudaStream_t stream
 
 inline constexpr int kManyRows = 128;
 inline constexpr int kManyTokens = 128;
-inline constexpr int kManyStages = 4;
+inline constexpr int kManyStages = 4;  // at most: as many as fit beside the sums
 inline constexpr int kManyBlocks = 2;  // of 32 columns, per stage
-inline constexpr size_t kSharedLimit = 200u << 10;
+inline constexpr int kManySums = 64;   // of a thread: 4 x 4 tiles of 4
 
 struct ManyLayout {
   int weights;  // bytes of a stage
@@ -301,81 +301,101 @@ __device__ __forceinline__ void MultiplyStage(const GemmParams& p, const unsigne
   }
 }
 
+// The sums of a shard's slices so far, a column of shared memory for each thread: registers have no room beside the slice's own.
+struct ManySums {
+  float* mine;
+  __device__ float& at(int i) const { return mine[i * kGemmThreads]; }
+};
+
+// The end of a slice: f joins the shard's sum; at the end of a shard that goes through the tree to the stack or to the output.
+__device__ __forceinline__ void EndSlice(const GemmParams& p, const SliceStep& step, bool begun, int depth, int64_t first_row,
+                                         int64_t first_token, const ManySums& sums, float (&f)[4][4][4]) {
+  const int64_t level = p.tokens * p.rows;
+#pragma unroll
+  for (int m = 0; m < 4; ++m) {
+#pragma unroll
+    for (int n = 0; n < 4; ++n) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        float& sum = sums.at((m * 4 + n) * 4 + j);
+        sum = begun ? sum + f[m][n][j] : f[m][n][j];
+        f[m][n][j] = 0.0f;
+      }
+    }
+  }
+  if (step.ends_shard == 0) return;
+#pragma unroll 1
+  for (int i = 0; i < kManySums; ++i) {
+    const int64_t row = first_row + i / 16 * 16 + i % 4 / 2 * 8, token = first_token + i / 4 % 4 * 8 + i % 2;
+    if (row >= p.rows || token >= p.tokens) continue;
+    float value = sums.at(i);
+    float* place = p.stack + token * p.rows + row;
+    for (int a = 0; a < step.adds; ++a) value = place[(depth - 1 - a) * level] + value;
+    if (step.plane < 0) {
+      place[(depth - step.adds) * level] = value;
+    } else {
+      if (p.bias != nullptr) value = value + p.bias[row];
+      p.out[step.plane * p.plane_stride + token * p.row_stride + row] = value;
+    }
+  }
+}
+
 template <int kFormat>
-__global__ void __launch_bounds__(kGemmThreads, 1) GemmMany(const __grid_constant__ GemmParams p) {
+__global__ void __launch_bounds__(kGemmThreads, 1) GemmMany(const __grid_constant__ GemmParams p, int stages) {
   FollowPrevious();
   unsigned char* shared = DynamicShared();
   const ManyLayout layout = LayoutOfMany<kFormat>(p.activation_bits);
   const int stage_bytes = layout.stage();
-  uint64_t* barriers = reinterpret_cast<uint64_t*>(shared + kManyStages * stage_bytes);
+  uint64_t* barriers = reinterpret_cast<uint64_t*>(shared + stages * stage_bytes);
   const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32, warp_row = warp / 4, warp_token = warp % 4;
+  const ManySums sums{reinterpret_cast<float*>(barriers + kManyStages) + thread};
   const int turns = (p.blocks + kManyBlocks - 1) / kManyBlocks;
   const auto fill = [&](int turn) {
     if (turn >= turns) return;
     const int block = turn * kManyBlocks, left = p.blocks - block;
-    FillStage<kFormat>(p, shared + turn % kManyStages * stage_bytes, barriers + turn % kManyStages, block,
+    FillStage<kFormat>(p, shared + turn % stages * stage_bytes, barriers + turn % stages, block,
                        left < kManyBlocks ? left : kManyBlocks);
   };
   if (thread == 0) {
-    for (int s = 0; s < kManyStages; ++s) BarrierInit(barriers + s);
-    for (int s = 0; s < kManyStages; ++s) fill(s);
+    for (int s = 0; s < stages; ++s) BarrierInit(barriers + s);
+    for (int s = 0; s < stages; ++s) fill(s);
   }
   BlockSync();
 
-  float f[4][4][4] = {}, total[4][4][4] = {};
+  float f[4][4][4] = {};
   int slice = 0, depth = 0;
   bool begun = false;
   SliceStep step = p.slices[0];
   const int64_t first_row = static_cast<int64_t>(blockIdx.y) * kManyRows + warp_row * 64 + lane / 4;
   const int64_t first_token = static_cast<int64_t>(blockIdx.x) * kManyTokens + warp_token * 32 + 2 * (lane % 4);
-  const int64_t level = p.tokens * p.rows;
   for (int turn = 0; turn < turns; ++turn) {
-    const unsigned char* stage = shared + turn % kManyStages * stage_bytes;
-    BarrierWait(barriers + turn % kManyStages, static_cast<uint32_t>(turn / kManyStages & 1));
+    const unsigned char* stage = shared + turn % stages * stage_bytes;
+    BarrierWait(barriers + turn % stages, static_cast<uint32_t>(turn / stages & 1));
 #pragma unroll 1
     for (int i = 0; i < kManyBlocks; ++i) {
       const int block = turn * kManyBlocks + i;
       if (block >= p.blocks) break;
       MultiplyStage<kFormat>(p, stage, i, warp_row, warp_token, lane, f);
       if (block + 1 < step.end_block) continue;
-      // The end of a slice; of a shard, too, where the step says so.
-#pragma unroll
-      for (int m = 0; m < 4; ++m) {
-#pragma unroll
-        for (int n = 0; n < 4; ++n) {
-#pragma unroll
-          for (int j = 0; j < 4; ++j) {
-            float value = begun ? total[m][n][j] + f[m][n][j] : f[m][n][j];
-            total[m][n][j] = value;
-            f[m][n][j] = 0.0f;
-            const int64_t row = first_row + m * 16 + j / 2 * 8, token = first_token + n * 8 + j % 2;
-            if (step.ends_shard == 0 || row >= p.rows || token >= p.tokens) continue;
-            float* place = p.stack + token * p.rows + row;
-            for (int a = 0; a < step.adds; ++a) value = place[(depth - 1 - a) * level] + value;
-            if (step.plane < 0) {
-              place[(depth - step.adds) * level] = value;
-            } else {
-              if (p.bias != nullptr) value = value + p.bias[row];
-              p.out[step.plane * p.plane_stride + token * p.row_stride + row] = value;
-            }
-          }
-        }
-      }
+      EndSlice(p, step, begun, depth, first_row, first_token, sums, f);
       begun = step.ends_shard == 0;
       if (step.ends_shard != 0) depth += (step.plane < 0 ? 1 : 0) - step.adds;
       if (++slice < p.slice_count) step = p.slices[slice];
     }
     BlockSync();  // all warps have read the stage
-    if (thread == 0) fill(turn + kManyStages);
+    if (thread == 0) fill(turn + stages);
   }
 }
 
 template <int kFormat>
 cudaError_t LaunchMany(const GemmParams& p, const char* name, cudaStream_t stream) {
-  const size_t shared = static_cast<size_t>(kManyStages) * (LayoutOfMany<kFormat>(p.activation_bits).stage() + 8);
+  const int stage = LayoutOfMany<kFormat>(p.activation_bits).stage();
+  const int beside = kManySums * kGemmThreads * static_cast<int>(sizeof(float)) + kManyStages * 8;
+  const int fit = (p.shared_limit - beside) / stage, stages = fit < kManyStages ? fit : kManyStages;
+  if (stages < 2) return cudaErrorInvalidValue;
   const dim3 grid(static_cast<unsigned>((p.tokens + kManyTokens - 1) / kManyTokens),
                   static_cast<unsigned>((p.rows + kManyRows - 1) / kManyRows));
-  return Launch(name, GemmMany<kFormat>, {grid, dim3(kGemmThreads), shared, stream}, p);
+  return Launch(name, GemmMany<kFormat>, {grid, dim3(kGemmThreads), static_cast<size_t>(stages * stage + beside), stream}, p, stages);
 }
 
 // Up to this many tokens are few. A choice of speed alone: the bits are the same.
@@ -383,8 +403,8 @@ inline constexpr int64_t kFewTokens = 32;
 
 template <int kFormat>
 cudaError_t LaunchFormat(const GemmParams& p, const char* few_name, const char* many_name, cudaStream_t stream) {
-  if (p.tokens <= 8 && FewShared<kFormat, 1>(p) <= kSharedLimit) return LaunchFew<kFormat, 1>(p, few_name, stream);
-  if (p.tokens <= kFewTokens && FewShared<kFormat, 2>(p) <= kSharedLimit) return LaunchFew<kFormat, 2>(p, few_name, stream);
+  if (p.tokens <= 8 && FewShared<kFormat, 1>(p) <= static_cast<size_t>(p.shared_limit)) return LaunchFew<kFormat, 1>(p, few_name, stream);
+  if (p.tokens <= kFewTokens && FewShared<kFormat, 2>(p) <= static_cast<size_t>(p.shared_limit)) return LaunchFew<kFormat, 2>(p, few_name, stream);
   return LaunchMany<kFormat>(p, many_name, stream);
 }
 

@@ -118,6 +118,7 @@ struct GemmParams {
   float* out = nullptr;                // of the segment's first row
   int64_t row_stride = 0;
   int64_t plane_stride = 0;
+  int shared_limit = 0;                // bytes of shared memory that a block may have
   float* stack = nullptr;              // [max_depth][tokens][rows]: scratch of products of many tokens
 };
 int64_t GemmStackFloats(const GemmParams& params);
@@ -192,6 +193,11 @@ struct AttentionJoin {
   int32_t partial = 0;  // the first chunk's first vector; the other chunks follow
   int32_t partials = 0;  // chunks
 };
+inline constexpr int kAttentionWarps = 4;  // of a block, each with a ring of so many tiles
+inline int AttentionStages(int64_t tile_bytes) {
+  const int64_t fit = (int64_t{200} << 10) / (kAttentionWarps * (tile_bytes + 8));
+  return static_cast<int>(fit < 2 ? 2 : (fit > 4 ? 4 : fit));
+}
 struct AttendKernelParams {
   const float* qkv = nullptr;
   int64_t qkv_stride = 0;
@@ -203,6 +209,7 @@ struct AttendKernelParams {
   const int32_t* head_order = nullptr;  // query heads by KV head
   float scale = 0;
   int sliding_window = 0;
+  int stages = 4;                       // AttentionStages
   const AttentionUnit* units = nullptr;
   const AttentionJoin* joins = nullptr;
   const int32_t* counts = nullptr;      // [2]: units, joins

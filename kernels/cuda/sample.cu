@@ -7,7 +7,6 @@ namespace pagoda::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 1024;
-constexpr int kWarps = kThreads / 32;
 constexpr int kSumChunk = 1024;    // worker/sampler/fixed_math.h
 constexpr int kMaxChunks = 1024;   // so the largest vocabulary is 2^20
 constexpr int kWanted = 1024;      // candidates that are looked at
