@@ -18,7 +18,7 @@ absl::StatusOr<DeviceChoice> ParseDevice(const std::string& text) {
 }
 
 absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const BackendOptions& options) {
-  if (options.device.kind == DeviceKind::kCuda) return MakeCudaBackend({.device = options.device.index});
+  if (options.device.kind == DeviceKind::kCuda) return MakeCudaBackend({.device = options.device.index, .fast = options.fast});
   return MakeCpuBackend(options.cpu);
 }
 

@@ -19,6 +19,7 @@ absl::StatusOr<DeviceChoice> ParseDevice(const std::string& text);
 
 struct BackendOptions {
   DeviceChoice device;
+  bool fast = false;  // CUDA: the fast numerics profile
   CpuBackendOptions cpu = {};
 };
 absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const BackendOptions& options);

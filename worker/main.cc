@@ -37,6 +37,7 @@ struct WorkerOptions {
   std::string cache_dir;
   std::string device = "auto";
   double gpu_memory_utilization = 0.9;
+  std::string numerics = "invariant";
   std::string isa = "auto";
   bool pin_threads = false;
   std::string transports = "auto";
@@ -66,6 +67,9 @@ void AddOptions(CLI::App& app, WorkerOptions& options) {
   app.add_option("--gpu-memory-utilization", options.gpu_memory_utilization,
                  "part of a GPU's free memory for weights, KV and workspace, unless --memory-bytes says how much")
       ->check(CLI::Range(0.01, 1.0))
+      ->capture_default_str();
+  app.add_option("--numerics", options.numerics, "CUDA: invariant (same bits in any batch)|fast")
+      ->check(CLI::IsMember({"invariant", "fast"}))
       ->capture_default_str();
   app.add_option("--isa", options.isa, "auto|scalar|avx2|avx512|amx")->capture_default_str();
   app.add_flag("--pin-threads", options.pin_threads, "bind each compute thread to a core");
@@ -201,7 +205,7 @@ absl::Status Serve(const WorkerOptions& options) {
   PAGODA_ASSIGN_OR_RETURN(const kernels::DeviceChoice device, kernels::ParseDevice(options.device));
   PAGODA_ASSIGN_OR_RETURN(
       std::unique_ptr<kernels::Backend> backend,
-      kernels::MakeBackend({.device = device, .cpu = {.threads = threads, .isa = isa, .pin = options.pin_threads}}));
+      kernels::MakeBackend({.device = device, .fast = options.numerics == "fast", .cpu = {.threads = threads, .isa = isa, .pin = options.pin_threads}}));
   PAGODA_ASSIGN_OR_RETURN(std::unique_ptr<Transport> transport,
                           MakeUcxTransport({.transports = options.transports,
                                             .net_devices = options.net_devices,

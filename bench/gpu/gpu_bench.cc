@@ -23,6 +23,7 @@ using kernels::WeightFormat;
 struct Options {
   std::string device = "cuda";
   std::string only;
+  bool fast = false;
   std::string models = "SmolLM2-135M,Llama-1B,Llama-8B";
   int rounds = 7;
 };
@@ -242,7 +243,7 @@ absl::Status TimeModel(Backend& backend, const Options& options, const RandomMod
 
 absl::Status Run(const Options& options) {
   PAGODA_ASSIGN_OR_RETURN(const kernels::DeviceChoice device, kernels::ParseDevice(options.device));
-  PAGODA_ASSIGN_OR_RETURN(const auto backend, kernels::MakeBackend({.device = device}));
+  PAGODA_ASSIGN_OR_RETURN(const auto backend, kernels::MakeBackend({.device = device, .fast = options.fast}));
   if (backend->host_memory()) return absl::UnavailableError("gpu_bench times a GPU: give --device cuda");
   std::printf("{\"what\": \"device\", \"implementation\": \"%s\", \"profile\": \"%s\"}\n", std::string(backend->implementation()).c_str(),
               std::string(backend->numerics_profile()).c_str());
@@ -267,6 +268,7 @@ int main(int argc, char** argv) {
   app.add_option("--device", options.device)->capture_default_str();
   app.add_option("--only", options.only, "roofs|gemm|attention|models");
   app.add_option("--models", options.models, "names, separated by commas")->capture_default_str();
+  app.add_flag("--fast", options.fast, "the fast numerics profile");
   app.add_option("--rounds", options.rounds)->check(CLI::Range(1, 1000))->capture_default_str();
   CLI11_PARSE(app, argc, argv);
   const absl::Status status = pagoda::bench::Run(options);

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/cpu/weight_blocks.h"
+#include "kernels/cuda/gemm_formats.h"
 #include "kernels/cuda/objects.h"
 #include "kernels/cuda/recorded_steps.h"
 #include "kernels/cuda/sample.h"
@@ -22,7 +23,12 @@ using cuda::Device;
 using cuda::DeviceMemory;
 
 constexpr int64_t kBuckets[] = {1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256};
+constexpr int64_t kFewTokens = 32;  // up to here the fast profile streams weights as the other does
 constexpr int64_t kSharedBytes = 200 << 10;  // of a multiprocessor, for attention's rings
+
+bool IsHalf(int format) {
+  return format == static_cast<int>(WeightFormat::kF16) || format == static_cast<int>(WeightFormat::kBF16);
+}
 
 absl::Status Unfit(absl::string_view operation, absl::string_view what) {
   return absl::InvalidArgumentError(absl::StrCat(operation, ": ", what));
@@ -34,7 +40,9 @@ class CudaBackend final : public Backend {
       : device_(std::move(device)),
         steps_(*device_),
         graphs_(options.graphs),
-        profile_(absl::StrCat("cuda-sm", device_->capability(), "-1")),
+        fast_(options.fast),
+        warpgroups_(options.fast && device_->capability() == 90),
+        profile_(absl::StrCat("cuda-sm", device_->capability(), options.fast ? "-fast-1" : "-1")),
         implementation_(absl::StrCat("cuda ", device_->name(), " sm_", device_->capability())) {}
 
   std::string_view numerics_profile() const override { return profile_; }
@@ -51,7 +59,7 @@ class CudaBackend final : public Backend {
   absl::StatusOr<std::unique_ptr<Buffer>> Hold(const MatrixRows& rows) override;
   absl::StatusOr<std::unique_ptr<Activation>> NewActivation(int64_t max_rows, int64_t columns,
                                                             ActivationForms forms) override {
-    return CudaActivation::Make(*device_, max_rows, columns, forms);
+    return CudaActivation::Make(*device_, max_rows, columns, forms, warpgroups_);
   }
   absl::StatusOr<std::unique_ptr<KvCache>> NewKvCache(const KvShape& shape) override { return CudaKvCache::Make(*device_, shape); }
   absl::StatusOr<std::unique_ptr<PackedMatrix>> Pack(std::span<const MatrixRows> parts, const PackOptions& options) override {
@@ -89,6 +97,8 @@ class CudaBackend final : public Backend {
   cuda::StepData step_;
   cuda::RecordedSteps steps_;
   const bool graphs_;
+  const bool fast_;
+  const bool warpgroups_;  // products of many tokens with wgmma
   const std::string profile_;
   const std::string implementation_;
   DeviceMemory scratch_;  // weights on their way
@@ -290,6 +300,10 @@ absl::Status CudaBackend::MatMul(const MatMulParams& params) {
                           .row_stride = params.row_stride,
                           .plane_stride = params.plane_stride,
                           .shared_limit = device_->shared_limit()};
+    if (warpgroups_ && gemm.tokens > kFewTokens && gemm.input.blocked != nullptr && IsHalf(segment.format)) {
+      if (absl::Status status = device_->Check(cuda::LaunchGemmWarpgroup(gemm, device_->stream()), "matrix product"); !status.ok()) return status;
+      continue;
+    }
     if (absl::Status status = GrowStack(cuda::GemmStackFloats(gemm)); !status.ok()) return status;
     gemm.stack = stack_.as<float>();
     if (absl::Status status = device_->Check(cuda::LaunchGemm(gemm, device_->stream()), "matrix product"); !status.ok()) return status;

@@ -15,6 +15,7 @@ namespace pagoda::kernels {
 
 struct CudaBackendOptions {
   int device = 0;
+  bool fast = false;  // the fast profile: quickest products, whose bits depend on the number of tokens
   bool graphs = true;
   bool overlap = true;  // launches overlap where the device can (compute capability 9.0)
 };

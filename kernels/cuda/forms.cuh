@@ -34,6 +34,10 @@ __device__ inline void WriteForms(float x, int lane, int64_t row, int64_t block,
   const int element = (lane >> 1 & 3) * 8 + (lane >> 4) * 4 + (lane >> 3 & 1) * 2 + (lane & 1);  // k = 16 s + 8 h + 2 t + j
   if (out.f16 != nullptr) out.f16[at * 32 + element] = FloatToHalf(x);
   if (out.bf16 != nullptr) out.bf16[at * 32 + element] = FloatToBFloat(x);
+  if (out.blocked != nullptr) {
+    const int64_t group = (block * out.capacity + (row & ~int64_t{7})) * 32;
+    out.blocked[group + (lane >> 3) * 64 + (row & 7) * 8 + (lane & 7)] = out.blocked_bf16 ? FloatToBFloat(x) : FloatToHalf(x);
+  }
   if (out.int8.q != nullptr) WriteQuant(x, lane, at, 8, out.int8);
   if (out.int12.q != nullptr) WriteQuant(x, lane, at, 12, out.int12);
 }

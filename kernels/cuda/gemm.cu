@@ -64,7 +64,7 @@ int64_t GemmStackFloats(const GemmParams& p) {
 cudaError_t LaunchGemm(const GemmParams& p, cudaStream_t stream) {
   if (p.tokens == 0 || p.rows == 0) return cudaSuccess;
   if (p.format < 0 || p.format > kQ6_K || p.slice_count < 1 || p.blocks < 1 || !InputFits(p) || p.row_stride < p.rows ||
-      p.tokens > 16 * 65535 || p.rows > int64_t{128} * 65535 || (p.max_depth > 0 && p.stack == nullptr)) {
+      p.tokens > 16 * 65535 || p.rows > int64_t{128} * 65535 || (p.max_depth > 0 && p.format != kF32 && p.stack == nullptr)) {
     return cudaErrorInvalidValue;
   }
   return kByFormat[p.format](p, stream);

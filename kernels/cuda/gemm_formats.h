@@ -18,4 +18,7 @@ cudaError_t GemmQ4_K(const GemmParams& params, cudaStream_t stream);
 cudaError_t GemmQ5_K(const GemmParams& params, cudaStream_t stream);
 cudaError_t GemmQ6_K(const GemmParams& params, cudaStream_t stream);
 
+// 16-bit weights by many tokens with wgmma: the fast profile, on sm_90a only.
+cudaError_t LaunchGemmWarpgroup(const GemmParams& params, cudaStream_t stream);
+
 }  // namespace pagoda::kernels::cuda

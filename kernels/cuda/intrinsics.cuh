@@ -104,6 +104,48 @@ PAGODA_MMA_FLOAT(MmaF16, "f16.f16")
 PAGODA_MMA_FLOAT(MmaBF16, "bf16.bf16")
 #undef PAGODA_MMA_FLOAT
 
+// The product of a warpgroup (4 warps, 64 rows) by 128 columns, 16 deep, added to d: wgmma with A from registers, as each warp's
+// m16n8k16 fragment, and B from shared memory. d[4 n + i] is what d[i] of mma.m16n8k16 is, for columns 8 n. B lies in blocks of 8 columns
+// x 8 deep (128 bytes: a column's 8 values together), column groups `column_bytes` apart, the second 8 of the depth `depth_bytes` on.
+// Between WarpgroupBegin and WarpgroupEnd products run in order; registers are not touched meanwhile. Only on sm_90a.
+__device__ inline uint64_t SharedMatrix(const void* shared, uint32_t depth_bytes, uint32_t column_bytes) {
+  const uint64_t address = static_cast<uint32_t>(__cvta_generic_to_shared(shared)) >> 4 & 0x3fff;
+  return address | static_cast<uint64_t>(depth_bytes >> 4) << 16 | static_cast<uint64_t>(column_bytes >> 4) << 32;
+}
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define PAGODA_WGMMA(name, types)                                                                                  \
+  __device__ inline void name(float (&d)[64], const uint32_t (&a)[4], uint64_t b) {                                \
+    asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32." types " {"                                         \
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+                 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63" \
+                 "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 0;"                                                       \
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), \
+                 "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), \
+                 "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), \
+                 "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]), \
+                 "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), \
+                 "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), \
+                 "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), \
+                 "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])                                                                                            \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                                            \
+  }
+__device__ inline void WarpgroupBegin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ inline void WarpgroupEnd() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+}
+#else
+#define PAGODA_WGMMA(name, types) \
+  __device__ inline void name(float (&)[64], const uint32_t (&)[4], uint64_t) { __trap(); }
+__device__ inline void WarpgroupBegin() {}
+__device__ inline void WarpgroupEnd() {}
+#endif
+PAGODA_WGMMA(WarpgroupF16, "f16.f16")
+PAGODA_WGMMA(WarpgroupBF16, "bf16.bf16")
+#undef PAGODA_WGMMA
+
 // Bulk copies from global to shared memory that complete on a barrier. Addresses and sizes are multiples of 16 bytes.
 // One thread: BarrierInit (count 1), then BlockSync by all. Per phase: BarrierExpect(total), BulkCopy..., BarrierCommit; all
 // readers BarrierWait(parity of the phase). Before sm_90 the thread copies the bytes itself.

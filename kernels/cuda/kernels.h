@@ -25,6 +25,9 @@ struct FormsView {
   float* f32 = nullptr;     // [capacity, columns]
   uint16_t* f16 = nullptr;
   uint16_t* bf16 = nullptr;
+  // For wgmma, f16 or bf16: [blocks][capacity / 8][4 groups of 8 columns][8 rows][8].
+  uint16_t* blocked = nullptr;
+  bool blocked_bf16 = false;
   QuantView int8, int12;
 };
 

@@ -20,7 +20,8 @@
 //   apart); o = o * c, then o += mma(p as 16 bits (8 bits: p times the value's scale first), v). Chunks are joined in order: M = max;
 //   o = fma(o, e(m - M), o' * e(m' - M)), l alike; at the end o / l. Where a sequence's chunks ran does not matter.
 //
-// "cuda-sm90-fast-1": not built yet.
+// "cuda-sm90-fast-1": the same, but products of F16 and BF16 weights by more than 32 tokens use wgmma (m64n128k16) with one f32
+//   accumulator over all columns of a plane, so a row's bits depend on how many tokens share its step.
 #pragma once
 
 #include <cstdint>

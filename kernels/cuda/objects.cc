@@ -35,7 +35,7 @@ class Carver {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<CudaActivation>> CudaActivation::Make(Device& device, int64_t max_rows, int64_t columns,
-                                                                     ActivationForms forms) {
+                                                                     ActivationForms forms, bool for_warpgroups) {
   const bool blocked = forms.int8 || forms.int12 || forms.f16 || forms.bf16;
   if (max_rows < 0 || columns <= 0 || max_rows > kMaxElements / columns || (blocked && columns % kQuantBlock != 0)) {
     return absl::InvalidArgumentError(absl::StrCat("an activation of ", max_rows, " rows and ", columns, " columns"));
@@ -44,6 +44,7 @@ absl::StatusOr<std::unique_ptr<CudaActivation>> CudaActivation::Make(Device& dev
   activation->max_rows_ = max_rows;
   FormsView& view = activation->view_;
   view.columns = columns;
+  view.blocked_bf16 = forms.bf16;
   view.capacity = RoundUp(std::max<int64_t>(max_rows, 1), kCapacityUnit);
   const auto carve = [&](uint8_t* base) {
     Carver carver(base);
@@ -51,6 +52,7 @@ absl::StatusOr<std::unique_ptr<CudaActivation>> CudaActivation::Make(Device& dev
     if (forms.f32) carver.Take(view.f32, elements);
     if (forms.f16) carver.Take(view.f16, elements);
     if (forms.bf16) carver.Take(view.bf16, elements);
+    if (for_warpgroups && forms.f16 != forms.bf16) carver.Take(view.blocked, elements);
     for (QuantView* quant : {forms.int8 ? &view.int8 : nullptr, forms.int12 ? &view.int12 : nullptr}) {
       if (quant == nullptr) continue;
       carver.Take(quant->q, elements * (quant == &view.int12 ? 2 : 1));

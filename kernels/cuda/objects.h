@@ -13,7 +13,7 @@ namespace pagoda::kernels::cuda {
 class CudaActivation final : public Activation {
  public:
   static absl::StatusOr<std::unique_ptr<CudaActivation>> Make(Device& device, int64_t max_rows, int64_t columns,
-                                                              ActivationForms forms);
+                                                              ActivationForms forms, bool blocked = false);
   int64_t max_rows() const override { return max_rows_; }
   int64_t columns() const override { return view_.columns; }
   const FormsView& view() const { return view_; }

@@ -107,6 +107,7 @@ absl::Status Engine::Load(const Assignment& assignment) {
                              .tensor_parallel = stage.tensor_parallel,
                              .rank = assignment.self.rank,
                              .activation_bits = assignment.activation_bits};
+  const int64_t free_before = backend_->FreeMemoryBytes();
   if (shard_ == nullptr || shard_->digest != ShardDigest(request, backend_->numerics_profile())) {
     operation_ = "load the shard";
     shard_ = nullptr;  // makes room
@@ -123,6 +124,13 @@ absl::Status Engine::Load(const Assignment& assignment) {
   if (kv_cache_bytes_ > 0 && decoder_->kv_bytes() > kv_cache_bytes_) {
     return absl::ResourceExhaustedError(absl::StrCat("the KV cache takes ", decoder_->kv_bytes(),
                                                      " bytes, --kv-cache-bytes allows ", kv_cache_bytes_));
+  }
+  if (!backend_->host_memory()) {  // planned against actual: what the device has less of than before
+    LogInfo("device_memory", {{"weights_bytes", shard_->bytes},
+                              {"kv_bytes", decoder_->kv_bytes()},
+                              {"workspace_bytes", decoder_->workspace_bytes()},
+                              {"free_before", free_before},
+                              {"free_now", backend_->FreeMemoryBytes()}});
   }
   return absl::OkStatus();
 }

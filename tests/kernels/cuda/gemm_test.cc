@@ -25,6 +25,7 @@ Result Multiply(Backend& backend, const Product& product) {
   const int64_t columns = (*matrix)->columns(), rows = (*matrix)->rows();
   ActivationForms forms;
   (*matrix)->AddForms(forms);
+  for (const TestMatrix& part : product.parts) forms.f32 |= part.format == WeightFormat::kF32;
   auto input = backend.NewActivation(product.tokens, columns, forms);
   EXPECT_TRUE(input.ok()) << input.status();
   Held in(backend, product.tokens, columns, std::span(product.input).first(static_cast<size_t>(product.tokens * columns)));
@@ -147,6 +148,19 @@ TEST_F(CudaGemmMixed, PartsOfUnlikeFormatsWithABias) {
   const std::vector<float> bias = RandomFloats(74, 25);
   product.options.bias = bias;
   EXPECT_LT(RelativeError(Multiply(*cuda_, product).values, Multiply(*cpu_, product).values), 1e-5);
+}
+
+TEST_F(CudaGemmMixed, TheFastProfileIsCloseToTheTwin) {
+  auto fast = *MakeCudaBackend({.fast = true});
+  EXPECT_NE(fast->numerics_profile(), cuda_->numerics_profile());
+  for (const WeightFormat format : {WeightFormat::kF16, WeightFormat::kBF16}) {
+    for (const auto& [rows, tokens] : {std::pair<int64_t, int64_t>{150, 33}, {128, 128}, {17, 200}}) {
+      Product product{.parts = {RandomMatrix(format, rows, 480, 61)}, .tokens = tokens, .input = RandomFloats(tokens * 480, 62)};
+      product.options.shard_columns = {0, 160, 320, 480};
+      product.options.planes = {{0, 2}, {2, 3}};
+      EXPECT_LT(RelativeError(Multiply(*fast, product).values, Multiply(*cpu_, product).values), Bound(format)) << rows << " " << tokens;
+    }
+  }
 }
 
 TEST_F(CudaGemmMixed, WrongShapesAreRefused) {

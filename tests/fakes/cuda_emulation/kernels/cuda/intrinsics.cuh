@@ -197,6 +197,62 @@ PAGODA_EMULATED_FLOAT(MmaF16, Half)
 PAGODA_EMULATED_FLOAT(MmaBF16, BFloat)
 #undef PAGODA_EMULATED_FLOAT
 
+// wgmma, warp by warp: a warp's 16 rows depend on no other's. The descriptor's fields as in the PTX manual, no swizzle.
+inline uint64_t SharedMatrix(const void* shared, uint32_t depth_bytes, uint32_t column_bytes) {
+  const auto offset = static_cast<uint64_t>(static_cast<const unsigned char*>(shared) - cuda_emulation::Current().shared);
+  if (offset % 16 != 0 || offset >> 18 != 0) cuda_emulation::Stop("a matrix in shared memory at an address that wgmma cannot name");
+  return offset >> 4 | static_cast<uint64_t>(depth_bytes >> 4) << 16 | static_cast<uint64_t>(column_bytes >> 4) << 32;
+}
+namespace emulated {
+struct WarpgroupLane {
+  float* d;
+  const uint32_t* a;
+  uint64_t b;
+  const unsigned char* shared;
+};
+template <typename Read>
+void MultiplyWarpgroup(void* const* all, Read read) {
+  const WarpgroupLane& first = *static_cast<WarpgroupLane*>(all[0]);
+  const unsigned char* base = first.shared + ((first.b & 0x3fff) << 4);
+  const uint64_t depth_bytes = (first.b >> 16 & 0x3fff) << 4, column_bytes = (first.b >> 32 & 0x3fff) << 4;
+  float a[16][16], b[128][16];
+  for (int lane = 0; lane < 32; ++lane) {
+    const WarpgroupLane& f = *static_cast<WarpgroupLane*>(all[lane]);
+    if (f.b != first.b) cuda_emulation::Stop("lanes name different matrices");
+    for (int r = 0; r < 4; ++r) {
+      for (int j = 0; j < 2; ++j) a[lane / 4 + r % 2 * 8][r / 2 * 8 + lane % 4 * 2 + j] = read(f.a[r], j);
+    }
+  }
+  for (uint64_t n = 0; n < 128; ++n) {
+    for (uint64_t k = 0; k < 16; ++k) {
+      uint16_t bits = 0;
+      std::memcpy(&bits, base + n / 8 * column_bytes + k / 8 * depth_bytes + n % 8 * 16 + k % 8 * 2, 2);
+      b[n][k] = read(bits, 0);
+    }
+  }
+  for (int lane = 0; lane < 32; ++lane) {
+    const WarpgroupLane& f = *static_cast<WarpgroupLane*>(all[lane]);
+    for (int i = 0; i < 64; ++i) {
+      const int row = lane / 4 + i % 4 / 2 * 8, column = i / 4 * 8 + lane % 4 * 2 + i % 2;
+      double sum = static_cast<double>(f.d[i]);
+      for (int k = 0; k < 16; ++k) sum += static_cast<double>(a[row][k]) * static_cast<double>(b[column][k]);
+      f.d[i] = static_cast<float>(sum);
+    }
+  }
+}
+}  // namespace emulated
+#define PAGODA_EMULATED_WARPGROUP(name, reader)                                                               \
+  inline void name(float (&d)[64], const uint32_t (&a)[4], uint64_t b) {                                      \
+    emulated::WarpgroupLane lane{d, a, b, cuda_emulation::Current().shared};                                  \
+    cuda_emulation::MeetWarp(                                                                                 \
+        &lane, [](void* const* all, const void*) { emulated::MultiplyWarpgroup(all, emulated::reader); }, nullptr); \
+  }
+PAGODA_EMULATED_WARPGROUP(WarpgroupF16, Half)
+PAGODA_EMULATED_WARPGROUP(WarpgroupBF16, BFloat)
+#undef PAGODA_EMULATED_WARPGROUP
+inline void WarpgroupBegin() {}
+inline void WarpgroupEnd() {}
+
 // A barrier word: bit 63 initialised, bit 0 the parity of the phase in progress, bits 1..40 bytes still to come, bit 62: expected.
 inline void BarrierInit(uint64_t* barrier) { *barrier = uint64_t{1} << 63; }
 inline void CheckBarrier(const uint64_t* barrier) {
