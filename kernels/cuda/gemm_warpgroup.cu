@@ -31,6 +31,24 @@ __device__ void Fill(const GemmParams& p, const uint16_t* tokens, unsigned char*
   BarrierCommit(barrier);
 }
 
+// The end of a plane: rows `row` and 8 on, tokens `token`, `token` + 1 and each 8 on; d starts again.
+__device__ __forceinline__ void WritePlane(const GemmParams& p, int plane, int row, int token, float (&d)[64]) {
+  const float bias[2] = {p.bias != nullptr && row < p.rows ? p.bias[row] : -0.0f,
+                         p.bias != nullptr && row + 8 < p.rows ? p.bias[row + 8] : -0.0f};
+  float* out = p.out + plane * p.plane_stride + token * p.row_stride + row;
+#pragma unroll
+  for (int n = 0; n < 16; ++n) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (row + i / 2 * 8 < p.rows && token + 8 * n + i % 2 < p.tokens) {
+        out[(i % 2) * p.row_stride + i / 2 * 8] = d[4 * n + i] + bias[i / 2];
+      }
+      d[4 * n + i] = 0.0f;
+    }
+    out += 8 * p.row_stride;
+  }
+}
+
 template <int kFormat>
 __global__ void __launch_bounds__(kThreads, 2) GemmWarpgroup(const __grid_constant__ GemmParams p) {
   FollowPrevious();
@@ -55,8 +73,6 @@ __global__ void __launch_bounds__(kThreads, 2) GemmWarpgroup(const __grid_consta
   int slice = 0;
   while (slice < p.slice_count && p.slices[slice].plane < 0) ++slice;  // the end of the first plane
   SliceStep plane = p.slices[slice];
-  const int64_t first_row = static_cast<int64_t>(blockIdx.y) * 128 + warp * 16 + lane / 4;
-  const int64_t first_token = static_cast<int64_t>(blockIdx.x) * kTokens + 2 * (lane % 4);
   for (int turn = 0; turn < turns; ++turn) {
     const unsigned char* stage = shared + turn % kStages * kStageBytes;
     BarrierWait(barriers + turn % kStages, static_cast<uint32_t>(turn / kStages & 1));
@@ -78,14 +94,8 @@ __global__ void __launch_bounds__(kThreads, 2) GemmWarpgroup(const __grid_consta
       }
       WarpgroupEnd();
       if (block + 1 < plane.end_block) continue;
-#pragma unroll
-      for (int j = 0; j < 64; ++j) {
-        const int64_t row = first_row + j % 4 / 2 * 8, token = first_token + j / 4 * 8 + j % 2;
-        if (row < p.rows && token < p.tokens) {
-          p.out[plane.plane * p.plane_stride + token * p.row_stride + row] = p.bias != nullptr ? d[j] + p.bias[row] : d[j];
-        }
-        d[j] = 0.0f;
-      }
+WritePlane(p, plane.plane, static_cast<int>(blockIdx.y) * 128 + warp * 16 + lane / 4,
+                 static_cast<int>(blockIdx.x) * kTokens + 2 * (lane % 4), d);
       while (++slice < p.slice_count && p.slices[slice].plane < 0) {
       }
       if (slice < p.slice_count) plane = p.slices[slice];
