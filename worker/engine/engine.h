@@ -98,7 +98,8 @@ class Engine {
   absl::Status RunPlan(const StepPlan& plan);
   absl::Status PostReceives(const StepPlan& plan);
   void EndEpoch();
-  void Fail(StepNumber step, const std::string& operation, const absl::Status& status);
+  // `requests`: whose work it was, where that is known.
+  void Fail(StepNumber step, const std::string& operation, const absl::Status& status, const std::string& requests = "");
   void SetHeld();
 
   const std::unique_ptr<kernels::Backend> backend_;
