@@ -40,6 +40,22 @@ void Coordinator::CountWorkers() {
       .Set(static_cast<double>(routers_->All().size()));
 }
 
+void Coordinator::CountResumable(int64_t now_ns) {
+  const ResumeTable::Sizes sizes = resumable_->Expire(now_ns);
+  prometheus::BuildGauge()
+      .Name("pagoda_coordinator_resumable_streams")
+      .Help("Streams that their clients may come back for")
+      .Register(*registry_)
+      .Add({})
+      .Set(static_cast<double>(sizes.streams));
+  prometheus::BuildGauge()
+      .Name("pagoda_coordinator_resumable_bytes")
+      .Help("Memory that their logs take")
+      .Register(*registry_)
+      .Add({})
+      .Set(static_cast<double>(sizes.bytes));
+}
+
 Snapshot Coordinator::MakeSnapshot() const {
   Snapshot snapshot;
   snapshot.version = snapshot_version_;
@@ -67,7 +83,9 @@ Snapshot Coordinator::MakeSnapshot() const {
                                   .created_unix_s = created_unix_s_.at(id),
                                   .preemptions = status.stats.preemptions,
                                   .prefix_hit_tokens = status.stats.prefix_hit_tokens,
-                                  .prefix_query_tokens = status.stats.prefix_query_tokens});
+                                  .prefix_query_tokens = status.stats.prefix_query_tokens,
+                                  .epoch_closed = !status.open || refusing_.load(),
+                                  .predicted_wait_ms = status.stats.predicted_wait_ns / kNsPerMs});
   }
   return snapshot;
 }
@@ -83,6 +101,8 @@ void Coordinator::PublishSnapshot() {
 void Coordinator::View(std::function<void(ClusterView)> done) {
   const bool posted = Post([this, done] {
     ClusterView view;
+    view.leads = leading_.load();
+    view.leader_address = leader_address();
     view.now_ns = NowNs();
     for (const auto& [name, deployment] : state_.deployments()) view.deployments.push_back(deployment);
     for (const auto& [id, worker] : state_.workers()) view.workers.push_back(worker);

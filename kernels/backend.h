@@ -249,6 +249,41 @@ class Backend {
   // out = gate(gu[:, 0..n)) * gu[:, n..2n), n = out.columns(); in the forms that `out` has.
   virtual absl::Status GatedActivation(F32View gate_up, GateKind kind, Activation& out) = 0;
 
+  // ---- Steps in one: the same bits as the operations above one after the other, which is what a backend that does not
+  // override them does. They save passes over memory and waiting of threads for each other.
+
+  // MatMul by the qkv matrix into `qkv`, then RopeAndStore. After it only the q part of `qkv` means anything.
+  struct QkvParams {
+    const PackedMatrix* matrix = nullptr;
+    const Activation* input = nullptr;
+    F32View qkv = {};
+    StepRows step = {};
+    RopeParams rope = {};
+    AttentionParams attention = {};
+  };
+  virtual absl::Status MatMulRopeAndStore(const QkvParams& params, KvCache& cache);
+
+  // Attend into `out`, then Quantize of it into `forms`.
+  virtual absl::Status AttendAndQuantize(F32View qkv, const StepRows& step, const AttentionParams& attention,
+                                         const KvCache& cache, F32View out, Activation& forms);
+
+  // MatMul by the matrix of gate and up (its two parts, of equal rows), then GatedActivation. `scratch`: [rows, matrix rows].
+  struct GatedMatMulParams {
+    const PackedMatrix* matrix = nullptr;
+    const Activation* input = nullptr;
+    F32View scratch = {};
+    GateKind kind = GateKind::kSilu;
+  };
+  virtual absl::Status MatMulGated(const GatedMatMulParams& params, Activation& out);
+
+  // The largest of each row of the product and where it is (the lowest of equals; NaN never wins; -1 when there is none).
+  // `scratch`: [rows, matrix rows]; what it holds after is not said.
+  struct Largest {
+    int32_t index = -1;
+    float value = 0;
+  };
+  virtual absl::Status MatMulLargest(const MatMulParams& params, std::span<Largest> largest);
+
   struct BlockCopy {
     int32_t from = 0;
     int32_t to = 0;
@@ -272,13 +307,17 @@ class Backend {
     float factor = 0;                            // 1 / temperature; 0: the largest
     int top_k = 0;                               // 0: all
     double top_p = 1;
-    float min_p = 0;
+    uint32_t least = 0;                          // the least weight that is kept (min_p), in 2^-30 of the largest
     double uniform = 0;
   };
   virtual bool samples() const { return false; }
   virtual absl::Status Sample(F32View, std::span<const SampleRow>, std::span<int32_t>) {
     return absl::UnimplementedError("this backend leaves sampling to the host");
   }
+  // Host work beside the operations (sampling): body(thread, task) for every task in [0, tasks), each on one of
+  // host_threads() threads; returns when all are done.
+  virtual int host_threads() const = 0;
+  virtual void RunOnHost(int64_t tasks, const std::function<void(int thread, int64_t task)>& body) = 0;
 
   virtual absl::Status Synchronize() = 0;
 };

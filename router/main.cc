@@ -87,6 +87,13 @@ void Declare(CLI::App& app, Flags& flags) {
                  "silence after which a coordinator counts as lost")
       ->check(CLI::Range(int64_t{100}, int64_t{3'600'000}))
       ->capture_default_str();
+  app.add_option("--announce-protocol", o.upstream.announced_protocol,
+                 "protocol version told to coordinators, at most (for tests of two versions together)")
+      ->group("");
+  app.add_option("--hold-ms", o.dispatcher.hold_ms,
+                 "new requests wait so long for a lost pipeline to come back")
+      ->check(CLI::Range(int64_t{0}, int64_t{600'000}))
+      ->capture_default_str();
   app.add_option("--grpc-reflection", o.grpc_reflection, "serve gRPC reflection")
       ->capture_default_str();
   app.add_option("--threads", o.pool_threads, "threads for long prompts and tokenizer loading")

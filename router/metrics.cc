@@ -30,9 +30,9 @@ constexpr std::array kCodes = {200, 400, 404, 405, 408, 413, 415,
                                429, 431, 499, 500, 501, 503, 504};
 constexpr std::array kRejectReasons = {"invalid",    "too_large",   "queue_full",
                                        "overloaded", "no_pipeline", "not_found",
-                                       "draining",   "connections", "deadline"};
-constexpr std::array kCutReasons = {"client_gone", "slow_reader", "shutdown"};
-constexpr std::array kRetryReasons = {"coordinator_lost", "pipeline_lost", "refused", "gap"};
+                                       "draining",   "connections", "deadline", "quarantined"};
+constexpr std::array kCutReasons = {"client_gone", "slow_reader", "shutdown", "handed_over"};
+constexpr std::array kRetryReasons = {"coordinator_lost", "pipeline_lost", "refused", "gap", "resumed"};
 
 Counter* Find(const std::map<std::string, Counter*, std::less<>>& counters, std::string_view name) {
   const auto found = counters.find(name);
@@ -92,6 +92,9 @@ struct Metrics::State {
   Counter& profile_changes =
       CounterOf("pagoda_router_profile_changes_total",
                 "Streams resumed on a pipeline of another numerics profile.");
+  Counter& circuits =
+      CounterOf("pagoda_router_circuits_opened_total",
+                "Times that a pipeline failed so often in a row that it got no work for a while.");
   Gauge& in_flight =
       GaugeOf("pagoda_router_requests_in_flight", "Generations accepted and not ended.");
   Gauge& connections = GaugeOf("pagoda_router_connections", "Open HTTP connections.");
@@ -194,6 +197,7 @@ void Metrics::Tokens(int64_t prompt, int64_t cached, int64_t output) {
   state_->output_sizes.Observe(static_cast<double>(output));
   state_->cached_tokens.Increment(static_cast<double>(cached));
 }
+void Metrics::CircuitOpened() { state_->circuits.Increment(); }
 void Metrics::ProfileChanged() { state_->profile_changes.Increment(); }
 void Metrics::SetInFlight(int64_t requests) {
   state_->in_flight.Set(static_cast<double>(requests));

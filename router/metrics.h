@@ -30,6 +30,7 @@ class Metrics {
   void StreamCut(std::string_view reason);
   void Retried(std::string_view reason);
   void ProfileChanged();
+  void CircuitOpened();
   void SetInFlight(int64_t requests);
   void SetConnections(int64_t connections);
   void SetCoordinators(int64_t attached);

@@ -9,6 +9,7 @@
 #include "router/event_loop.h"
 #include "router/grpc/inference_service.h"
 #include "router/openai/service.h"
+#include "router/request_status.h"
 
 namespace pagoda::router {
 namespace {
@@ -183,6 +184,8 @@ void Router::BeginShutdown(int64_t grace_ms) {
     state->service.Drain();
     state->grpc->Drain();
     state->http->Drain();
+    state->dispatcher.HandOver(
+        WithRetryAfter(absl::UnavailableError("this router is shutting down; come back to another"), 100));
     state->stop_at_ns = NowNs() + grace_ms * kNsPerMs + 1;
     state->OnTick();
   });

@@ -32,7 +32,7 @@ EXCEPTIONS = {
 INCLUDED_MORE_THAN_ONCE = {"kernels/cpu/row_kernels.h", "kernels/cpu/amx_kernels.h", "kernels/cpu/avx512_vectors.h"}  # the same text for each instruction set
 # Pure cores know no clock, thread, socket, RPC, message or device (DESIGN, section 4).
 PURE = re.compile(
-    r"^(coordinator/(scheduler|block_pool|prefix_cache|cluster_state|placement|sequence|request)"
+    r"^(coordinator/(scheduler[a-z_]*|block_pool|prefix_cache|cluster_[a-z]+|held_blocks|diagnosis|placement|sequence|request)"
     r"|router/policy/[a-z_/]*)\.(h|cc)$")
 IMPURE_INCLUDE = re.compile(r"^(grpcpp|grpc|google|boost|thread|mutex|chrono|sys/socket\.h|sys/epoll\.h|pagoda/|ucp|cuda)")
 IMPURE_CALL = re.compile(r"\b(NowNs\(|std::this_thread|absl::Now\(|system_clock::now|steady_clock::now)")

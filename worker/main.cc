@@ -25,6 +25,7 @@ namespace pagoda::worker {
 namespace {
 
 constexpr uint32_t kProtocol = 1;
+constexpr int64_t kMostReplayBytes = int64_t{256} << 20;
 constexpr int kExitDeviceLost = 70;
 
 struct WorkerOptions {
@@ -34,6 +35,7 @@ struct WorkerOptions {
   int threads = 0;
   int64_t memory_bytes = 0;
   int64_t kv_cache_bytes = 0;
+  int64_t replay_bytes = -1;
   std::string cache_dir;
   std::string device = "auto";
   double gpu_memory_utilization = 0.9;
@@ -62,6 +64,10 @@ void AddOptions(CLI::App& app, WorkerOptions& options) {
       ->check(CLI::NonNegativeNumber);
   app.add_option("--kv-cache-bytes", options.kv_cache_bytes, "refuse a larger KV cache; 0: no bound")
       ->check(CLI::NonNegativeNumber);
+  app.add_option("--replay-bytes", options.replay_bytes,
+                 "host memory for what was sent to the next stage, so that a lost stage's KV is replayed and not recomputed; "
+                 "-1: a sixteenth of the memory, at most 256 MiB; 0: none")
+      ->check(CLI::Range(int64_t{-1}, int64_t{1} << 50));
   app.add_option("--cache-dir", options.cache_dir, "where models are; default: the user's cache folder");
   app.add_option("--device", options.device, "auto (cuda where there is a device)|cpu|cuda|cuda:N")->capture_default_str();
   app.add_option("--gpu-memory-utilization", options.gpu_memory_utilization,
@@ -226,6 +232,8 @@ absl::Status Serve(const WorkerOptions& options) {
                       {"memory_bandwidth", identity.memory_bandwidth()},
                       {"compute_rate", identity.compute_rate()},
                       {"metrics_port", metrics_server->port()}});
+  const int64_t replay_bytes =
+      options.replay_bytes >= 0 ? options.replay_bytes : std::min(kMostReplayBytes, identity.memory_bytes() / 16);
   const std::string ready = absl::StrCat(identity.name(), "\nmetrics ", metrics_server->port(), "\n");
   CoordinatorClient client({.coordinators = coordinators,
                             .identity = std::move(identity),
@@ -236,6 +244,7 @@ absl::Status Serve(const WorkerOptions& options) {
                  .transport = std::move(transport),
                  .open_model = MakeModelOpener({.cache_root = options.cache_dir, .catalog = blobs.catalog}),
                  .kv_cache_bytes = options.kv_cache_bytes,
+                 .replay_bytes = replay_bytes,
                  .sink = &client,
                  .on_device_lost = [](const absl::Status& status) {
                    LogError("device_lost", {{"error", status.ToString()}});

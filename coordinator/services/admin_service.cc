@@ -8,6 +8,12 @@ namespace {
 
 namespace v1 = ::pagoda::v1;
 
+absl::Status NotLeader(const ClusterView& view) {
+  return absl::UnavailableError(view.leader_address.empty() ? "this coordinator does not lead, and no other one is known to"
+                                                            : absl::StrCat("this coordinator does not lead; ask ",
+                                                                           view.leader_address));
+}
+
 void Describe(const DeploymentRecord& deployment, const ClusterView& view, v1::Deployment& out) {
   ToWire(deployment.spec, *out.mutable_spec());
   int ready = 0, loading = 0, draining = 0;
@@ -123,6 +129,7 @@ grpc::ServerUnaryReactor* AdminService::ListDeployments(grpc::CallbackServerCont
                                                         v1::ListDeploymentsResponse* response) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   coordinator_.View([reactor, response](ClusterView view) {
+    if (!view.leads) return reactor->Finish(ToGrpc(NotLeader(view)));
     for (const DeploymentRecord& deployment : view.deployments) Describe(deployment, view, *response->add_deployments());
     reactor->Finish(grpc::Status::OK);
   });
@@ -161,6 +168,7 @@ grpc::ServerUnaryReactor* AdminService::GetCluster(grpc::CallbackServerContext* 
                                                    v1::ClusterState* response) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   coordinator_.View([this, reactor, response](ClusterView view) {
+    if (!view.leads) return reactor->Finish(ToGrpc(NotLeader(view)));
     response->set_coordinator(coordinator_.options().name);
     response->set_leader(true);
     response->set_version(PAGODA_VERSION);

@@ -83,6 +83,11 @@ class CudaBackend final : public Backend {
                       F32View out) override;
   absl::Status GatedActivation(F32View gate_up, GateKind kind, Activation& out) override;
   absl::Status CopyBlocks(std::span<const BlockCopy> copies, KvCache& cache) override;
+  // The host has little to do beside a device: one thread does it.
+  int host_threads() const override { return 1; }
+  void RunOnHost(int64_t tasks, const std::function<void(int thread, int64_t task)>& body) override {
+    for (int64_t task = 0; task < tasks; ++task) body(0, task);
+  }
   bool samples() const override { return true; }
   absl::Status Sample(F32View logits, std::span<const SampleRow> rows, std::span<int32_t> tokens) override;
 
@@ -421,7 +426,7 @@ absl::Status CudaBackend::Sample(F32View logits, std::span<const SampleRow> rows
                       .factor = row.factor,
                       .top_k = row.top_k,
                       .top_p = row.top_p,
-                      .min_p = row.min_p,
+                      .least = row.least,
                       .uniform = row.uniform});
     for (const SampleEdit& edit : row.edits) {
       if (edit.token < 0 || edit.token >= logits.columns) return Unfit("sample", absl::StrCat("token ", edit.token));
@@ -452,7 +457,7 @@ absl::Status CudaBackend::Sample(F32View logits, std::span<const SampleRow> rows
                                         .count = static_cast<int>(rows.size()),
                                         .edits = reinterpret_cast<const cuda::SampleEdit*>(base + row_bytes),
                                         .edited = sampling_.as<float>(),
-                                        .weights = reinterpret_cast<float*>(sampling_.as<uint8_t>() + plane),
+                                        .weights = reinterpret_cast<uint32_t*>(sampling_.as<uint8_t>() + plane),
                                         .tokens = out};
   if (absl::Status status = device_->Check(cuda::LaunchSample(kernel, device_->stream()), "sample"); !status.ok()) return status;
   return device_->Download(out, tokens.data(), tokens.size_bytes());

@@ -1,5 +1,8 @@
 #include "kernels/cuda/sample.h"
 
+#include <cmath>
+
+#include "kernels/cpu/logit_kernels.h"
 #include "kernels/cuda/arithmetic.cuh"
 #include "kernels/cuda/launch.h"
 
@@ -7,39 +10,39 @@ namespace pagoda::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 1024;
-constexpr int kSumChunk = 1024;    // worker/sampler/fixed_math.h
+constexpr int kWarps = kThreads / 32;
+constexpr int kSumChunk = 1024;    // weights that are summed apart: only where sums are looked up, their value has no order
 constexpr int kMaxChunks = 1024;   // so the largest vocabulary is 2^20
 constexpr int kWanted = 1024;      // candidates that are looked at
 constexpr int kRoom = 2048;        // with those that tie with the last of them
 constexpr int kBins = 2048;
 
 struct Shared {
-  double chunk_sums[kMaxChunks];
+  unsigned long long chunk_sums[kMaxChunks];
   unsigned long long keys[kRoom];  // value descending, id ascending: largest first
-  float chunk[kSumChunk];
+  uint32_t chunk[kSumChunk];
   int bins[kBins];
   unsigned long long best;
-  double total;
+  unsigned long long total;
+  unsigned long long cut;  // the key of the last candidate that is kept; 0: of all
   int count;
   int above;
   uint32_t prefix;
 };
 
-// exp as worker/sampler/fixed_math.cc has it: nothing fused.
-__device__ float SamplerExp(float x) {
-  const float clamped = x < -87.0f ? -87.0f : x;
-  const float magic = 12582912.0f;
-  const float t = clamped * 1.44269504088896341f + magic;
-  const float n = t - magic;
-  const float r = (clamped - n * 0.693359375f) - n * -2.12194440e-4f;
-  float p = 0.00139362610f;
-  p = p * r + 0.00833336823f;
-  p = p * r + 0.0416664853f;
-  p = p * r + 0.166666672f;
-  p = p * r + 0.5f;
-  p = p * r + 1.0f;
-  p = p * r + 1.0f;
-  return x < -87.0f ? 0.0f : p * FloatOfBits((FloatBits(t) << 23) + 0x3f800000u);
+// kernels/cpu/logit_kernels.h: how likely a token is, in 2^-30 of the likeliest.
+__device__ uint32_t WeightOf(float x, float top, float factor) {
+  const float y = (x - top) * (factor * cpu::kLog2E);
+  if (!(y >= cpu::kLowestExponent)) return 0;
+  const int n = NearestInt(y);
+  const float f = y - static_cast<float>(n);
+  float p = 0.0013264738954603672f;  // cpu::kExp2, from its end
+  p = Fma(p, f, 0.009671512991189957f);
+  p = Fma(p, f, 0.05550733581185341f);
+  p = Fma(p, f, 0.24022242426872253f);
+  p = Fma(p, f, 0.6931470036506653f);
+  p = Fma(p, f, 1.0f);
+  return static_cast<uint32_t>(NearestInt(p * FloatOfBits(static_cast<uint32_t>(n + 157) << 23)));
 }
 
 // Larger value, larger key; -0 is 0; NaN is below everything.
@@ -95,56 +98,58 @@ __device__ const float* Edit(const SampleKernelParams& p, const SampleRowParams&
   return edited;
 }
 
-// weights[i] = exp((x[i] - top) * factor); their sum: 16 lanes in double for each chunk, lanes 8, 4, 2, 1 apart, chunks in order.
-__device__ double Weigh(const float* x, int count, float top, float factor, float* weights, Shared& shared) {
-  const int chunks = (count + kSumChunk - 1) / kSumChunk, lane = threadIdx.x % 16;
-  // Both halves of a warp take as many turns, since they meet in the shuffles.
-  for (int first = threadIdx.x / 32 * 2; first < chunks; first += kThreads / 16) {
-    const int chunk = first + threadIdx.x % 32 / 16;
-    double sum = 0;
-    if (chunk < chunks) {
-      const int end = count < (chunk + 1) * kSumChunk ? count : (chunk + 1) * kSumChunk;
-      for (int i = chunk * kSumChunk + lane; i < end; i += 16) {
-        const float w = SamplerExp((x[i] - top) * factor);
-        weights[i] = w;
-        sum = sum + static_cast<double>(w);
-      }
+// weights[i] of every token; their sum, and each chunk's.
+__device__ unsigned long long Weigh(const float* x, int count, float top, float factor, uint32_t* weights, Shared& shared) {
+  const int chunks = (count + kSumChunk - 1) / kSumChunk, lane = threadIdx.x % 32;
+  for (int chunk = threadIdx.x / 32; chunk < chunks; chunk += kWarps) {
+    const int end = count < (chunk + 1) * kSumChunk ? count : (chunk + 1) * kSumChunk;
+    unsigned long long sum = 0;
+    for (int i = chunk * kSumChunk + lane; i < end; i += 32) {
+      weights[i] = WeightOf(x[i], top, factor);
+      sum += weights[i];
     }
-    for (int apart = 8; apart > 0; apart /= 2) sum = sum + ShuffleXor(sum, apart);
-    if (lane == 0 && chunk < chunks) shared.chunk_sums[chunk] = sum;
+    for (int apart = 16; apart > 0; apart /= 2) sum += ShuffleXor(sum, apart);
+    if (lane == 0) shared.chunk_sums[chunk] = sum;
   }
   BlockSync();
   if (threadIdx.x == 0) {
-    double total = 0;
-    for (int c = 0; c < chunks; ++c) total = total + shared.chunk_sums[c];
-    shared.total = total;
+    shared.total = 0;
+    shared.cut = 0;
+    for (int c = 0; c < chunks; ++c) shared.total += shared.chunk_sums[c];
   }
   BlockSync();
   return shared.total;
 }
 
-// By inverse CDF over the vocabulary in id order.
-__device__ int PickFromAll(const float* weights, int count, double target, Shared& shared) {
-  double before = 0;
-  int last = 0;
-  for (int begin = 0; begin < count; begin += kSumChunk) {  // every thread goes the same way
-    const int length = count - begin < kSumChunk ? count - begin : kSumChunk;
-    const double sum = shared.chunk_sums[begin / kSumChunk];
-    if (before + sum <= target && begin + kSumChunk < count) {
-      before = before + sum;
-      continue;
-    }
-    BlockSync();
-    for (int i = threadIdx.x; i < length; i += kThreads) shared.chunk[i] = weights[begin + i];
-    BlockSync();
-    for (int i = 0; i < length; ++i) {
-      if (shared.chunk[i] <= 0.0f) continue;
-      last = begin + i;
-      before = before + static_cast<double>(shared.chunk[i]);
-      if (before > target) return last;
-    }
+// The chunks' sums of the tokens that were kept.
+__device__ void SumKept(const float* x, int count, const uint32_t* weights, Shared& shared) {
+  const int chunks = (count + kSumChunk - 1) / kSumChunk, lane = threadIdx.x % 32;
+  for (int chunk = threadIdx.x / 32; chunk < chunks; chunk += kWarps) {
+    const int end = count < (chunk + 1) * kSumChunk ? count : (chunk + 1) * kSumChunk;
+    unsigned long long sum = 0;
+    for (int i = chunk * kSumChunk + lane; i < end; i += 32) sum += KeyOf(x[i], i) >= shared.cut ? weights[i] : 0;
+    for (int apart = 16; apart > 0; apart /= 2) sum += ShuffleXor(sum, apart);
+    if (lane == 0) shared.chunk_sums[chunk] = sum;
   }
-  return last;
+  BlockSync();
+}
+
+// By inverse CDF in id order over what was kept, which weighs `mass`. All threads go the same way.
+__device__ int Pick(const float* x, int count, const uint32_t* weights, double uniform, unsigned long long mass, Shared& shared) {
+  unsigned long long target = static_cast<unsigned long long>(uniform * static_cast<double>(mass));
+  if (target > mass - 1) target = mass - 1;
+  int chunk = 0;
+  while (target >= shared.chunk_sums[chunk]) target -= shared.chunk_sums[chunk++];
+  const int begin = chunk * kSumChunk;
+  BlockSync();
+  for (int i = threadIdx.x; i < kSumChunk; i += kThreads) {
+    const int id = begin + i;
+    shared.chunk[i] = id < count && KeyOf(x[id], id) >= shared.cut ? weights[id] : 0;
+  }
+  BlockSync();
+  int i = 0;
+  while (target >= shared.chunk[i]) target -= shared.chunk[i++];
+  return begin + i;
 }
 
 // The largest values (at least kWanted, or all above -infinity), in order, into shared.keys. Returns how many, or -1: too many tie.
@@ -204,46 +209,40 @@ __device__ int CollectLargest(const float* x, int count, Shared& shared) {
   return shared.count;
 }
 
-// top_k, min_p, top_p over the candidates, then one of the rest. One thread. -1: the candidates are too few to say.
-__device__ int Choose(const SampleRowParams& row, const float* weights, int vocabulary, int found, double total, const Shared& shared) {
+// top_k, min_p, top_p over the candidates in order: which is the last that is kept, and what they weigh. One thread. False: the
+// candidates are too few to say.
+__device__ bool Cut(const SampleRowParams& row, const uint32_t* weights, int vocabulary, int found, Shared& shared) {
   const auto weight = [&](int i) { return weights[IdOf(shared.keys[i])]; };
-  const bool cuts_k = row.top_k > 0 && row.top_k < vocabulary, cuts_p = row.top_p < 1, cuts_min = row.min_p > 0;
+  const bool cuts_k = row.top_k > 0 && row.top_k < vocabulary;
   const bool all = found < kWanted;  // nothing above -infinity was left out
   int keep = found;
   if (cuts_k) {
-    if (row.top_k > found && !all) return -1;
+    if (row.top_k > found && !all) return false;
     keep = row.top_k < found ? row.top_k : found;
-  } else if (cuts_min) {
-    const float bound = row.min_p < 0.999f ? row.min_p : 0.999f;
-    keep = 0;
-    while (keep < found && weight(keep) >= bound) ++keep;
-    if (keep == found && !all) return -1;
+    while (keep > 1 && weight(keep - 1) < row.least) --keep;
+  } else if (row.least > 0) {
+    keep = 1;
+    while (keep < found && weight(keep) >= row.least) ++keep;
+    if (keep == found && !all) return false;
   }
-  if (cuts_min) {
-    while (keep > 1 && weight(keep - 1) < row.min_p) --keep;
+  unsigned long long mass = shared.total;
+  if (cuts_k || row.least > 0) {
+    mass = 0;
+    for (int i = 0; i < keep; ++i) mass += weight(i);
   }
-  if (cuts_p) {
-    double mass = total;
-    if (cuts_k || cuts_min) {
-      mass = 0;
-      for (int i = 0; i < keep; ++i) mass = mass + static_cast<double>(weight(i));
-    }
-    const double target = row.top_p * mass;
-    double sum = 0;
+  if (row.top_p < 1) {
+    unsigned long long need = static_cast<unsigned long long>(ceil(row.top_p * static_cast<double>(mass)));
+    if (need < 1) need = 1;
+    unsigned long long sum = 0;
     int kept = 0;
-    while (kept < keep && (sum < target || kept == 0)) sum = sum + static_cast<double>(weight(kept++));
-    if (sum < target && !(cuts_k || cuts_min) && !all) return -1;
+    while (kept < keep && sum < need) sum += weight(kept++);
+    if (sum < need && !(cuts_k || row.least > 0) && !all) return false;
     keep = kept;
+    mass = sum;
   }
-  double rest = 0;
-  for (int i = 0; i < keep; ++i) rest = rest + static_cast<double>(weight(i));
-  const double target = row.uniform * rest;
-  double sum = 0;
-  for (int i = 0; i < keep; ++i) {
-    sum = sum + static_cast<double>(weight(i));
-    if (sum > target) return IdOf(shared.keys[i]);
-  }
-  return keep > 0 ? IdOf(shared.keys[keep - 1]) : -1;
+  shared.cut = shared.keys[keep - 1];
+  shared.total = mass;
+  return mass > 0;
 }
 
 __global__ void __launch_bounds__(kThreads) Sample(const __grid_constant__ SampleKernelParams p) {
@@ -251,7 +250,7 @@ __global__ void __launch_bounds__(kThreads) Sample(const __grid_constant__ Sampl
   Shared& shared = *reinterpret_cast<Shared*>(DynamicShared());
   const SampleRowParams row = p.rows[blockIdx.x];
   const float* raw = p.logits + row.row * p.stride;
-  float* weights = p.weights + static_cast<int64_t>(blockIdx.x) * p.vocabulary;
+  uint32_t* weights = p.weights + static_cast<int64_t>(blockIdx.x) * p.vocabulary;
   const float* x = raw;
   unsigned long long best = 0;
   if (row.edits > 0) {
@@ -263,17 +262,18 @@ __global__ void __launch_bounds__(kThreads) Sample(const __grid_constant__ Sampl
   if (x == raw) best = LargestKey(x, p.vocabulary, shared);
   const bool nothing = static_cast<uint32_t>(best >> 32) == 0;  // all NaN
   int token = nothing ? 0 : IdOf(best);
-  if (row.factor > 0 && !nothing) {
-    const double total = Weigh(x, p.vocabulary, x[token], row.factor, weights, shared);
-    const bool usable = total > 0 && total < DoubleOfBits(0x7ff0000000000000ull);
-    const bool cuts = (row.top_k > 0 && row.top_k < p.vocabulary) || row.top_p < 1 || row.min_p > 0;
-    if (usable && !cuts) {
-      token = PickFromAll(weights, p.vocabulary, row.uniform * total, shared);
-    } else if (usable) {
+  const bool finite = !nothing && (FloatBits(x[token]) & 0x7fffffffu) < 0x7f800000u;
+  if (row.factor > 0 && finite) {
+    Weigh(x, p.vocabulary, x[token], row.factor, weights, shared);
+    bool known = true;
+    if ((row.top_k > 0 && row.top_k < p.vocabulary) || row.top_p < 1 || row.least > 0) {
       const int found = CollectLargest(x, p.vocabulary, shared);
-      token = -1;
-      if (threadIdx.x == 0 && found >= 0) token = Choose(row, weights, p.vocabulary, found, total, shared);
+      if (threadIdx.x == 0) shared.count = found > 0 && Cut(row, weights, p.vocabulary, found, shared) ? 1 : 0;
+      BlockSync();
+      known = shared.count == 1;
+      if (known) SumKept(x, p.vocabulary, weights, shared);
     }
+    token = known ? Pick(x, p.vocabulary, weights, row.uniform, shared.total, shared) : -1;
   }
   if (threadIdx.x == 0) p.tokens[blockIdx.x] = token;
 }

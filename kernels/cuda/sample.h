@@ -18,7 +18,7 @@ struct SampleRowParams {
   float factor = 0;           // 1 / temperature; 0: the largest
   int32_t top_k = 0;          // 0: all
   double top_p = 1;
-  float min_p = 0;
+  uint32_t least = 0;         // weight
   double uniform = 0;         // in [0, 1)
 };
 struct SampleEdit {
@@ -35,7 +35,7 @@ struct SampleKernelParams {
   int count = 0;
   const SampleEdit* edits = nullptr;
   float* edited = nullptr;        // [count, vocabulary]
-  float* weights = nullptr;       // [count, vocabulary]
+  uint32_t* weights = nullptr;    // [count, vocabulary]
   int32_t* tokens = nullptr;      // [count]
 };
 cudaError_t LaunchSample(const SampleKernelParams& params, cudaStream_t stream);

@@ -261,6 +261,7 @@ void FakeCoordinator::State::Receive(AttachReactor* stream, const wire::RouterMe
                r.key.low() == message.stop().request().low() && r.choice == message.stop().choice();
       });
       return;
+      case wire::RouterMessage::kResumeQuery:  // this one speaks protocol 1
     case wire::RouterMessage::KIND_NOT_SET:
       return;
   }

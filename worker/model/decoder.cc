@@ -206,46 +206,50 @@ absl::Status Decoder::Attention(const LayerWeights& weights, int layer, const ke
   const int64_t rows = step.rows;
   attention_.layer = layer;
   const F32View qkv = Rows(qkv_, rows, weights.qkv->rows());
-  PAGODA_RETURN_IF_ERROR(backend_.MatMul({.matrix = weights.qkv.get(),
-                                          .input = attention_input_.get(),
-                                          .rows = rows,
-                                          .out = qkv.data,
-                                          .row_stride = qkv.stride,
-                                          .plane_stride = 0}));
-  PAGODA_RETURN_IF_ERROR(backend_.RopeAndStore(qkv, step, rope_, attention_, *kv_));
+  PAGODA_RETURN_IF_ERROR(backend_.MatMulRopeAndStore({.matrix = weights.qkv.get(),
+                                                      .input = attention_input_.get(),
+                                                      .qkv = qkv,
+                                                      .step = step,
+                                                      .rope = rope_,
+                                                      .attention = attention_},
+                                                     *kv_));
   const int64_t columns = mine.query_heads.size() * shard_->spec.head_dim;
   const int64_t all_columns = mine.output_query_heads.size() * shard_->spec.head_dim;
   if (mine.sub_group.size() == 1) {
-    PAGODA_RETURN_IF_ERROR(backend_.Attend(qkv, step, attention_, *kv_, Rows(attended_, rows, columns)));
+    PAGODA_RETURN_IF_ERROR(
+        backend_.AttendAndQuantize(qkv, step, attention_, *kv_, Rows(attended_, rows, columns), *output_input_));
   } else {
     float* part = parts_;
     for (int m = 0; m < mine.sub_index; ++m) part += rows * sub_attention_columns_[static_cast<size_t>(m)];
     PAGODA_RETURN_IF_ERROR(backend_.Attend(qkv, step, attention_, *kv_, Rows(part, rows, columns)));
     PAGODA_RETURN_IF_ERROR(JoinSubGroup(sub_attention_columns_, 1, rows, attended_, group));
+    PAGODA_RETURN_IF_ERROR(backend_.Quantize(Rows(attended_, rows, all_columns), *output_input_));
   }
-  PAGODA_RETURN_IF_ERROR(backend_.Quantize(Rows(attended_, rows, all_columns), *output_input_));
   return PartialSums(*weights.output, *output_input_, rows, group);
 }
 
 absl::Status Decoder::FeedForward(const LayerWeights& weights, int64_t rows, GroupExchange& group) {
   const RankPartition& mine = shard_->mine();
-  float* part = gate_up_;
-  if (mine.sub_group.size() > 1) {
-    part = parts_;
-    for (int m = 0; m < mine.sub_index; ++m) part += rows * sub_ffn_columns_[static_cast<size_t>(m)];
+  const kernels::GateKind kind = shard_->spec.activation == checkpoint::ActivationKind::kGeluGated
+                                     ? kernels::GateKind::kGelu
+                                     : kernels::GateKind::kSilu;
+  if (mine.sub_group.size() == 1) {
+    PAGODA_RETURN_IF_ERROR(backend_.MatMulGated({.matrix = weights.gate_up.get(),
+                                                 .input = ffn_input_.get(),
+                                                 .scratch = Rows(gate_up_, rows, weights.gate_up->rows()),
+                                                 .kind = kind},
+                                                *down_input_));
+    return PartialSums(*weights.down, *down_input_, rows, group);
   }
+  float* part = parts_;
+  for (int m = 0; m < mine.sub_index; ++m) part += rows * sub_ffn_columns_[static_cast<size_t>(m)];
   PAGODA_RETURN_IF_ERROR(backend_.MatMul({.matrix = weights.gate_up.get(),
                                           .input = ffn_input_.get(),
                                           .rows = rows,
                                           .out = part,
                                           .row_stride = weights.gate_up->rows(),
                                           .plane_stride = 0}));
-  if (mine.sub_group.size() > 1) {
-    PAGODA_RETURN_IF_ERROR(JoinSubGroup(sub_ffn_columns_, 2, rows, gate_up_, group));
-  }
-  const kernels::GateKind kind = shard_->spec.activation == checkpoint::ActivationKind::kGeluGated
-                                     ? kernels::GateKind::kGelu
-                                     : kernels::GateKind::kSilu;
+  PAGODA_RETURN_IF_ERROR(JoinSubGroup(sub_ffn_columns_, 2, rows, gate_up_, group));
   PAGODA_RETURN_IF_ERROR(
       backend_.GatedActivation(Rows(gate_up_, rows, 2 * mine.down_ffn.size()), kind, *down_input_));
   return PartialSums(*weights.down, *down_input_, rows, group);
@@ -338,7 +342,7 @@ absl::Status Decoder::JoinSubGroup(std::span<const int64_t> columns, int halves,
   return absl::OkStatus();
 }
 
-absl::Status Decoder::RunHead(std::span<const int> rows, float* out) {
+absl::Status Decoder::NormHeadRows(std::span<const int> rows) {
   const int64_t count = static_cast<int64_t>(rows.size());
   const int64_t hidden = shard_->spec.hidden;
   if (!shard_->last() || count > options_.max_head_rows) {
@@ -347,15 +351,20 @@ absl::Status Decoder::RunHead(std::span<const int> rows, float* out) {
   PAGODA_RETURN_IF_ERROR(
       backend_.GatherRows(Rows(residual_, options_.max_rows, hidden), rows, Rows(head_residual_, count, hidden)));
   if (shard_->head == nullptr) return absl::OkStatus();
-  PAGODA_RETURN_IF_ERROR(backend_.AddNorm({.residual = Rows(head_residual_, count, hidden),
-                                           .planes = {},
-                                           .adds_after_plane = {},
-                                           .norm_weight = shard_->final_norm,
-                                           .epsilon = shard_->spec.norm_epsilon,
-                                           .out = head_input_.get()}));
+  return backend_.AddNorm({.residual = Rows(head_residual_, count, hidden),
+                           .planes = {},
+                           .adds_after_plane = {},
+                           .norm_weight = shard_->final_norm,
+                           .epsilon = shard_->spec.norm_epsilon,
+                           .out = head_input_.get()});
+}
+
+absl::Status Decoder::RunHead(std::span<const int> rows, float* out) {
+  PAGODA_RETURN_IF_ERROR(NormHeadRows(rows));
+  if (shard_->head == nullptr) return absl::OkStatus();
   return backend_.MatMul({.matrix = shard_->head.get(),
                           .input = head_input_.get(),
-                          .rows = count,
+                          .rows = static_cast<int64_t>(rows.size()),
                           .out = out,
                           .row_stride = shard_->mine().vocabulary.size(),
                           .plane_stride = 0});
@@ -366,6 +375,32 @@ absl::Status Decoder::Sample(std::span<const int> rows, std::span<const kernels:
   if (!samples_here(group)) return absl::InternalError("sampling on a device that does not");
   PAGODA_RETURN_IF_ERROR(RunHead(rows, head_out_));
   return backend_.Sample(Rows(head_out_, static_cast<int64_t>(rows.size()), shard_->spec.vocabulary), choices, tokens);
+}
+
+absl::StatusOr<std::vector<TokenId>> Decoder::LargestOnDevice(std::span<const int> rows) {
+  std::vector<kernels::Backend::SampleRow> choices;
+  for (size_t i = 0; i < rows.size(); ++i) choices.push_back({.row = static_cast<int>(i)});
+  std::vector<TokenId> tokens(rows.size());
+  PAGODA_RETURN_IF_ERROR(RunHead(rows, head_out_));
+  PAGODA_RETURN_IF_ERROR(backend_.Sample(Rows(head_out_, static_cast<int64_t>(rows.size()), shard_->spec.vocabulary), choices, tokens));
+  return tokens;
+}
+
+absl::StatusOr<std::vector<TokenId>> Decoder::LargestLogits(std::span<const int> rows) {
+  if (shard_->partition.ranks.size() != 1) return absl::InternalError("the largest logits of one rank's part of the vocabulary");
+  if (!backend_.host_memory()) return LargestOnDevice(rows);
+  PAGODA_RETURN_IF_ERROR(NormHeadRows(rows));
+  std::vector<kernels::Backend::Largest> largest(rows.size());
+  PAGODA_RETURN_IF_ERROR(backend_.MatMulLargest({.matrix = shard_->head.get(),
+                                                 .input = head_input_.get(),
+                                                 .rows = static_cast<int64_t>(rows.size()),
+                                                 .out = logits_,
+                                                 .row_stride = shard_->spec.vocabulary,
+                                                 .plane_stride = 0},
+                                                largest));
+  std::vector<TokenId> tokens;
+  for (const kernels::Backend::Largest& one : largest) tokens.push_back(std::max(one.index, 0));  // all NaN: token 0
+  return tokens;
 }
 
 absl::StatusOr<F32View> Decoder::Logits(std::span<const int> rows, GroupExchange& group) {

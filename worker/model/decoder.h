@@ -1,5 +1,5 @@
 // One decoder for every architecture, driven by the model spec: runs the layers of one rank's shard over the rows of one step.
-// A layer is eleven operations of the backend and two gathers; the sum that ends a layer is added by the norm that begins the
+// A layer is seven operations of the backend (eleven when ranks share a shard) and two gathers; the sum that ends a layer is added by the norm that begins the
 // next, so a boundary between layers costs one operation. Owns the KV cache and all workspace, sized once for `max_rows`.
 // Owned by the engine's thread.
 #pragma once
@@ -48,10 +48,14 @@ class Decoder {
   bool samples_here(const GroupExchange& group) const { return backend_.samples() && group.alone(); }
   absl::Status Sample(std::span<const int> rows, std::span<const kernels::Backend::SampleRow> choices, std::span<TokenId> tokens,
                       GroupExchange& group);
+  // The token of the largest logit of each of these rows (at most max_head_rows), the lowest of equals: without writing the
+  // logits. Of a pipeline's last stage that is one rank.
+  absl::StatusOr<std::vector<TokenId>> LargestLogits(std::span<const int> rows);
 
   absl::Status CopyBlocks(std::span<const kernels::Backend::BlockCopy> copies);
 
   const Shard& shard() const { return *shard_; }
+  kernels::Backend& backend() { return backend_; }
   int64_t kv_bytes() const { return static_cast<int64_t>(kv_->bytes()); }
   int64_t workspace_bytes() const { return workspace_bytes_; }
 
@@ -65,8 +69,10 @@ class Decoder {
   absl::StatusOr<std::unique_ptr<kernels::Activation>> NewActivation(int64_t rows, int64_t columns,
                                                                      kernels::ActivationForms forms);
 
+  absl::Status NormHeadRows(std::span<const int> rows);
   // Final norm and head of these rows to `out`, in the backend's memory.
   absl::Status RunHead(std::span<const int> rows, float* out);
+  absl::StatusOr<std::vector<TokenId>> LargestOnDevice(std::span<const int> rows);
   absl::Status RunLayers(int64_t rows, const kernels::StepRows& step, GroupExchange& group);
   // Ranks' parts lie one after another from `base` in the backend's memory, `floats` of each; all ranks (or `members`) give
   // theirs and have all afterwards. Goes through host memory where the transport cannot read the backend's.

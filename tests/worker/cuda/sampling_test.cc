@@ -95,7 +95,7 @@ TEST(CudaSampling, ChoosesTheHostsTokens) {
                         .frequency = static_cast<float>(cases[i].params.frequency_penalty),
                         .presence = static_cast<float>(cases[i].params.presence_penalty),
                         .factor = choice->factor, .top_k = cases[i].params.top_k, .top_p = cases[i].params.top_p,
-                        .min_p = static_cast<float>(cases[i].params.min_p), .uniform = choice->uniform});
+                        .least = choice->least, .uniform = choice->uniform});
       }
       std::vector<TokenId> tokens(rows.size(), -5);
       const absl::Status status = backend.Sample(view, rows, tokens);
@@ -108,7 +108,7 @@ TEST(CudaSampling, ChoosesTheHostsTokens) {
         ++on_device;
         EXPECT_EQ(tokens[i], expected[i]) << "kind " << kind << " case " << i << " vocabulary " << vocabulary << ": temperature "
                                           << cases[i].params.temperature << " top_k " << rows[i].top_k << " top_p " << rows[i].top_p
-                                          << " min_p " << rows[i].min_p << " edits " << edits[i].size();
+                                          << " min_p " << cases[i].params.min_p << " edits " << edits[i].size();
       }
     }
   }
