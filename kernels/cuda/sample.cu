@@ -2,7 +2,6 @@
 
 #include <cmath>
 
-#include "kernels/cpu/logit_kernels.h"
 #include "kernels/cuda/arithmetic.cuh"
 #include "kernels/cuda/launch.h"
 
@@ -30,10 +29,12 @@ struct Shared {
   uint32_t prefix;
 };
 
-// kernels/cpu/logit_kernels.h: how likely a token is, in 2^-30 of the likeliest.
+// How likely a token is, in 2^-30 of the likeliest: the steps of kernels/cpu/logit_kernels_scalar.cc (whose header nvcc need not read).
+constexpr float kLog2E = 1.44269504088896341f;
+constexpr float kLowestExponent = -31.0f;
 __device__ uint32_t WeightOf(float x, float top, float factor) {
-  const float y = (x - top) * (factor * cpu::kLog2E);
-  if (!(y >= cpu::kLowestExponent)) return 0;
+  const float y = (x - top) * (factor * kLog2E);
+  if (!(y >= kLowestExponent)) return 0;
   const int n = NearestInt(y);
   const float f = y - static_cast<float>(n);
   float p = 0.0013264738954603672f;  // cpu::kExp2, from its end
