@@ -25,6 +25,7 @@ struct Shared {
   unsigned long long total;
   unsigned long long cut;  // the key of the last candidate that is kept; 0: of all
   int count;
+  int known;  // the cut could be made
   int above;
   uint32_t prefix;
 };
@@ -269,9 +270,9 @@ __global__ void __launch_bounds__(kThreads) Sample(const __grid_constant__ Sampl
     bool known = true;
     if ((row.top_k > 0 && row.top_k < p.vocabulary) || row.top_p < 1 || row.least > 0) {
       const int found = CollectLargest(x, p.vocabulary, shared);
-      if (threadIdx.x == 0) shared.count = found > 0 && Cut(row, weights, p.vocabulary, found, shared) ? 1 : 0;
+      if (threadIdx.x == 0) shared.known = found > 0 && Cut(row, weights, p.vocabulary, found, shared) ? 1 : 0;
       BlockSync();
-      known = shared.count == 1;
+      known = shared.known == 1;
       if (known) SumKept(x, p.vocabulary, weights, shared);
     }
     token = known ? Pick(x, p.vocabulary, weights, row.uniform, shared.total, shared) : -1;
