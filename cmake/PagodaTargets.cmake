@@ -2,9 +2,9 @@
 # folders of this repository are the architecture, and tests/architecture_test.py holds the includes against the design.
 add_library(pagoda_flags INTERFACE)
 target_compile_features(pagoda_flags INTERFACE cxx_std_20)
-target_compile_options(pagoda_flags INTERFACE -Wall -Wextra -Werror)
+target_compile_options(pagoda_flags INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Werror>)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
-  target_compile_options(pagoda_flags INTERFACE -Wno-restrict)  # GCC bug 105651: "literal" + std::string
+  target_compile_options(pagoda_flags INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wno-restrict>)  # GCC bug 105651: "literal" + std::string
 endif()
 target_include_directories(pagoda_flags INTERFACE ${CMAKE_SOURCE_DIR})
 target_link_libraries(pagoda_flags INTERFACE Threads::Threads)

@@ -136,7 +136,8 @@ EngineRig::EngineRig(const RigOptions& options) : options_(options) {
 
 std::unique_ptr<Engine> EngineRig::MakeEngine(RankLog& log) {
   absl::StatusOr<std::unique_ptr<kernels::Backend>> backend =
-      kernels::MakeCpuBackend({.threads = options_.threads, .isa = options_.isa});
+      options_.make_backend ? options_.make_backend()
+                            : kernels::MakeCpuBackend({.threads = options_.threads, .isa = options_.isa});
   PAGODA_CHECK(backend.ok(), "", std::string(backend.status().message()));
   return std::make_unique<Engine>(EngineOptions{.backend = *std::move(backend),
                                                 .transport = hub_.Make(),

@@ -2,6 +2,7 @@
 // with plans as the coordinator would: prefill in chunks, decodes run one step ahead of the results.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -39,6 +40,7 @@ struct RigOptions {
   int max_rows = 64;
   absl::Duration deadline = absl::Seconds(20);
   int64_t replay_bytes = int64_t{64} << 20;
+  std::function<std::unique_ptr<kernels::Backend>()> make_backend = nullptr;  // null: the CPU's, as above
 };
 
 // What one rank told its sink.

@@ -16,7 +16,8 @@ absl::StatusOr<kernels::KvType> ParseKvType(const std::string& text) {
   if (text == "f32") return kernels::KvType::kF32;
   if (text == "bf16") return kernels::KvType::kBF16;
   if (text == "i8" || text == "int8") return kernels::KvType::kI8;
-  return absl::InvalidArgumentError(absl::StrCat("KV cache type ", text, ": auto, f32, f16, bf16 or i8"));
+  if (text == "f8" || text == "fp8") return kernels::KvType::kF8;
+  return absl::InvalidArgumentError(absl::StrCat("KV cache type ", text, ": auto, f32, f16, bf16, i8 or fp8 (CUDA)"));
 }
 
 Engine::Engine(EngineOptions options)
@@ -25,6 +26,7 @@ Engine::Engine(EngineOptions options)
       open_model_(std::move(options.open_model)),
       kv_cache_bytes_(options.kv_cache_bytes),
       replay_bytes_(options.replay_bytes),
+      on_device_lost_(std::move(options.on_device_lost)),
       sink_(*options.sink),
       data_address_(transport_->address()),
       inbox_([transport = transport_.get()] { transport->Wake(); }),
@@ -108,6 +110,7 @@ absl::Status Engine::Load(const Assignment& assignment) {
                              .tensor_parallel = stage.tensor_parallel,
                              .rank = assignment.self.rank,
                              .activation_bits = assignment.activation_bits};
+  const int64_t free_before = backend_->FreeMemoryBytes();
   if (shard_ == nullptr || shard_->digest != ShardDigest(request, backend_->numerics_profile())) {
     operation_ = "load the shard";
     decoder_ = nullptr;  // makes room
@@ -136,6 +139,13 @@ absl::Status Engine::PrepareKv(const Assignment& assignment) {
     decoder_ = nullptr;
     return absl::ResourceExhaustedError(
         absl::StrCat("the KV cache takes ", needed, " bytes, --kv-cache-bytes allows ", kv_cache_bytes_));
+  }
+  if (!backend_->host_memory()) {  // planned against actual: what the device has less of than before
+    LogInfo("device_memory", {{"weights_bytes", shard_->bytes},
+                              {"kv_bytes", decoder_->kv_bytes()},
+                              {"workspace_bytes", decoder_->workspace_bytes()},
+                              {"free_before", free_before},
+                              {"free_now", backend_->FreeMemoryBytes()}});
   }
   kv_record_ = std::make_unique<KvRecord>(KvRecord::Shape{.blocks = assignment.blocks,
                                                           .block_tokens = assignment.block_tokens,
@@ -273,6 +283,7 @@ void Engine::Fail(StepNumber step, const std::string& operation, const absl::Sta
                             {"requests", requests},
                             {"error", status.ToString()}});
   sink_.OnFault(fault);
+  if (const absl::Status health = backend_->Health(); !health.ok() && on_device_lost_) on_device_lost_(health);
 }
 
 void Engine::SetHeld() {

@@ -70,6 +70,8 @@ struct EngineOptions {
   int64_t replay_bytes = 0;    // host memory for outputs that the next stage may need again; 0: none are kept
   EngineSink* sink = nullptr;  // outlives the engine
   Tracer* tracer = nullptr;    // null: no traces; outlives the engine
+  // Called on the engine's thread after the fault was told, when the device is lost: the process should end.
+  std::function<void(const absl::Status&)> on_device_lost = nullptr;
 };
 
 class Engine {
@@ -110,6 +112,7 @@ class Engine {
   const ModelOpener open_model_;
   const int64_t kv_cache_bytes_;
   const int64_t replay_bytes_;
+  const std::function<void(const absl::Status&)> on_device_lost_;
   EngineSink& sink_;
   const std::string data_address_;
   EngineInbox inbox_;

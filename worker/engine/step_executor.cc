@@ -315,6 +315,11 @@ absl::Status StepExecutor::SampleRows(const StepPlan& plan, StepResult& result) 
       PAGODA_RETURN_IF_ERROR(UseLargest(plan, chunk, tokens, result));
       continue;
     }
+    if (reporting) {
+      Stopwatch watch(times_.sample_ns);
+      PAGODA_ASSIGN_OR_RETURN(const bool sampled, SampleOnDevice(plan, chunk, result));
+      if (sampled) continue;
+    }
     LogitLines lines{.rows = chunk, .logits = {}};
     {
       Stopwatch watch(times_.head_ns);
@@ -330,6 +335,55 @@ absl::Status StepExecutor::SampleRows(const StepPlan& plan, StepResult& result) 
     if (GoesBack(plan, plan.samples[i])) tokens.push_back({result.samples[i].slot, result.samples[i].token});
   }
   return tokens.empty() ? absl::OkStatus() : link_.SendTokens(plan.step, tokens);
+}
+
+absl::StatusOr<bool> StepExecutor::SampleOnDevice(const StepPlan& plan, std::span<const int> rows, StepResult& result) {
+  if (!decoder_.samples_here(group_) || !result.prompt_logprobs.empty()) return false;
+  std::vector<size_t> samples;
+  std::vector<std::vector<kernels::Backend::SampleEdit>> edits;
+  std::vector<kernels::Backend::SampleRow> choices;
+  for (size_t i = 0; i < plan.samples.size(); ++i) {
+    const PlanSample& sample = plan.samples[i];
+    if (!plan.rows[static_cast<size_t>(sample.rows_index)].drafts.empty()) return false;
+    const auto found = std::lower_bound(rows.begin(), rows.end(), chains_[i].first_row);
+    if (found == rows.end() || *found != chains_[i].first_row) continue;
+    const SlotTable::Slot& slot = slots_.at(sample.slot);
+    PAGODA_RETURN_IF_ERROR(CheckOutputIndex(sample.slot, slot, sample.output_index));
+    const SamplingContext context{.params = slot.params.get(),
+                                  .tokens = slot.tokens,
+                                  .prompt_length = slot.prompt_length,
+                                  .counts = slot.counts.has_value() ? &*slot.counts : nullptr,
+                                  .choice = slot.choice,
+                                  .output_index = sample.output_index};
+    const std::optional<Sampler::DeviceChoice> choice = samplers_[0].ForDevice(context);
+    if (!choice.has_value()) return false;
+    samples.push_back(i);
+    edits.emplace_back();
+    for (const Sampler::TokenEdit& edit : choice->edits) {
+      edits.back().push_back({.token = edit.token, .forbid = edit.forbid, .seen = edit.seen, .output = edit.output, .bias = edit.bias});
+    }
+    choices.push_back({.row = static_cast<int>(found - rows.begin()),
+                       .edits = {},
+                       .repetition = static_cast<float>(context.params->repetition_penalty),
+                       .frequency = static_cast<float>(context.params->frequency_penalty),
+                       .presence = static_cast<float>(context.params->presence_penalty),
+                       .factor = choice->factor,
+                       .top_k = std::max(context.params->top_k, 0),
+                       .top_p = context.params->top_p,
+                       .least = choice->least,
+                       .uniform = choice->uniform});
+  }
+  for (size_t j = 0; j < choices.size(); ++j) choices[j].edits = edits[j];
+  std::vector<TokenId> tokens(choices.size());
+  PAGODA_RETURN_IF_ERROR(decoder_.Sample(rows, choices, tokens, group_));
+  if (std::find(tokens.begin(), tokens.end(), -1) != tokens.end()) return false;
+  for (size_t j = 0; j < samples.size(); ++j) {
+    const PlanSample& sample = plan.samples[samples[j]];
+    const SlotTable::Slot& slot = slots_.at(sample.slot);
+    result.samples[samples[j]] = {.slot = sample.slot, .token = tokens[j], .logprobs = {}, .further = {}};
+    PAGODA_RETURN_IF_ERROR(slots_.Append(sample.slot, slot.generation, static_cast<int>(slot.tokens.size()), tokens[j]));
+  }
+  return true;
 }
 
 // Nobody looks at the logits and nothing is drafted: every sample is the largest one of its row.

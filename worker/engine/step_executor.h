@@ -107,6 +107,8 @@ class StepExecutor {
   // samples are of different slots.
   absl::Status Sample(Sampler& sampler, const PlanSample& sample, const PlanRows& rows, const LogitLines& lines, SampleChain& chain,
                       SampledToken& out);
+  // Chooses on the device where that can be done for all samples of `rows`: their tokens are in result then. False: it cannot.
+  absl::StatusOr<bool> SampleOnDevice(const StepPlan& plan, std::span<const int> rows, StepResult& result);
   int PromptTargets(const PlanRows& rows) const;
 
   const ExecutorOptions options_;

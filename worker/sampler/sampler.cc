@@ -78,6 +78,50 @@ Logprobs Sampler::LogprobsOf(std::span<const float> logits, TokenId token, int t
   return result;
 }
 
+std::optional<Sampler::DeviceChoice> Sampler::ForDevice(const SamplingContext& context) const {
+  const SamplerParams& params = *context.params;
+  const bool random = params.temperature >= kGreedyBelow;
+  if (params.logprobs >= 0 || params.prompt_logprobs >= 0 || !params.allowed_token_ids.empty() || !params.bad_words.empty() ||
+      params.no_repeat_ngram_size > 0 || (random && params.typical_p < 1)) {
+    return std::nullopt;
+  }
+  DeviceChoice choice;
+  if (random) {
+    choice.factor = static_cast<float>(1.0 / params.temperature);
+    choice.least = static_cast<uint32_t>(std::ceil(std::clamp(params.min_p, 0.0, 1.0) * kernels::kWeightOne));
+    choice.uniform = UniformOf(params.seed, static_cast<uint32_t>(context.choice), static_cast<uint32_t>(context.output_index));
+  }
+  if (!NeedsEditing(context)) return choice;
+  absl::flat_hash_map<TokenId, TokenEdit> edits;
+  const auto edit_of = [&](TokenId token) -> TokenEdit* {
+    if (token < 0 || token >= vocabulary_) return nullptr;
+    TokenEdit& edit = edits[token];
+    edit.token = token;
+    return &edit;
+  };
+  if (context.output_index < params.min_tokens) {
+    for (const TokenId token : params.stop_token_ids) {
+      if (TokenEdit* edit = edit_of(token)) edit->forbid = true;
+    }
+  }
+  for (const auto& [token, bias] : params.logit_bias) {
+    TokenEdit* edit = edit_of(token);
+    if (edit == nullptr) continue;
+    if (edit->bias != 0) return std::nullopt;  // the same token twice: the order of two sums is the host's
+    edit->bias = bias;
+  }
+  if (params.UsesCounts() && context.counts != nullptr) {
+    for (const auto& [token, entry] : context.counts->entries()) {
+      TokenEdit* edit = edit_of(token);
+      if (edit == nullptr) continue;
+      edit->seen = true;
+      edit->output = entry.output;
+    }
+  }
+  for (const auto& [token, edit] : edits) choice.edits.push_back(edit);
+  return choice;
+}
+
 bool Sampler::TakesLargest(const SamplingContext& context) {
   return context.params->temperature < kGreedyBelow && context.params->logprobs < 0 && !NeedsEditing(context);
 }

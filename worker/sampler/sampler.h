@@ -15,6 +15,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -81,6 +82,22 @@ class Sampler {
 
   // Requires logits.size() == vocabulary. Ids outside the vocabulary in the parameters are ignored.
   Sampled Sample(std::span<const float> logits, const SamplingContext& context);
+  // What a device needs to choose as Sample would, or nothing: when log-probabilities are wanted, or a rule that it does not have.
+  // A token has at most one edit.
+  struct TokenEdit {
+    TokenId token = 0;
+    bool forbid = false;
+    bool seen = false;
+    int output = 0;
+    float bias = 0;
+  };
+  struct DeviceChoice {
+    std::vector<TokenEdit> edits;
+    float factor = 0;    // 1 / temperature; 0: the largest
+    uint32_t least = 0;  // weight, of min_p
+    double uniform = 0;
+  };
+  std::optional<DeviceChoice> ForDevice(const SamplingContext& context) const;
   // log-softmax of `token` and of the `top` likeliest.
   Logprobs LogprobsOf(std::span<const float> logits, TokenId token, int top);
 
