@@ -98,8 +98,7 @@ class Engine {
   absl::Status RunPlan(const StepPlan& plan);
   absl::Status PostReceives(const StepPlan& plan);
   void EndEpoch();
-  // `requests`: whose work it was, where that is known.
-  void Fail(StepNumber step, const std::string& operation, const absl::Status& status, const std::string& requests = "");
+  void Fail(StepNumber step, const std::string& operation, const absl::Status& status);
   void SetHeld();
   absl::Status PrepareKv(const Assignment& assignment);
 
