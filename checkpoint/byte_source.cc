@@ -61,6 +61,14 @@ class MappedFile final : public ByteSource {
     return data;
   }
 
+  void Release(uint64_t offset, uint64_t length) const override {
+    if (base_ == nullptr || offset > size_ || length > size_ - offset) return;
+    // Whole pages only: others may be reading what lies beside.
+    const uint64_t page = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+    const uint64_t begin = (offset + page - 1) / page * page, end = (offset + length) / page * page;
+    if (begin < end) madvise(static_cast<std::byte*>(base_) + begin, end - begin, MADV_DONTNEED);
+  }
+
  private:
   absl::Status PastTheEnd(uint64_t offset, uint64_t count) const {
     return absl::OutOfRangeError(absl::StrCat(path_, " has ", size_, " bytes; ", count,

@@ -21,6 +21,8 @@ class ByteSource {
   virtual absl::Status Read(uint64_t offset, std::span<std::byte> out) const = 0;
   // The bytes in place, or nullptr when this source cannot map (then use Read).
   virtual const std::byte* Map(uint64_t offset, uint64_t length) const = 0;
+  // Mapped bytes that will not be read soon: they may leave this process's memory, and come back when they are read.
+  virtual void Release(uint64_t /*offset*/, uint64_t /*length*/) const {}
 };
 
 // A local file, mapped read-only.

@@ -190,7 +190,9 @@ absl::StatusOr<Checkpoint::Bytes> Checkpoint::ReadRows(const TensorInfo& tensor,
   const uint64_t offset = tensor.offset + static_cast<uint64_t>(row_begin) * row_bytes;
   const uint64_t size = static_cast<uint64_t>(row_end - row_begin) * row_bytes;
   const std::shared_ptr<ByteSource>& source = model_->sources.at(static_cast<size_t>(tensor.file));
-  if (const std::byte* data = source->Map(offset, size)) return Bytes{data, size, source};
+  if (const std::byte* data = source->Map(offset, size)) {
+    return Bytes{data, size, std::shared_ptr<const void>(data, [source, offset, size](const void*) { source->Release(offset, size); })};
+  }
   auto buffer = std::make_shared<std::vector<std::byte>>(size);
   const absl::Status read = source->Read(offset, *buffer);
   if (!read.ok()) return Annotate(read, absl::StrCat("reading tensor ", tensor.name));

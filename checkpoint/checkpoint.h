@@ -74,7 +74,8 @@ class Checkpoint {
   absl::StatusOr<const TensorInfo*> Find(TensorRole role, int layer) const;
   bool Has(TensorRole role, int layer) const;
 
-  // Rows [row_begin, row_end) as stored. Maps when the source can; else reads into an owned buffer.
+  // Rows [row_begin, row_end) as stored. Maps when the source can, and lets the pages go with the last `owner`; else reads
+  // into an owned buffer.
   struct Bytes {
     const std::byte* data = nullptr;
     uint64_t size = 0;

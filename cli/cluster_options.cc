@@ -39,11 +39,14 @@ void AddClusterFlags(CLI::App& app, ClusterOptions& options) {
   app.add_option("--max-queued-requests", options.max_queued_requests, "requests that may wait, per pipeline");
   app.add_option("--block-size", options.block_size, "tokens of a KV block");
   app.add_flag("--no-enable-prefix-caching", options.no_prefix_caching, "do not share the KV of equal prefixes");
+  app.add_flag("--no-enable-chunked-prefill", options.no_chunked_prefill,
+               "do not cut prompts by measured time: whole, as far as --max-num-batched-tokens goes");
   app.add_option("--threads-per-worker", options.threads_per_worker, "default: the processors over the workers");
   app.add_option("--isa", options.isa, "instruction set: auto, scalar, avx2, avx512 or amx")
       ->check(CLI::IsMember({"auto", "scalar", "avx2", "avx512", "amx"}));
   app.add_flag("--pin-threads", options.pin_threads, "bind each thread to a core");
   app.add_option("--transports", options.transports, "UCX transports between workers (UCX_TLS); default: UCX chooses");
+  app.add_option("--otlp-endpoint", options.otlp_endpoint, "http://host:port of a collector that takes traces; default: none");
   app.add_option("--cache-dir", options.cache_dir, "where models are kept");
   app.add_option("--state-dir", options.state_dir, "where logs and the cluster's store go");
   app.add_option("--log-level", options.log_level, "debug, info, warning or error");

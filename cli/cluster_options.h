@@ -34,10 +34,12 @@ struct ClusterOptions {
   int block_size = 0;
   std::vector<int> layers_per_stage;
   bool no_prefix_caching = false;
+  bool no_chunked_prefill = false;
   int threads_per_worker = 0;
   std::string isa = "auto";
   bool pin_threads = false;
   std::string transports;
+  std::string otlp_endpoint;
   std::string cache_dir;
   std::string state_dir;
   std::string log_level = "info";

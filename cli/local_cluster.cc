@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -131,6 +132,9 @@ ChildSpec LocalCluster::Spec(const std::string& name, const std::string& binary,
                             "--ready-file", spec.ready_file,
                             "--log-level", options_.log_level,
                             "--shutdown-timeout-ms", std::to_string(options_.shutdown_timeout_ms)};
+  if (!options_.otlp_endpoint.empty()) {
+    spec.command.arguments.insert(spec.command.arguments.end(), {"--otlp-endpoint", options_.otlp_endpoint});
+  }
   for (std::string& argument : arguments) spec.command.arguments.push_back(std::move(argument));
   return spec;
 }
@@ -162,21 +166,25 @@ absl::Status LocalCluster::StartCoordinator(const std::string& name) {
   return absl::OkStatus();
 }
 
+std::vector<std::string> LocalCluster::WorkerArguments(const std::string& metrics_port) const {
+  std::vector<std::string> arguments = {
+      "--coordinators", coordinators(),
+      "--threads", std::to_string(options_.worker_threads),
+      "--memory-bytes", std::to_string(options_.worker_memory_bytes),
+      "--isa", options_.isa,
+      "--metrics-listen", absl::StrCat("127.0.0.1:", metrics_port)};
+  if (options_.worker_kv_bytes > 0) {
+    arguments.insert(arguments.end(), {"--kv-cache-bytes", std::to_string(options_.worker_kv_bytes)});
+  }
+  if (!options_.cache_dir.empty()) arguments.insert(arguments.end(), {"--cache-dir", options_.cache_dir});
+  if (!options_.transports.empty()) arguments.insert(arguments.end(), {"--transports", options_.transports});
+  if (options_.pin_threads) arguments.push_back("--pin-threads");
+  return arguments;
+}
+
 absl::Status LocalCluster::StartWorkers() {
+  const std::vector<std::string> arguments = WorkerArguments("0");
   for (int i = 0; i < options_.workers; ++i) {
-    PAGODA_ASSIGN_OR_RETURN(const int metrics_port, FreePort());
-    std::vector<std::string> arguments = {
-        "--coordinators", coordinators(),
-        "--threads", std::to_string(options_.worker_threads),
-        "--memory-bytes", std::to_string(options_.worker_memory_bytes),
-        "--isa", options_.isa,
-        "--metrics-listen", absl::StrCat("127.0.0.1:", metrics_port)};
-    if (options_.worker_kv_bytes > 0) {
-      arguments.insert(arguments.end(), {"--kv-cache-bytes", std::to_string(options_.worker_kv_bytes)});
-    }
-    if (!options_.cache_dir.empty()) arguments.insert(arguments.end(), {"--cache-dir", options_.cache_dir});
-    if (!options_.transports.empty()) arguments.insert(arguments.end(), {"--transports", options_.transports});
-    if (options_.pin_threads) arguments.push_back("--pin-threads");
     const std::string name = absl::StrCat("worker-", options_.workers > 10 && i < 10 ? "0" : "", i);
     worker_names_.push_back(name);
     PAGODA_RETURN_IF_ERROR(supervisor_->Start(Spec(name, "pagoda-worker", arguments)));
@@ -220,6 +228,7 @@ absl::Status LocalCluster::Deploy() {
   spec.set_max_num_batched_tokens(options_.max_num_batched_tokens);
   spec.set_max_num_seqs(options_.max_num_seqs);
   spec.set_disable_prefix_caching(options_.no_prefix_caching);
+  spec.set_disable_chunked_prefill(options_.no_chunked_prefill);
   spec.set_kv_cache_bytes(options_.worker_kv_bytes);
   spec.set_block_size(options_.block_size);
   spec.set_max_queued_requests(options_.max_queued_requests);
@@ -299,6 +308,16 @@ absl::Status LocalCluster::Start() {
     return true;
   };
   PAGODA_RETURN_IF_ERROR(supervisor_->WaitUntil(registered));
+  // Prometheus knows their ports: one that is restarted comes back at its own.
+  for (const std::string& name : worker_names_) {
+    const std::string text = *supervisor_->ReadyText(name);
+    const std::vector<std::string> words = absl::StrSplit(text, absl::ByAnyChar(" \n"), absl::SkipEmpty());
+    const auto key = std::find(words.begin(), words.end(), "metrics");
+    if (key == words.end() || key + 1 == words.end()) {
+      return absl::InternalError(absl::StrCat("the ready file of ", name, " names no metrics port: ", text));
+    }
+    supervisor_->ReplaceArguments(name, Spec(name, "pagoda-worker", WorkerArguments(*(key + 1))).command.arguments);
+  }
   PAGODA_RETURN_IF_ERROR(Deploy());
   return WaitForRouters();
 }

@@ -41,6 +41,7 @@ class LocalCluster {
   LocalCluster(ClusterOptions options, std::string served_name, std::string model_path);
   absl::Status OpenStateFolder();
   absl::Status StartCoordinator(const std::string& name);
+  std::vector<std::string> WorkerArguments(const std::string& metrics_port) const;
   absl::Status StartWorkers();
   absl::Status StartRouters();
   absl::Status Deploy();

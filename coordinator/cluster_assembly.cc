@@ -160,8 +160,11 @@ void ClusterState::TryAssemble(PipelineRecord& pipeline, int64_t now_ns) {
   if (now_ns < pipeline.not_before_ns) return;
   const auto found = deployments_.find(pipeline.deployment);
   if (found == deployments_.end()) return;
-  const DeploymentRecord& deployment = found->second;
-  const PlacementRequest request = PlacementRequestOf(deployment.spec);
+  DeploymentRecord& deployment = found->second;
+  const ModelSizes& sizes = *deployment.model.sizes;
+  if (WorthCuttingBy(sizes, deployment.measured, deployment.cut_by)) deployment.cut_by = deployment.measured;
+  PlacementRequest request = PlacementRequestOf(deployment.spec);
+  request.measured = deployment.cut_by;
   const absl::StatusOr<int> needed = WorkersNeeded(*deployment.model.sizes, request);
   if (!needed.ok()) {
     pipeline.message = std::string(AsStd(needed.status().message()));
@@ -280,9 +283,10 @@ void ClusterState::Advance(PipelineRecord& pipeline, int64_t now_ns) {
 }
 
 // Ends the epoch: those that are left release what they hold and are free again once they say so.
-void ClusterState::Disband(PipelineRecord& pipeline, const std::string& why, bool keep_weights, int64_t now_ns) {
+void ClusterState::Disband(PipelineRecord& pipeline, const std::string& why, bool keep_weights, int64_t now_ns,
+                           bool planned) {
   const bool was_open = pipeline.phase == PipelinePhase::kReady || pipeline.phase == PipelinePhase::kDraining;
-  if (was_open) Do(CloseEpoch{pipeline.id, pipeline.epoch, why});
+  if (was_open) Do(CloseEpoch{pipeline.id, pipeline.epoch, why, planned});
   for (const WorkerId id : pipeline.workers) {
     const auto found = workers_.find(id);
     if (found == workers_.end() || found->second.phase == WorkerPhase::kLost) continue;

@@ -48,6 +48,11 @@ struct WorkerProgress {  // of a heartbeat
   int64_t wait_in_us = 0;
   int64_t send_us = 0;
   int64_t steps = 0;
+  int64_t bytes_sent = 0;
+  // Of steps that decode several sequences and nothing else.
+  int64_t layers_us = 0;
+  int64_t head_us = 0;
+  int64_t decode_rows = 0;
   std::string operation;
 };
 
@@ -85,6 +90,7 @@ struct WorkerRecord {
   WorkerProgress progress;
   double step_ms = 0;   // means over the last heartbeats
   double wait_ms = 0;
+  double sent_bytes_per_s = 0;  // between the last two heartbeats
 };
 
 enum class PipelinePhase : uint8_t { kPending, kLoading, kLinking, kReady, kDraining };
@@ -120,6 +126,8 @@ struct DeploymentRecord {
   ModelFacts model;
   bool draining = false;
   std::string message;  // an error that no retry helps
+  MeasuredTimes measured = {};  // by its workers so far
+  MeasuredTimes cut_by = {};    // those of `measured` that its layers are cut by: moved only by more than noise
 };
 
 struct PlacedStage {
@@ -166,7 +174,7 @@ struct ProbeWorker { WorkerId worker; std::string address; };  // tell Probed wh
 struct ReportFault { FaultKind kind; std::string worker; PipelineId pipeline; std::string text; };
 struct CreatePipeline { PipelineId pipeline; std::string deployment; };
 struct OpenEpoch { PipelineId pipeline; Epoch epoch; };               // ready: give it work
-struct CloseEpoch { PipelineId pipeline; Epoch epoch; std::string why; };
+struct CloseEpoch { PipelineId pipeline; Epoch epoch; std::string why; bool planned = false; };  // planned: nobody failed
 struct StopPipeline { PipelineId pipeline; bool draining = false; };  // draining: finish what it has, then tell; else now
 using Action = std::variant<SaveEpoch, SavePipeline, ForgetPipeline, SendAssignment, SendLinkUp, SendRelease, CloseWorker,
                             ProbeWorker, ReportFault, CreatePipeline, OpenEpoch, CloseEpoch, StopPipeline>;

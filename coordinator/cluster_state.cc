@@ -79,7 +79,7 @@ WorkerId ClusterState::Join(WorkerInfo info, int64_t now_ns) {
   return id;
 }
 
-void ClusterState::Gone(WorkerId id, const std::string& why, int64_t now_ns) {
+void ClusterState::Gone(WorkerId id, const std::string& why, int64_t now_ns, bool planned) {
   const auto found = workers_.find(id);
   if (found == workers_.end() || found->second.phase == WorkerPhase::kLost) return;
   WorkerRecord& worker = found->second;
@@ -94,7 +94,7 @@ void ClusterState::Gone(WorkerId id, const std::string& why, int64_t now_ns) {
   const auto pipeline = pipelines_.find(pipeline_id);
   if (pipeline != pipelines_.end()) {
     Disband(pipeline->second, absl::StrCat("stage ", stage, " rank ", rank, " (", worker.info.name, ") is lost: ", why),
-            true, now_ns);
+            true, now_ns, planned);
     // Nothing was wrong with the layout: try again at once, with whoever is there.
     pipeline->second.not_before_ns = now_ns;
   }
@@ -105,6 +105,9 @@ void ClusterState::Heartbeat(WorkerId id, const WorkerProgress& progress, int64_
   const auto found = workers_.find(id);
   if (found == workers_.end() || found->second.phase == WorkerPhase::kLost) return;
   WorkerRecord& worker = found->second;
+  const double seconds = static_cast<double>(now_ns - worker.heard_ns) / 1e9;
+  const int64_t sent = progress.epoch == worker.progress.epoch ? progress.bytes_sent - worker.progress.bytes_sent : 0;
+  worker.sent_bytes_per_s = seconds > 0 && sent > 0 ? static_cast<double>(sent) / seconds : 0;
   worker.heard_ns = now_ns;
   worker.probed_ns = 0;
   if (progress.epoch == worker.progress.epoch && progress.steps > worker.progress.steps) {
@@ -115,6 +118,24 @@ void ClusterState::Heartbeat(WorkerId id, const WorkerProgress& progress, int64_
     worker.step_ms = (wait + compute) / steps / 1000;
   }
   worker.progress = progress;
+  LearnTimes(worker);
+}
+
+// Ranks of a group have a part of each layer: their times say little about whole ones.
+void ClusterState::LearnTimes(const WorkerRecord& worker) {
+  constexpr int64_t kRowsToBelieve = 2000;
+  const auto pipeline = pipelines_.find(worker.pipeline);
+  const WorkerProgress& progress = worker.progress;
+  if (progress.decode_rows < kRowsToBelieve || pipeline == pipelines_.end() || Epoch(progress.epoch) != worker.epoch) return;
+  const auto deployment = deployments_.find(pipeline->second.deployment);
+  const std::vector<StagePlacement>& stages = pipeline->second.placement.stages;
+  if (deployment == deployments_.end() || worker.stage >= static_cast<int>(stages.size())) return;
+  const StagePlacement& stage = stages[static_cast<size_t>(worker.stage)];
+  if (stage.tensor_parallel != 1) return;
+  const double rows = static_cast<double>(progress.decode_rows);
+  MeasuredTimes& measured = deployment->second.measured;
+  measured.layer_ns = static_cast<double>(progress.layers_us) * 1000 / rows / (stage.layer_end - stage.layer_begin);
+  if (worker.stage + 1 == static_cast<int>(stages.size())) measured.head_ns = static_cast<double>(progress.head_us) * 1000 / rows;
 }
 
 void ClusterState::Loaded(WorkerId id, Epoch epoch, LoadPhase phase, const LoadDetails& details, int64_t now_ns) {
@@ -157,7 +178,8 @@ void ClusterState::Apply(DeploymentSpec spec, ModelFacts model, int64_t now_ns) 
   const std::string name = spec.name;
   const auto found = deployments_.find(name);
   if (found == deployments_.end()) {
-    deployments_[name] = DeploymentRecord{std::move(spec), std::move(model), false, ""};
+    deployments_[name] = DeploymentRecord{
+        .spec = std::move(spec), .model = std::move(model), .draining = false, .message = "", .measured = {}, .cut_by = {}};
   } else {
     DeploymentRecord& deployment = found->second;
     DeploymentSpec scaled = deployment.spec;
@@ -225,7 +247,7 @@ void ClusterState::Drained(PipelineId id, int64_t now_ns) {
 void ClusterState::Remove(PipelineId id, int64_t now_ns) {
   const auto found = pipelines_.find(id);
   if (found == pipelines_.end()) return;
-  Disband(found->second, "the pipeline is removed", false, now_ns);
+  Disband(found->second, "the pipeline is removed", false, now_ns, /*planned=*/true);
   Do(ForgetPipeline{id});
   pipelines_.erase(found);
 }

@@ -42,7 +42,8 @@ class ClusterState {
 
   // Workers. A name that is already there with another incarnation is the same worker after a restart.
   WorkerId Join(WorkerInfo info, int64_t now_ns);
-  void Gone(WorkerId worker, const std::string& why, int64_t now_ns);
+  // `planned`: it leaves by order; what ran with it blames nobody.
+  void Gone(WorkerId worker, const std::string& why, int64_t now_ns, bool planned = false);
   void Heartbeat(WorkerId worker, const WorkerProgress& progress, int64_t now_ns);
   void Loaded(WorkerId worker, Epoch epoch, LoadPhase phase, const LoadDetails& details, int64_t now_ns);
   // What came of a ProbeWorker.
@@ -87,8 +88,9 @@ class ClusterState {
   std::vector<WorkerResources> ResourcesOf(const std::vector<WorkerId>& chosen) const;
   void SendAssignments(PipelineRecord& pipeline, const DeploymentRecord& deployment, int64_t now_ns);
   void Advance(PipelineRecord& pipeline, int64_t now_ns);
-  void Disband(PipelineRecord& pipeline, const std::string& why, bool keep_weights, int64_t now_ns);
+  void Disband(PipelineRecord& pipeline, const std::string& why, bool keep_weights, int64_t now_ns, bool planned = false);
   void Remove(PipelineId pipeline, int64_t now_ns);
+  void LearnTimes(const WorkerRecord& worker);
   std::string ShardName(const PipelineRecord& pipeline, const DeploymentRecord& deployment, int stage, int rank) const;
   void Do(Action action);
 

@@ -99,6 +99,7 @@ void Coordinator::TickNow() {
   snapshot_at_ns_ = now_ns;
   MeasureRates(now_ns);
   CountWorkers();
+  CountResumable(now_ns);
   PublishSnapshot();
 }
 

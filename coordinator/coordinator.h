@@ -16,11 +16,13 @@
 #include "common/bounded_queue.h"
 #include "common/mutex.h"
 #include "coordinator/cluster_state.h"
+#include "coordinator/event_log.h"
 #include "coordinator/leadership.h"
 #include "coordinator/links.h"
 #include "coordinator/model_catalog.h"
 #include "coordinator/pipeline_engine.h"
 #include "coordinator/prober.h"
+#include "coordinator/resume_table.h"
 #include "coordinator/store/store.h"
 
 namespace prometheus {
@@ -36,6 +38,8 @@ struct CoordinatorOptions {
   int step_deadline_ms = 30000;
   int canary_every_ms = 10000;  // 0: none
   std::string pulse_file;  // touched while the control thread and all engines go round; empty: none
+  Tracer* tracer = nullptr;  // null: no traces; outlives the coordinator
+  uint32_t announced_protocol = ~0u;  // to routers, at most; for tests of two versions together
 };
 
 // What Admin shows of the cluster.
@@ -49,6 +53,7 @@ struct ClusterView {
   std::vector<DeploymentRecord> deployments;
   std::vector<Pipeline> pipelines;
   std::vector<WorkerRecord> workers;
+  std::vector<ClusterEvent> events;  // oldest first
   int64_t now_ns = 0;
   bool leads = false;
   std::string leader_address;  // when another one leads
@@ -80,15 +85,19 @@ class Coordinator {
   void WorkerLoaded(std::shared_ptr<WorkerLink> link, Epoch epoch, LoadPhase phase, LoadDetails details);
   void WorkerLeft(std::shared_ptr<WorkerLink> link, Epoch epoch);
   void WorkerFault(std::shared_ptr<WorkerLink> link, Epoch epoch, std::string what);
-  void WorkerGone(std::shared_ptr<WorkerLink> link);
+  // `planned`: it was told to stop, and said so.
+  void WorkerGone(std::shared_ptr<WorkerLink> link, bool planned);
 
   // Of a router's stream. It gets a snapshot at once.
   RouterId RouterJoined(std::shared_ptr<RouterLink> link);
   void RouterGone(RouterId router);
+  void SnapshotDue();  // routers get one at once
   // Answers through the router's link when it is refused.
-  void Submit(PipelineId pipeline, Request request, RouterLink& link);
+  void Submit(PipelineId pipeline, Request request, ResumeTable::Label label, RouterLink& link);
   void Cancel(RequestId request);
   void StopChoice(RequestId request, int choice, int count);
+  // What is known of a client's stream, for the router that it came back to; whoever still generates for it is stopped.
+  std::vector<ResumeTable::Part> TakeOver(const std::string& tenant, const std::string& resume_id);
 
   using Done = std::function<void(absl::Status)>;
   void Apply(DeploymentSpec spec, ModelFacts model, Done done);
@@ -132,10 +141,13 @@ class Coordinator {
   void Do(const StopPipeline& action);
   void PublishSnapshot();
   Snapshot MakeSnapshot() const;
+  ClusterView MakeView() const;
+  void Tell(std::string_view kind, std::string text);  // to whoever looks at the cluster
   std::vector<RestoredBlock> SurveyKv(const PipelineRecord& pipeline) const;
   void EndDrainsThatTookTooLong(int64_t now_ns);
   void MeasureRates(int64_t now_ns);
   void CountWorkers();
+  void CountResumable(int64_t now_ns);
   WorkerLink* LinkOf(WorkerId worker) const;
   WorkerId IdOf(const WorkerLink* link) const;
   std::shared_ptr<PipelineEngine> FindEngine(PipelineId pipeline) const;
@@ -145,6 +157,7 @@ class Coordinator {
   const std::shared_ptr<ModelCatalog> catalog_;
   const std::shared_ptr<prometheus::Registry> registry_;
   const std::shared_ptr<RouterDirectory> routers_ = std::make_shared<RouterDirectory>();
+  const std::shared_ptr<SharedResumeTable> resumable_ = std::make_shared<SharedResumeTable>();
   BoundedQueue<std::function<void()>> inbox_;
   std::atomic<bool> refusing_{false};
   std::atomic<bool> stopping_{false};
@@ -166,6 +179,7 @@ class Coordinator {
   std::map<PipelineId, PipelineRate> rates_;
   std::map<std::string, int64_t> drain_deadlines_;  // by deployment
   std::vector<std::shared_ptr<PipelineEngine>> retired_;  // their threads end by themselves
+  EventLog events_;
   uint64_t snapshot_version_ = 0;
   int64_t snapshot_at_ns_ = 0;
   bool snapshot_due_ = false;

@@ -71,6 +71,9 @@ void Coordinator::Do(const SendRelease& action) {
 void Coordinator::Do(const CloseWorker& action) {
   WorkerLink* link = LinkOf(action.worker);
   if (link == nullptr) return;
+  const WorkerRecord* worker = state_.FindWorker(action.worker);
+  Tell("worker_lost", absl::StrCat(worker == nullptr ? absl::StrCat("worker ", action.worker.value()) : worker->info.name,
+                                   " was let go: ", action.why));
   LogWarning("worker_closed", {{"worker", action.worker.value()}, {"why", action.why}});
   const std::shared_ptr<WorkerLink> held = links_.at(action.worker);
   worker_ids_.erase(link);
@@ -105,7 +108,9 @@ void Coordinator::Do(const CreatePipeline& action) {
                         .deployment = action.deployment,
                         .max_queued_requests = deployment.spec.max_queued_requests,
                         .step_deadline_ns = options_.step_deadline_ms * kNsPerMs,
+                        .tracer = options_.tracer,
                         .canary_every_ns = options_.canary_every_ms * kNsPerMs,
+                        .resumable = resumable_,
                         .epoch_failed = {},
                         .drained = {}};
   const PipelineId id = action.pipeline;
@@ -154,10 +159,13 @@ void Coordinator::Do(const OpenEpoch& action) {
                                   .max_slots = 2 * spec.max_num_seqs,
                                   .max_sample_rows = spec.max_num_seqs,
                                   .prefix_caching = !spec.disable_prefix_caching,
+                                  .chunked_prefill = !spec.disable_chunked_prefill,
                                   .max_queued_requests = spec.max_queued_requests,
                                   .stage_layers = std::move(layers),
                                   .restored = std::move(restored)},
                     MakePlanTransport(std::move(ranks)));
+  Tell("pipeline_ready", absl::StrCat("pipeline ", action.pipeline.value(), " (", pipeline.deployment, ") is ready, epoch ",
+                                      action.epoch.value()));
   LogInfo("pipeline_ready", {{"pipeline", action.pipeline.value()},
                              {"deployment", pipeline.deployment},
                              {"epoch", action.epoch.value()},
@@ -181,8 +189,13 @@ std::vector<RestoredBlock> Coordinator::SurveyKv(const PipelineRecord& pipeline)
 }
 
 void Coordinator::Do(const CloseEpoch& action) {
-  LogWarning("epoch_ended", {{"pipeline", action.pipeline.value()}, {"epoch", action.epoch.value()}, {"why", action.why}});
-  if (const auto engine = FindEngine(action.pipeline)) engine->CloseEpoch(action.epoch);
+  Tell("epoch_ended", absl::StrCat("pipeline ", action.pipeline.value(), ", epoch ", action.epoch.value(), " ended: ",
+                                   action.why));
+  LogWarning("epoch_ended", {{"pipeline", action.pipeline.value()},
+                             {"epoch", action.epoch.value()},
+                             {"planned", action.planned},
+                             {"why", action.why}});
+  if (const auto engine = FindEngine(action.pipeline)) engine->CloseEpoch(action.epoch, action.planned ? EpochEnd::kPlanned : EpochEnd::kLost);
   snapshot_due_ = true;
 }
 

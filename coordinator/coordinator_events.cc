@@ -17,6 +17,7 @@ void Coordinator::WorkerJoined(std::shared_ptr<WorkerLink> link, WorkerInfo info
                               {"memory_bytes", info.memory_bytes},
                               {"numerics_profile", info.numerics_profile},
                               {"implementation", info.implementation}});
+    Tell("worker_joined", absl::StrCat(info.name, " joined from ", info.host));
     const WorkerId id = state_.Join(info, NowNs());
     links_[id] = link;
     worker_ids_[link.get()] = id;
@@ -45,20 +46,25 @@ void Coordinator::WorkerFault(std::shared_ptr<WorkerLink> link, Epoch epoch, std
   Post([this, link = std::move(link), epoch, what = std::move(what)] {
     const WorkerRecord* worker = state_.FindWorker(IdOf(link.get()));
     if (worker == nullptr) return;
+    Tell("worker_fault", absl::StrCat(worker->info.name, ": ", what));
     LogWarning("worker_fault", {{"worker", worker->info.name}, {"epoch", epoch.value()}, {"what", what}});
     if (worker->epoch == epoch) state_.EpochFailed(worker->pipeline, epoch, what, NowNs());
   });
 }
 
-void Coordinator::WorkerGone(std::shared_ptr<WorkerLink> link) {
-  Post([this, link = std::move(link)] {
+void Coordinator::WorkerGone(std::shared_ptr<WorkerLink> link, bool planned) {
+  Post([this, link = std::move(link), planned] {
     const WorkerId id = IdOf(link.get());
     if (id == WorkerId()) return;
     const WorkerRecord* worker = state_.FindWorker(id);
-    if (worker != nullptr) LogWarning("worker_gone", {{"worker", worker->info.name}});
+    if (worker != nullptr) {
+      LogWarning("worker_gone", {{"worker", worker->info.name}});
+      Tell(planned ? "worker_left" : "worker_lost",
+           absl::StrCat(worker->info.name, planned ? " leaves: it was told to stop" : " is lost: its control stream ended"));
+    }
     worker_ids_.erase(link.get());
     links_.erase(id);
-    state_.Gone(id, "its control stream ended", NowNs());
+    state_.Gone(id, planned ? "it was told to stop" : "its control stream ended", NowNs(), planned);
     snapshot_due_ = true;
   });
 }
@@ -79,10 +85,11 @@ RouterId Coordinator::RouterJoined(std::shared_ptr<RouterLink> link) {
 
 void Coordinator::RouterGone(RouterId router) {
   routers_->Remove(router);
+  resumable_->DetachRouter(router, NowNs());
   for (const auto& engine : Engines()) engine->DropRouter(router);
 }
 
-void Coordinator::Submit(PipelineId pipeline, Request request, RouterLink& link) {
+void Coordinator::Submit(PipelineId pipeline, Request request, ResumeTable::Label label, RouterLink& link) {
   const std::string client_request_id = request.client_request_id;
   Refusal refusal{.router = request.router,
                   .request = request.id,
@@ -109,14 +116,29 @@ void Coordinator::Submit(PipelineId pipeline, Request request, RouterLink& link)
     refusal.message = absl::StrCat("there is no pipeline ", pipeline.value(), " here");
     return refuse();
   }
+  if (!label.resume_id.empty()) {
+    request.resumable = resumable_->Begin(std::move(label), request, pipeline, NowNs());
+    if (!request.resumable) LogWarning("stream_not_resumable", {{"request_id", client_request_id}});
+  }
   if (engine->TrySubmit(std::move(request))) return;
+  resumable_->Drop(refusal.request);
   refusal.code = RefusalCode::kResourceExhausted;
   refusal.message = absl::StrCat("the pipeline's queue is full (max_queued_requests ", engine->options().max_queued_requests, ")");
   refusal.retry_after_ms = 1000;
   refuse();
 }
 
+std::vector<ResumeTable::Part> Coordinator::TakeOver(const std::string& tenant, const std::string& resume_id) {
+  std::vector<ResumeTable::Part> parts = resumable_->Find(tenant, resume_id, NowNs());
+  for (const ResumeTable::Part& part : parts) {
+    const auto engine = part.attached ? FindEngine(part.pipeline) : nullptr;
+    if (engine != nullptr) engine->Abort(part.request, "ABORTED: another router goes on with this stream");
+  }
+  return parts;
+}
+
 void Coordinator::Cancel(RequestId request) {
+  resumable_->Detach(request, NowNs());
   for (const auto& engine : Engines()) engine->Cancel(request);
 }
 
@@ -131,6 +153,7 @@ void Coordinator::Apply(DeploymentSpec spec, ModelFacts model, Done done) {
     if (!needed.ok()) return done(needed.status());
     const absl::Status stored = store_->PutDeployment(spec);
     if (!stored.ok()) return done(stored);
+    Tell("deployment", absl::StrCat(spec.name, " was applied, replicas ", spec.replicas));
     drain_deadlines_.erase(spec.name);
     state_.Apply(spec, model, NowNs());
     Act();
@@ -143,6 +166,7 @@ void Coordinator::Scale(std::string name, int replicas, Done done) {
   const bool posted = Post([this, name = std::move(name), replicas, done] {
     absl::Status status = CheckLeads();
     if (status.ok()) status = state_.Scale(name, replicas, NowNs());
+    if (status.ok()) Tell("deployment", absl::StrCat(name, " is scaled to ", replicas, " replicas"));
     if (status.ok()) status = store_->PutDeployment(state_.deployments().at(name).spec);
     done(status);
   });
@@ -153,6 +177,7 @@ void Coordinator::Drain(std::string name, int timeout_ms, Done done) {
   const bool posted = Post([this, name = std::move(name), timeout_ms, done] {
     absl::Status status = CheckLeads();
     if (status.ok()) status = state_.Drain(name, NowNs());
+    if (status.ok()) Tell("deployment", absl::StrCat(name, " is being drained"));
     if (status.ok() && timeout_ms > 0) drain_deadlines_[name] = NowNs() + timeout_ms * kNsPerMs;
     if (status.ok()) status = store_->PutDeployment(state_.deployments().at(name).spec);
     done(status);
@@ -164,6 +189,7 @@ void Coordinator::Delete(std::string name, Done done) {
   const bool posted = Post([this, name = std::move(name), done] {
     absl::Status status = CheckLeads();
     if (status.ok()) status = state_.Delete(name, NowNs());
+    if (status.ok()) Tell("deployment", absl::StrCat(name, " was deleted"));
     if (status.ok()) status = store_->DeleteDeployment(name);
     done(status);
   });

@@ -12,6 +12,7 @@
 #include "common/config.h"
 #include "common/log.h"
 #include "common/metrics.h"
+#include "common/trace.h"
 #include "coordinator/server.h"
 #include "coordinator/store/etcd_store.h"
 
@@ -26,6 +27,7 @@ struct Flags {
   std::string ready_file;
   int shutdown_timeout_ms = 30000;
   bool check_config = false;
+  std::string otlp_endpoint;
 };
 
 void AddFlags(CLI::App& app, Flags& flags) {
@@ -61,11 +63,16 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.add_option("--shutdown-timeout-ms", flags.shutdown_timeout_ms, "what runs may finish within")
       ->capture_default_str()
       ->check(CLI::Range(0, 3600000));
+  app.add_option("--announce-protocol", flags.server.coordinator.announced_protocol,
+                 "protocol version told to routers, at most (for tests of two versions together)")
+      ->group("");
   app.add_option("--log-level", flags.log_level, "debug, info, warning or error")->capture_default_str();
   app.add_option("--log-format", flags.log_format, "json or plain")
       ->capture_default_str()
       ->check(CLI::IsMember({"json", "plain"}));
   app.add_option("--ready-file", flags.ready_file, "written with host:port once serving");
+  app.add_option("--otlp-endpoint", flags.otlp_endpoint,
+                 "http://host:port of an OpenTelemetry collector that takes traces; empty: no traces");
   app.add_flag("--check-config", flags.check_config, "parse, validate and exit");
 }
 
@@ -83,11 +90,23 @@ absl::Status Validate(const Flags& flags) {
   if (flags.server.coordinator.lease_ms < 2 * flags.server.coordinator.heartbeat_ms) {
     return absl::InvalidArgumentError("--lease-ms is below twice --heartbeat-ms: one late heartbeat would lose a worker");
   }
+  if (!flags.otlp_endpoint.empty()) PAGODA_RETURN_IF_ERROR(pagoda::Tracer::CheckEndpoint(flags.otlp_endpoint));
   return absl::OkStatus();
 }
 
 absl::Status Run(Flags& flags, sigset_t& signals) {
   auto registry = std::make_shared<prometheus::Registry>();
+  std::unique_ptr<pagoda::Tracer> tracer;
+  const auto count_spans = pagoda::SpanCounter(*registry, "pagoda_coordinator");
+  if (!flags.otlp_endpoint.empty()) {
+    PAGODA_ASSIGN_OR_RETURN(tracer, pagoda::Tracer::Start({.endpoint = flags.otlp_endpoint,
+                                                           .service = "pagoda-coordinator",
+                                                           .instance = flags.server.coordinator.name,
+                                                           .version = PAGODA_VERSION,
+                                                           .count = count_spans,
+                                                           .transport = {}}));
+    flags.server.coordinator.tracer = tracer.get();
+  }
   if (flags.cache_dir.empty()) {
     PAGODA_ASSIGN_OR_RETURN(flags.cache_dir, pagoda::checkpoint::DefaultCacheFolder());
   }

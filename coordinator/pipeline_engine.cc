@@ -33,7 +33,7 @@ PipelineEngine::PipelineEngine(EngineOptions options, std::shared_ptr<RouterDire
       routers_(std::move(routers)),
       metrics_(std::move(metrics)),
       inbox_(kInboxCapacity),
-      requests_(options_.pipeline),
+      requests_(options_.pipeline, options_.tracer),
       thread_([this] { Run(); }) {}
 
 PipelineEngine::~PipelineEngine() {
@@ -108,8 +108,10 @@ void PipelineEngine::Dispatch() {
 }
 
 void PipelineEngine::Publish() {
+  PublishDeaths();
   for (const Refusal& refusal : scheduler_.TakeRefusals()) {
     metrics_->CountRefusal();
+    if (options_.resumable != nullptr) options_.resumable->Drop(refusal.request);
     if (const auto router = routers_->Find(refusal.router)) router->SendRefused(refusal);
     requests_.Refused(refusal);
   }
@@ -120,6 +122,8 @@ void PipelineEngine::Publish() {
     metrics_->Observe(output);
     by_router[output.router].push_back(&output);
   }
+  // The log first: a client never has a token that the log does not.
+  if (options_.resumable != nullptr) options_.resumable->Append(outputs, NowNs());
   const StepTokens head{.pipeline = options_.pipeline, .epoch = epoch_, .step = last_step_};
   for (const auto& [id, batch] : by_router) {
     if (const auto router = routers_->Find(id)) router->SendTokens(head, batch);
@@ -140,6 +144,14 @@ void PipelineEngine::Publish() {
   }
 }
 
+void PipelineEngine::PublishDeaths() {
+  std::map<RouterId, std::vector<DeathNotice>> by_router;
+  for (const DeathNotice& notice : scheduler_.TakeDeathNotices()) by_router[notice.router].push_back(notice);
+  for (const auto& [id, notices] : by_router) {
+    if (const auto router = routers_->Find(id)) router->SendDeaths(notices);
+  }
+}
+
 void PipelineEngine::Handle(Event& event, int64_t now_ns) {
   std::visit(Overloaded{[&](Request& request) {
                           if (draining_ || stopping_) return Refuse(request, "the pipeline is draining");
@@ -152,6 +164,7 @@ void PipelineEngine::Handle(Event& event, int64_t now_ns) {
                           scheduler_.DropRouter(drop.router);
                           requests_.DropRouter(drop.router);
                         },
+                        [&](AbortEvent& abort) { scheduler_.Abort(abort.request, abort.message); },
                         [&](OpenEpochEvent& open) {
                           scheduler_.EndEpoch();
                           scheduler_.BeginEpoch(open.settings);
@@ -165,7 +178,7 @@ void PipelineEngine::Handle(Event& event, int64_t now_ns) {
                         },
                         [&](CloseEpochEvent& close) {
                           if (close.epoch != epoch_) return;
-                          scheduler_.EndEpoch();
+                          scheduler_.EndEpoch(close.why);
                           transport_.reset();
                           dispatched_.clear();
                         },
@@ -228,8 +241,9 @@ bool PipelineEngine::Push(Event event) {
 
 bool PipelineEngine::TrySubmit(Request request) {
   // A replay was accepted once and is not turned away.
-  const bool replay = std::any_of(request.choices.begin(), request.choices.end(),
-                                  [](const ChoiceProgress& choice) { return !choice.tokens.empty(); });
+  if (options_.tracer != nullptr && request.trace.sampled()) request.trace.span = options_.tracer->NewSpanId();
+  const bool replay = request.accepted || std::any_of(request.choices.begin(), request.choices.end(),
+                                                      [](const ChoiceProgress& choice) { return !choice.tokens.empty(); });
   if (!replay && queued_.load(std::memory_order_relaxed) >= options_.max_queued_requests) return false;
   queued_.fetch_add(1, std::memory_order_relaxed);
   return inbox_.TryPush(std::move(request));
@@ -241,7 +255,8 @@ void PipelineEngine::DropRouter(RouterId router) { Push(DropRouterEvent{router})
 void PipelineEngine::OpenEpoch(EpochSettings settings, std::unique_ptr<PlanTransport> transport) {
   Push(OpenEpochEvent{std::move(settings), std::move(transport)});
 }
-void PipelineEngine::CloseEpoch(Epoch epoch) { Push(CloseEpochEvent{epoch}); }
+void PipelineEngine::CloseEpoch(Epoch epoch, EpochEnd why) { Push(CloseEpochEvent{epoch, why}); }
+void PipelineEngine::Abort(RequestId request, std::string message) { Push(AbortEvent{request, std::move(message)}); }
 void PipelineEngine::Deliver(StepResult result) { Push(std::move(result)); }
 void PipelineEngine::Drain() { Push(DrainEvent{}); }
 void PipelineEngine::Stop(const std::string& message) { Push(StopEvent{message}); }

@@ -23,6 +23,7 @@
 #include "coordinator/links.h"
 #include "coordinator/request.h"
 #include "coordinator/request_log.h"
+#include "coordinator/resume_table.h"
 #include "coordinator/scheduler.h"
 #include "coordinator/step_plan.h"
 
@@ -33,7 +34,9 @@ struct EngineOptions {
   std::string deployment;
   int max_queued_requests = 2048;
   int64_t step_deadline_ns = 30'000'000'000;
+  Tracer* tracer = nullptr;  // null: no traces
   int64_t canary_every_ns = 10'000'000'000;  // a step through an idle pipeline, to see that it still works; 0: none
+  std::shared_ptr<SharedResumeTable> resumable;  // logs of streams that may outlive their router; may be null
   // Both are called on the engine's thread.
   // The step that gave no result in time; 0: it failed for another reason.
   std::function<void(Epoch, StepNumber, const std::string&)> epoch_failed;
@@ -57,9 +60,11 @@ class PipelineEngine {
   void Cancel(RequestId request);
   void StopChoice(RequestId request, int choice, int count);
   void DropRouter(RouterId router);
+  // Ends the request with an error, for its router too: another one goes on with it.
+  void Abort(RequestId request, std::string message);
 
   void OpenEpoch(EpochSettings settings, std::unique_ptr<PlanTransport> transport);
-  void CloseEpoch(Epoch epoch);
+  void CloseEpoch(Epoch epoch, EpochEnd why);
   void Deliver(StepResult result);
 
   void Drain();                            // calls options.drained once nothing is left
@@ -76,17 +81,19 @@ class PipelineEngine {
   struct CancelEvent { RequestId request; };
   struct StopChoiceEvent { RequestId request; int choice; int count; };
   struct DropRouterEvent { RouterId router; };
+  struct AbortEvent { RequestId request; std::string message; };
   struct OpenEpochEvent { EpochSettings settings; std::unique_ptr<PlanTransport> transport; };
-  struct CloseEpochEvent { Epoch epoch; };
+  struct CloseEpochEvent { Epoch epoch; EpochEnd why; };
   struct DrainEvent {};
   struct StopEvent { std::string message; };
-  using Event = std::variant<Request, CancelEvent, StopChoiceEvent, DropRouterEvent, OpenEpochEvent, CloseEpochEvent,
+  using Event = std::variant<Request, CancelEvent, StopChoiceEvent, DropRouterEvent, AbortEvent, OpenEpochEvent, CloseEpochEvent,
                              StepResult, DrainEvent, StopEvent>;
 
   void Run();
   void Receive();
   void Dispatch();
   void Publish();
+  void PublishDeaths();
   void Handle(Event& event, int64_t now_ns);
   void Refuse(const Request& request, const std::string& why);
   void HandleResult(const StepResult& result, int64_t now_ns);

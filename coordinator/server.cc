@@ -19,6 +19,8 @@ namespace pagoda::coordinator {
 
 namespace {
 
+constexpr int kHandOverMs = 250;
+
 absl::StatusOr<std::unique_ptr<Store>> OpenStore(const ServerOptions& options) {
   const absl::Duration lease = absl::Milliseconds(options.leader_lease_ms);
   if (!IsEtcdAddress(options.store)) return OpenSqliteStore(options.store, lease);
@@ -103,7 +105,9 @@ bool Server::Stop(int grace_ms) {
   state_->stopped = true;
   if (state_->server == nullptr) return true;
   state_->health.reset();
-  const bool finished = state_->coordinator->FinishRunning(grace_ms);
+  // Routers take what runs here elsewhere as soon as they hear of it, or keep it until there is a successor: both go on
+  // exactly. To wait for long streams to end would only keep new requests waiting.
+  const bool finished = state_->coordinator->FinishRunning(std::min(grace_ms, kHandOverMs));
   state_->coordinator->Stop();
   // The streams were told to end; whoever does not is cut.
   state_->server->Shutdown(std::chrono::system_clock::now() + std::chrono::milliseconds(500));

@@ -22,6 +22,7 @@ struct StartSlot {
   std::vector<BlockId> blocks;
   std::shared_ptr<const Sampling> sampling;  // null for a fork
   int fork_of = 0;                           // slot + 1; 0: none
+  TraceContext trace = {};
 };
 
 struct PlanCopy {
@@ -41,6 +42,8 @@ struct PlanRows {
   std::vector<BlockId> new_blocks;
   std::vector<ReplaceBlock> replace_blocks;
   bool prompt_logprobs = false;
+  std::vector<TokenId> accepted;  // verified drafts of an earlier step, up to the last known token's position
+  std::vector<TokenId> drafts;    // tokens of the last rows, guessed
 };
 
 struct PlanSample {
@@ -88,6 +91,12 @@ struct SampledToken {
   SlotId slot;
   TokenId token = 0;
   PositionLogprobs logprobs;
+  // After a draft that came true: the token that its row gave, and so on.
+  struct Further {
+    TokenId token = 0;
+    PositionLogprobs logprobs;
+  };
+  std::vector<Further> further;
 };
 
 struct PromptLogprobs {

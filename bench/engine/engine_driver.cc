@@ -66,16 +66,16 @@ absl::Status EngineDriver::Assemble() {
 }
 
 absl::Status EngineDriver::Await(worker::LoadPhase phase) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   const auto ready = [&]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return load_.phase == phase || fault_.has_value(); };
-  if (!mutex_.AwaitWithTimeout(absl::Condition(&ready), kPatience)) return absl::DeadlineExceededError("the model did not load");
+  if (!mutex_.AwaitWithTimeout(ready, kPatience)) return absl::DeadlineExceededError("the model did not load");
   return fault_.has_value() ? absl::InternalError(*fault_) : absl::OkStatus();
 }
 
 absl::StatusOr<StepResult> EngineDriver::AwaitResult() {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   const auto ready = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return !results_.empty() || fault_.has_value(); };
-  if (!mutex_.AwaitWithTimeout(absl::Condition(&ready), kPatience)) return absl::DeadlineExceededError("no result");
+  if (!mutex_.AwaitWithTimeout(ready, kPatience)) return absl::DeadlineExceededError("no result");
   if (results_.empty()) return absl::InternalError(*fault_);
   StepResult result = std::move(results_.front());
   results_.pop_front();
@@ -83,17 +83,17 @@ absl::StatusOr<StepResult> EngineDriver::AwaitResult() {
 }
 
 void EngineDriver::OnLoad(const worker::LoadReport& report) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   load_ = report;
 }
 
 void EngineDriver::OnResult(StepResult result) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   results_.push_back(std::move(result));
 }
 
 void EngineDriver::OnFault(const worker::FaultReport& fault) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   fault_ = absl::StrCat(fault.operation, ": ", fault.message);
 }
 

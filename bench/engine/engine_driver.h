@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "absl/synchronization/mutex.h"
+#include "common/mutex.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "worker/comm/local_transport.h"
 #include "worker/engine/engine.h"
@@ -64,7 +64,7 @@ class EngineDriver : private worker::EngineSink {
   int vocabulary_ = 0;
   uint64_t step_ = 0;
 
-  absl::Mutex mutex_;
+  Mutex mutex_;
   worker::LoadReport load_ ABSL_GUARDED_BY(mutex_);
   std::deque<worker::StepResult> results_ ABSL_GUARDED_BY(mutex_);
   std::optional<std::string> fault_ ABSL_GUARDED_BY(mutex_);

@@ -22,6 +22,11 @@ void ToWire(const StartSlot& start, wire::StartSlot& out) {
   for (const BlockId block : start.blocks) out.add_blocks(block.value());
   if (start.sampling != nullptr) ToWire(*start.sampling, *out.mutable_sampling());
   out.set_fork_of(start.fork_of);
+  if (start.trace.sampled()) {
+    out.mutable_trace()->set_trace_high(start.trace.trace_high);
+    out.mutable_trace()->set_trace_low(start.trace.trace_low);
+    out.mutable_trace()->set_span(start.trace.span);
+  }
 }
 
 }  // namespace
@@ -56,6 +61,10 @@ WorkerProgress FromWire(const wire::Heartbeat& in) {
   progress.wait_in_us = in.wait_in_us();
   progress.send_us = in.send_us();
   progress.steps = in.steps();
+  progress.bytes_sent = in.bytes_sent();
+  progress.layers_us = in.layers_us();
+  progress.head_us = in.head_us();
+  progress.decode_rows = in.decode_rows();
   progress.operation = in.operation();
   return progress;
 }
@@ -90,7 +99,10 @@ StepResult FromWire(wire::StepResult& in) {
   result.compute_us = in.compute_us();
   result.samples.reserve(static_cast<size_t>(in.samples_size()));
   for (const auto& sample : in.samples()) {
-    result.samples.push_back({SlotId(sample.slot()), sample.token_id(), FromWire(sample.logprobs())});
+    SampledToken added{.slot = SlotId(sample.slot()), .token = sample.token_id(), .logprobs = FromWire(sample.logprobs()),
+                       .further = {}};
+    for (const auto& further : sample.further()) added.further.push_back({further.token_id(), FromWire(further.logprobs())});
+    result.samples.push_back(std::move(added));
   }
   for (const auto& part : in.prompt_logprobs()) {
     PromptLogprobs added{.slot = SlotId(part.slot()), .first_position = part.first_position(), .positions = {}};
@@ -121,6 +133,8 @@ void ToWire(const StepPlan& plan, wire::StepPlan& out) {
       entry->set_block(replace.block.value());
     }
     added->set_prompt_logprobs(rows.prompt_logprobs);
+    if (!rows.accepted.empty()) added->mutable_accepted()->Assign(rows.accepted.begin(), rows.accepted.end());
+    if (!rows.drafts.empty()) added->mutable_drafts()->Assign(rows.drafts.begin(), rows.drafts.end());
   }
   for (const PlanSample& sample : plan.samples) {
     auto* added = out.add_samples();

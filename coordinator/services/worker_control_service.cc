@@ -92,6 +92,11 @@ class WorkerStream final : public BidiStream<wire::WorkerMessage, wire::WorkerCo
       case wire::WorkerMessage::kLeft:
         coordinator_.WorkerLeft(Link(), Epoch(message.left().epoch()));
         break;
+      case wire::WorkerMessage::kLeaving:
+        leaving_ = true;
+        coordinator_.WorkerGone(Link(), /*planned=*/true);
+        Finish(grpc::Status::OK);
+        break;
       default:
         break;  // of a newer version
     }
@@ -119,11 +124,12 @@ class WorkerStream final : public BidiStream<wire::WorkerMessage, wire::WorkerCo
 
   void OnGone() override {
     SetEngine(nullptr);
-    if (registered_) coordinator_.WorkerGone(Link());
+    if (registered_ && !leaving_) coordinator_.WorkerGone(Link(), /*planned=*/false);
   }
 
   Coordinator& coordinator_;
   bool registered_ = false;
+  bool leaving_ = false;
   Mutex engine_mutex_;
   std::shared_ptr<PipelineEngine> engine_ ABSL_GUARDED_BY(engine_mutex_);
 };

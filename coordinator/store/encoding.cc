@@ -71,6 +71,7 @@ std::string Encode(const DeploymentSpec& spec) {
               {"max_num_batched_tokens", spec.max_num_batched_tokens},
               {"max_num_seqs", spec.max_num_seqs},
               {"disable_prefix_caching", spec.disable_prefix_caching},
+              {"disable_chunked_prefill", spec.disable_chunked_prefill},
               {"layers_per_stage", spec.layers_per_stage},
               {"kv_cache_bytes", spec.kv_cache_bytes},
               {"block_size", spec.block_size},
@@ -93,6 +94,7 @@ absl::StatusOr<DeploymentSpec> DecodeDeployment(const std::string& text) {
     spec.max_num_batched_tokens = value.value("max_num_batched_tokens", spec.max_num_batched_tokens);
     spec.max_num_seqs = value.value("max_num_seqs", spec.max_num_seqs);
     spec.disable_prefix_caching = value.value("disable_prefix_caching", spec.disable_prefix_caching);
+    spec.disable_chunked_prefill = value.value("disable_chunked_prefill", spec.disable_chunked_prefill);
     spec.layers_per_stage = value.value("layers_per_stage", spec.layers_per_stage);
     spec.kv_cache_bytes = value.value("kv_cache_bytes", spec.kv_cache_bytes);
     spec.block_size = value.value("block_size", spec.block_size);

@@ -29,6 +29,31 @@ inline float AddLanes(V16 v) {
   four = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(four, _mm_shuffle_ps(four, four, 1)));
 }
+// Sixteen rows of sixteen floats, each reduced in the order of AddLanes: halves of two rows are put side by side and combined
+// at once, then quarters, pairs, single lanes; the last step puts the rows in order.
+template <class Combine>
+inline V16 ReduceEach(const float* rows, Combine combine) {
+  V16 t[8], u[4];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    const V16 x = Load(rows + 16 * i), y = Load(rows + 16 * (i + 8));
+    t[i] = combine(_mm512_shuffle_f32x4(x, y, 0x44), _mm512_shuffle_f32x4(x, y, 0xee));
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    u[i] = combine(_mm512_shuffle_f32x4(t[i], t[i + 4], 0x88), _mm512_shuffle_f32x4(t[i], t[i + 4], 0xdd));
+  }
+  const V16 w0 = combine(_mm512_shuffle_ps(u[0], u[2], 0x44), _mm512_shuffle_ps(u[0], u[2], 0xee));
+  const V16 w1 = combine(_mm512_shuffle_ps(u[1], u[3], 0x44), _mm512_shuffle_ps(u[1], u[3], 0xee));
+  const V16 z = combine(_mm512_shuffle_ps(w0, w1, 0x88), _mm512_shuffle_ps(w0, w1, 0xdd));
+  return _mm512_permutexvar_ps(_mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15), z);
+}
+inline V16 AddOfEach(const float* rows) {
+  return ReduceEach(rows, [](V16 a, V16 b) { return _mm512_add_ps(a, b); });
+}
+inline V16 MaxOfEach(const float* rows) {
+  return ReduceEach(rows, [](V16 a, V16 b) { return _mm512_max_ps(a, b); });
+}
 inline V16 ExpPower(V16 t) {
   const I16 shifted = _mm512_slli_epi32(_mm512_castps_si512(t), 23);
   return _mm512_castsi512_ps(_mm512_add_epi32(shifted, _mm512_set1_epi32(0x3f000000)));
@@ -55,6 +80,9 @@ inline V16 LoadInt8(const int8_t* p) {
 }
 inline I16 ZeroInt() { return _mm512_setzero_si512(); }
 inline I16 RoundToInt(V16 v) { return _mm512_cvtps_epi32(v); }
+inline V16 ToFloat(I16 v) { return _mm512_cvtepi32_ps(v); }
+// Of magnitudes.
+inline bool AllFinite(V16 v) { return _mm512_cmp_ps_mask(v, _mm512_set1_ps(__builtin_inff()), _CMP_NLT_UQ) == 0; }
 inline void StoreInt8(int8_t* p, I16 v) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(v));
 }

@@ -6,125 +6,31 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/cpu/attention_plan.h"
+#include "kernels/cpu/backend_impl.h"
 #include "kernels/cpu/backend_of_table.h"
-#include "kernels/cpu/buffers.h"
-#include "kernels/cpu/kernel_table.h"
-#include "kernels/cpu/packed_matrix.h"
-#include "kernels/cpu/rope_table.h"
-#include "kernels/cpu/thread_team.h"
-#include "kernels/cpu/weight_blocks.h"
 
 namespace pagoda::kernels {
+namespace cpu {
 namespace {
 
-using cpu::CpuActivation;
-using cpu::CpuKvCache;
-using cpu::CpuPackedMatrix;
-
-// Below this many rows an operation on rows stays on the caller's thread: waking others costs more.
-constexpr int64_t kInlineRows = 4;
-constexpr int64_t kRowsPerTask = 4;
 // What of the input of a matrix product should stay in the second-level cache while the weights go by.
 constexpr int64_t kInputBytesAtOnce = 384 << 10;
 
-absl::Status Unfit(absl::string_view operation, absl::string_view what) {
-  return absl::InvalidArgumentError(absl::StrCat(operation, ": ", what));
-}
-
-class CpuBackend final : public Backend {
- public:
-  CpuBackend(const CpuBackendOptions& options, Isa isa, const cpu::KernelTable& kernels)
-      : isa_(isa), kernels_(kernels), team_({options.threads, options.pin, options.spin_us}) {
-    scratch_.resize(team_.threads());
-  }
-
-  std::string_view numerics_profile() const override { return kCpuNumericsProfile; }
-  std::string_view implementation() const override {
-    switch (isa_) {
-      case Isa::kAmx:
-        return "amx-int8";
-      case Isa::kAvx512:
-        return "avx512-vnni";
-      default:
-        return NameOf(isa_);
-    }
-  }
-
-  absl::StatusOr<std::unique_ptr<Buffer>> NewBuffer(size_t bytes) override;
-  absl::StatusOr<std::unique_ptr<Activation>> NewActivation(int64_t max_rows, int64_t columns,
-                                                            ActivationForms forms) override;
-  absl::StatusOr<std::unique_ptr<KvCache>> NewKvCache(const KvShape& shape) override;
-  absl::StatusOr<std::unique_ptr<PackedMatrix>> Pack(std::span<const MatrixRows> parts,
-                                                     const PackOptions& options) override;
-  absl::Status Embed(const MatrixRows& table, std::span<const int32_t> tokens, F32View out) override;
-  absl::Status AddNorm(const AddNormParams& params) override;
-  absl::Status Quantize(F32View in, Activation& out) override;
-  absl::Status MatMul(const MatMulParams& params) override;
-  absl::Status RopeAndStore(F32View qkv, const StepRows& step, const RopeParams& rope,
-                            const AttentionParams& attention, KvCache& cache) override;
-  absl::Status Attend(F32View qkv, const StepRows& step, const AttentionParams& attention, const KvCache& cache,
-                      F32View out) override;
-  absl::Status GatedActivation(F32View gate_up, GateKind kind, Activation& out) override;
-  absl::Status CopyBlocks(std::span<const BlockCopy> copies, KvCache& cache) override;
-  absl::Status Synchronize() override { return absl::OkStatus(); }
-
- private:
-  struct MatMulSlice {
-    const cpu::PackedSegment* segment = nullptr;
-    int64_t first_tile = 0;
-    int64_t tiles = 0;
-    int64_t first_token = 0;
-    int64_t tokens = 0;
-  };
-
-  template <typename Body>
-  void ForRows(int64_t rows, Body body) {
-    if (rows < kInlineRows) {
-      for (int64_t r = 0; r < rows; ++r) body(0, r);
-      return;
-    }
-    const int64_t tasks = (rows + kRowsPerTask - 1) / kRowsPerTask;
-    team_.Run(tasks, [&](int thread, int64_t task) {
-      const int64_t end = std::min(rows, (task + 1) * kRowsPerTask);
-      for (int64_t r = task * kRowsPerTask; r < end; ++r) body(thread, r);
-    });
-  }
-
-  float* Scratch(int thread, int64_t floats);
-  void QuantizeForms(const float* in, int64_t row, const CpuActivation& out);
-  void CutMatMul(const CpuPackedMatrix& matrix, int64_t rows);
-  void RunSlice(const MatMulParams& params, const MatMulSlice& slice);
-  absl::Status CheckStep(absl::string_view operation, F32View qkv, const StepRows& step,
-                         const AttentionParams& attention, const CpuKvCache& cache) const;
-
-  const Isa isa_;
-  const cpu::KernelTable& kernels_;
-  cpu::ThreadTeam team_;
-  cpu::HugeArena arena_;
-  cpu::RopeTables rope_;
-  struct ThreadScratch {
-    cpu::Memory memory;
-    int64_t floats = 0;
-  };
-  std::vector<ThreadScratch> scratch_;       // [thread]
-  std::vector<MatMulSlice> slices_;          // of the product in progress
-  std::vector<const float*> rope_rows_;      // of the step in progress
-};
-
+}  // namespace
 // Grown only between jobs, by the caller's thread.
 float* CpuBackend::Scratch(int thread, int64_t floats) {
   ThreadScratch& scratch = scratch_[thread];
   if (scratch.floats < floats) {
-    scratch.memory = cpu::MapMemory(floats * sizeof(float) + 64);
+    scratch.memory = MapMemory(floats * sizeof(float) + 64);
     scratch.floats = scratch.memory == nullptr ? 0 : floats;
   }
   return reinterpret_cast<float*>(scratch.memory.get());
 }
 
 absl::StatusOr<std::unique_ptr<Buffer>> CpuBackend::NewBuffer(size_t bytes) {
-  cpu::Memory memory = cpu::MapMemory(bytes + 64);
+  Memory memory = MapMemory(bytes + 64);
   if (memory == nullptr) return absl::ResourceExhaustedError(absl::StrCat("no memory for ", bytes, " bytes"));
-  return std::make_unique<cpu::CpuBuffer>(std::move(memory), bytes);
+  return std::make_unique<CpuBuffer>(std::move(memory), bytes);
 }
 
 absl::StatusOr<std::unique_ptr<Activation>> CpuBackend::NewActivation(int64_t max_rows, int64_t columns,
@@ -138,12 +44,12 @@ absl::StatusOr<std::unique_ptr<KvCache>> CpuBackend::NewKvCache(const KvShape& s
 
 absl::StatusOr<std::unique_ptr<PackedMatrix>> CpuBackend::Pack(std::span<const MatrixRows> parts,
                                                                const PackOptions& options) {
-  return cpu::PackMatrix(parts, options, arena_, team_);
+  return PackMatrix(parts, options, arena_, team_);
 }
 
 absl::Status CpuBackend::Embed(const MatrixRows& table, std::span<const int32_t> tokens, F32View out) {
   const int64_t rows = static_cast<int64_t>(tokens.size());
-  if (table.columns % cpu::TraitsOf(table.format).block_columns != 0 || out.columns != table.columns ||
+  if (table.columns % TraitsOf(table.format).block_columns != 0 || out.columns != table.columns ||
       out.rows < rows || out.stride < out.columns) {
     return Unfit("embed", absl::StrCat("a table of ", table.columns, " columns into [", out.rows, ", ", out.columns,
                                        "] for ", rows, " tokens"));
@@ -153,16 +59,31 @@ absl::Status CpuBackend::Embed(const MatrixRows& table, std::span<const int32_t>
       return Unfit("embed", absl::StrCat("token ", token, " of a vocabulary of ", table.rows));
     }
   }
-  const int64_t row_bytes = cpu::RowBytes(table.format, table.columns);
+  const int64_t row_bytes = RowBytes(table.format, table.columns);
   ForRows(rows, [&](int, int64_t r) {
-    cpu::DequantizeRow(table.format, table.data + tokens[r] * row_bytes, table.columns, out.data + r * out.stride);
+    DequantizeRow(table.format, table.data + tokens[r] * row_bytes, table.columns, out.data + r * out.stride);
   });
   return absl::OkStatus();
 }
 
 void CpuBackend::QuantizeForms(const float* in, int64_t row, const CpuActivation& out) {
-  if (out.quant(8) != nullptr) kernels_.quantize_row(in, row, *out.quant(8));
-  if (out.quant(12) != nullptr) kernels_.quantize_row(in, row, *out.quant(12));
+  QuantizePart(in, row, 0, out.columns() / kQuantBlock, out);
+}
+
+void CpuBackend::QuantizePart(const float* in, int64_t row, int64_t first, int64_t count, const CpuActivation& out) {
+  for (int bits : {8, 12}) {
+    const QuantRows* quant = out.quant(bits);
+    if (quant != nullptr) kernels_.quantize({.in = in, .first = row * quant->blocks + first, .count = count}, *quant);
+  }
+}
+
+void CpuBackend::QuantizeColumn(const float* in, int64_t in_stride, int64_t first_row, int64_t rows, int64_t block,
+                                const CpuActivation& out) {
+  for (int bits : {8, 12}) {
+    const QuantRows* quant = out.quant(bits);
+    if (quant == nullptr) continue;
+    kernels_.quantize({in, in_stride, first_row * quant->blocks + block, quant->blocks, rows}, *quant);
+  }
 }
 
 absl::Status CpuBackend::AddNorm(const AddNormParams& params) {
@@ -178,7 +99,7 @@ absl::Status CpuBackend::AddNorm(const AddNormParams& params) {
   int depth = 0;
   for (int adds : params.adds_after_plane) {
     depth += 1 - adds;
-    if (adds < 0 || depth < 1 || depth > cpu::kMaxTreeDepth) return Unfit("add and norm", "the adds are not those of a tree");
+    if (adds < 0 || depth < 1 || depth > kMaxTreeDepth) return Unfit("add and norm", "the adds are not those of a tree");
   }
   if (depth > 1) return Unfit("add and norm", "the adds do not end in one sum");
   const int planes = static_cast<int>(params.planes.size());
@@ -190,7 +111,7 @@ absl::Status CpuBackend::AddNorm(const AddNormParams& params) {
     float* scratch = Scratch(thread, scratch_floats);
     auto** plane_rows = reinterpret_cast<const float**>(scratch);
     for (int p = 0; p < planes; ++p) plane_rows[p] = params.planes[p] + r * residual.columns;
-    cpu::AddNormRow row;
+    AddNormRow row;
     row.residual = residual.data + r * residual.stride;
     row.columns = residual.columns;
     row.planes = plane_rows;
@@ -229,7 +150,7 @@ void CpuBackend::CutMatMul(const CpuPackedMatrix& matrix, int64_t rows) {
   const int64_t by_cache = std::max<int64_t>(48, kInputBytesAtOnce / matrix.columns() / 48 * 48);
   const int64_t chunk = std::min(rows, by_cache);
   for (int64_t token = 0; token < rows; token += chunk) {
-    for (const cpu::PackedSegment& segment : matrix.segments()) {
+    for (const PackedSegment& segment : matrix.segments()) {
       const int64_t units = (segment.tiles + unit - 1) / unit;
       const int64_t wanted = threads == 1 ? 1 : std::min<int64_t>(units, 4 * threads);
       for (int64_t i = 0; i < wanted; ++i) {
@@ -241,20 +162,19 @@ void CpuBackend::CutMatMul(const CpuPackedMatrix& matrix, int64_t rows) {
   }
 }
 
-void CpuBackend::RunSlice(const MatMulParams& params, const MatMulSlice& slice) {
-  const auto& matrix = static_cast<const CpuPackedMatrix&>(*params.matrix);
-  const auto& input = static_cast<const CpuActivation&>(*params.input);
-  const cpu::PackedSegment& segment = *slice.segment;
-  const bool is_float = cpu::TraitsOf(segment.format).is_float;
-  cpu::GemmTask task;
+void CpuBackend::RunSlice(const CpuPackedMatrix& matrix, const CpuActivation& input, const MatMulSlice& slice, float* out,
+                          int64_t row_stride, int64_t plane_stride) {
+  const PackedSegment& segment = *slice.segment;
+  const bool is_float = TraitsOf(segment.format).is_float;
+  GemmTask task;
   task.tiles = segment.data.get() + slice.first_tile * segment.tile_bytes;
   task.tile_bytes = segment.tile_bytes;
   task.scales_at = segment.scales_at;
   task.supers_at = segment.supers_at;
   task.super_phase = segment.super_phase;
   task.tile_count = static_cast<int>(slice.tiles);
-  const int64_t end_row = std::min(segment.rows, (slice.first_tile + slice.tiles) * cpu::kTileRows);
-  task.last_rows = static_cast<int>(end_row - (slice.first_tile + slice.tiles - 1) * cpu::kTileRows);
+  const int64_t end_row = std::min(segment.rows, (slice.first_tile + slice.tiles) * kTileRows);
+  task.last_rows = static_cast<int>(end_row - (slice.first_tile + slice.tiles - 1) * kTileRows);
   task.blocks = matrix.columns() / kQuantBlock;
   task.quant = is_float ? nullptr : input.quant(matrix.activation_bits());
   task.input = is_float ? input.row(0) : nullptr;
@@ -262,16 +182,14 @@ void CpuBackend::RunSlice(const MatMulParams& params, const MatMulSlice& slice) 
   task.tokens = slice.tokens;
   task.steps = matrix.steps().data();
   task.step_count = static_cast<int>(matrix.steps().size());
-  if (!segment.bias.empty()) task.bias = segment.bias.data() + slice.first_tile * cpu::kTileRows;
-  task.out = params.out + slice.first_token * params.row_stride + segment.first_row +
-             slice.first_tile * cpu::kTileRows;
-  task.row_stride = params.row_stride;
-  task.plane_stride = params.plane_stride;
+  if (!segment.bias.empty()) task.bias = segment.bias.data() + slice.first_tile * kTileRows;
+  task.out = out;
+  task.row_stride = row_stride;
+  task.plane_stride = plane_stride;
   kernels_.gemm[static_cast<int>(segment.format)][matrix.activation_bits() == 12 && !is_float](task);
 }
 
-absl::Status CpuBackend::MatMul(const MatMulParams& params) {
-  if (params.rows == 0) return absl::OkStatus();
+absl::Status CpuBackend::CheckMatMul(const MatMulParams& params) {
   const auto& matrix = static_cast<const CpuPackedMatrix&>(*params.matrix);
   const auto& input = static_cast<const CpuActivation&>(*params.input);
   if (params.rows < 0 || params.rows > input.max_rows() || input.columns() != matrix.columns() ||
@@ -279,14 +197,26 @@ absl::Status CpuBackend::MatMul(const MatMulParams& params) {
     return Unfit("matrix product", absl::StrCat(params.rows, " rows of ", input.columns(), " columns by ", matrix.columns(),
                                                 " columns, out rows ", params.row_stride, " apart"));
   }
-  for (const cpu::PackedSegment& segment : matrix.segments()) {
-    const bool is_float = cpu::TraitsOf(segment.format).is_float;
+  for (const PackedSegment& segment : matrix.segments()) {
+    const bool is_float = TraitsOf(segment.format).is_float;
     if (is_float ? input.row(0) == nullptr : input.quant(matrix.activation_bits()) == nullptr) {
       return Unfit("matrix product", "the input was not made in the form that the weights need");
     }
   }
+  return absl::OkStatus();
+}
+
+absl::Status CpuBackend::MatMul(const MatMulParams& params) {
+  if (absl::Status status = CheckMatMul(params); !status.ok() || params.rows == 0) return status;
+  const auto& matrix = static_cast<const CpuPackedMatrix&>(*params.matrix);
+  const auto& input = static_cast<const CpuActivation&>(*params.input);
   CutMatMul(matrix, params.rows);
-  team_.Run(static_cast<int64_t>(slices_.size()), [&](int, int64_t i) { RunSlice(params, slices_[i]); });
+  team_.Run(static_cast<int64_t>(slices_.size()), [&](int, int64_t i) {
+    const MatMulSlice& slice = slices_[i];
+    RunSlice(matrix, input, slice,
+             params.out + slice.first_token * params.row_stride + slice.segment->first_row + slice.first_tile * kTileRows,
+             params.row_stride, params.plane_stride);
+  });
   return absl::OkStatus();
 }
 
@@ -323,44 +253,53 @@ absl::Status CpuBackend::CheckStep(absl::string_view operation, F32View qkv, con
   return absl::OkStatus();
 }
 
-absl::Status CpuBackend::RopeAndStore(F32View qkv, const StepRows& step, const RopeParams& rope,
-                                      const AttentionParams& attention, KvCache& cache) {
-  auto& kv = static_cast<CpuKvCache&>(cache);
-  if (absl::Status status = CheckStep("rope and store", qkv, step, attention, kv); !status.ok()) return status;
+absl::Status CpuBackend::PlaceRows(const StepRows& step, const RopeParams& rope, const AttentionParams& attention) {
   const int pairs = static_cast<int>(rope.frequencies.size());
   if (2 * pairs > attention.head_dim) {
     return Unfit("rope and store", absl::StrCat(pairs, " frequencies for heads of ", attention.head_dim));
   }
-  struct Place {
-    const SequenceRows* sequence;
-    int64_t position;
-  };
-  std::vector<Place> places(step.rows, Place{nullptr, 0});
+  places_.assign(step.rows, RowPlace{});
   rope_rows_.assign(step.rows, nullptr);
   rope_.Trim();
   for (const SequenceRows& sequence : step.sequences) {
     for (int i = 0; i < sequence.rows; ++i) {
       const int64_t position = sequence.first_position + i;
-      places[sequence.first_row + i] = {&sequence, position};
+      places_[sequence.first_row + i] = {&sequence, position};
       if (pairs > 0) rope_rows_[sequence.first_row + i] = rope_.At(rope, position);
     }
   }
-  const cpu::KvLayout& layout = kv.layout();
-  const int dim = attention.head_dim, heads = attention.query_heads + attention.kv_heads;
+  return absl::OkStatus();
+}
+
+void CpuBackend::RopeHeads(float* heads, int64_t r, int count, int dim, const RopeParams& rope) {
+  const int pairs = static_cast<int>(rope.frequencies.size());
+  const float* cosine = rope_rows_[r];
+  for (int h = 0; h < count && pairs > 0; ++h) {
+    kernels_.rope_row({heads + static_cast<int64_t>(h) * dim, cosine, cosine + pairs, pairs, rope.interleaved});
+  }
+}
+
+void CpuBackend::StoreHead(const float* key, const float* value, int64_t r, int kv_head, int layer, CpuKvCache& cache) {
+  const KvLayout& layout = cache.layout();
+  const int64_t position = places_[r].position;
+  const int32_t block = places_[r].sequence->blocks[position / layout.block_tokens];
+  uint8_t* head = cache.layer(layer) + block * layout.block_bytes + kv_head * layout.head_bytes;
+  kernels_.store_row({&layout, head, static_cast<int>(position % layout.block_tokens), key, value});
+}
+
+absl::Status CpuBackend::RopeAndStore(F32View qkv, const StepRows& step, const RopeParams& rope,
+                                      const AttentionParams& attention, KvCache& cache) {
+  auto& kv = static_cast<CpuKvCache&>(cache);
+  if (absl::Status status = CheckStep("rope and store", qkv, step, attention, kv); !status.ok()) return status;
+  if (absl::Status status = PlaceRows(step, rope, attention); !status.ok()) return status;
+  const int dim = attention.head_dim;
   ForRows(step.rows, [&](int, int64_t r) {
-    if (places[r].sequence == nullptr) return;
+    if (places_[r].sequence == nullptr) return;
     float* row = qkv.data + r * qkv.stride;
-    const float* cosine = rope_rows_[r];
-    for (int h = 0; h < heads && pairs > 0; ++h) {
-      kernels_.rope_row({row + static_cast<int64_t>(h) * dim, cosine, cosine + pairs, pairs, rope.interleaved});
-    }
-    const int64_t position = places[r].position;
-    const int32_t block = places[r].sequence->blocks[position / layout.block_tokens];
+    RopeHeads(row, r, attention.query_heads + attention.kv_heads, dim, rope);
     for (int h = 0; h < attention.kv_heads; ++h) {
-      uint8_t* head = kv.layer(attention.layer) + block * layout.block_bytes + h * layout.head_bytes;
       const float* key = row + static_cast<int64_t>(attention.query_heads + h) * dim;
-      kernels_.store_row({&layout, head, static_cast<int>(position % layout.block_tokens), key,
-                          key + static_cast<int64_t>(attention.kv_heads) * dim});
+      StoreHead(key, key + static_cast<int64_t>(attention.kv_heads) * dim, r, h, attention.layer, kv);
     }
   });
   return absl::OkStatus();
@@ -368,23 +307,27 @@ absl::Status CpuBackend::RopeAndStore(F32View qkv, const StepRows& step, const R
 
 absl::Status CpuBackend::Attend(F32View qkv, const StepRows& step, const AttentionParams& attention,
                                 const KvCache& cache, F32View out) {
-  const auto& kv = static_cast<const CpuKvCache&>(cache);
+  return AttendParts(qkv, step, attention, static_cast<const CpuKvCache&>(cache), out, nullptr);
+}
+
+absl::Status CpuBackend::AttendParts(F32View qkv, const StepRows& step, const AttentionParams& attention,
+                                     const CpuKvCache& kv, F32View out, CpuActivation* forms) {
   if (absl::Status status = CheckStep("attention", qkv, step, attention, kv); !status.ok()) return status;
   if (out.rows < step.rows || out.stride < out.columns ||
       out.columns != static_cast<int64_t>(attention.query_heads) * attention.head_dim) {
     return Unfit("attention", absl::StrCat("an output of [", out.rows, ", ", out.columns, "] for ", step.rows, " rows"));
   }
-  const cpu::KvLayout& layout = kv.layout();
-  const int64_t floats = cpu::AttendScratchFloats(layout.padded_dim);
+  const KvLayout& layout = kv.layout();
+  const int64_t floats = AttendScratchFloats(layout.padded_dim);
   for (int t = 0; t < team_.threads(); ++t) {
     if (Scratch(t, floats) == nullptr) return absl::ResourceExhaustedError("attention: no scratch memory");
   }
-  const cpu::AttendPlan plan = cpu::PlanAttention(step, attention, team_.threads());
+  const AttendPlan plan = PlanAttention(step, attention, team_.threads());
   team_.Run(static_cast<int64_t>(plan.parts.size()), [&](int thread, int64_t i) {
-    const cpu::AttendPart& part = plan.parts[i];
+    const AttendPart& part = plan.parts[i];
     const SequenceRows& sequence = step.sequences[part.sequence];
     const int64_t row = sequence.first_row + part.row;
-    cpu::AttendTask task;
+    AttendTask task;
     task.layout = &layout;
     task.layer = kv.layer(attention.layer);
     task.kv_head = part.kv_head;
@@ -401,6 +344,16 @@ absl::Status CpuBackend::Attend(F32View qkv, const StepRows& step, const Attenti
     task.sliding_window = attention.sliding_window;
     task.scratch = Scratch(thread, floats);
     kernels_.attend(task);
+    if (forms == nullptr) return;
+    for (int h = 0; h < part.heads; ++h) {
+      const int64_t first = static_cast<int64_t>(task.head_ids[h]) * attention.head_dim;
+      for (int r = 0; r < part.rows && forms->row(0) != nullptr; ++r) {
+        std::memcpy(forms->row(row + r) + first, task.out + r * out.stride + first, attention.head_dim * sizeof(float));
+      }
+      for (int64_t c = first; c < first + attention.head_dim; c += kQuantBlock) {
+        QuantizeColumn(task.out + c, out.stride, row, part.rows, c / kQuantBlock, *forms);
+      }
+    }
   });
   return absl::OkStatus();
 }
@@ -441,6 +394,10 @@ absl::Status CpuBackend::CopyBlocks(std::span<const BlockCopy> copies, KvCache& 
   return absl::OkStatus();
 }
 
+}  // namespace cpu
+
+namespace {
+
 Isa BestIsa() {
   for (Isa isa : {Isa::kAmx, Isa::kAvx512, Isa::kAvx2}) {
     if (IsaSupported(isa)) return isa;
@@ -477,7 +434,7 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeCpuBackend(const CpuBackendOptions&
 }
 
 std::unique_ptr<Backend> MakeCpuBackendOf(const CpuBackendOptions& options, Isa isa, const cpu::KernelTable& kernels) {
-  return std::make_unique<CpuBackend>(options, isa, kernels);
+  return std::make_unique<cpu::CpuBackend>(options, isa, kernels);
 }
 
 }  // namespace pagoda::kernels

@@ -44,6 +44,16 @@ struct QuantRows {
   int32_t* half_total = nullptr;  // [rows][blocks][2]
 };
 
+// Blocks of 32 values to quantise: block i is at in + i * in_stride and becomes block first + i * stride of the rows, counted
+// through all rows (row * blocks + block).
+struct QuantizeTask {
+  const float* in = nullptr;
+  int64_t in_stride = 32;
+  int64_t first = 0;
+  int64_t stride = 1;
+  int64_t count = 0;
+};
+
 struct GemmTask {
   const uint8_t* tiles = nullptr;  // the first tile
   int64_t tile_bytes = 0;
@@ -132,19 +142,22 @@ struct AttendTask {
   int sliding_window = 0;
   float* scratch = nullptr;  // of this thread, AttendScratchFloats()
 };
-inline constexpr int kAttendVectors = 24;  // query vectors (rows x heads) of one task at most
-// Scratch in floats: queries, outputs, a K tile and a V tile, scores, running maximum and sum.
+inline constexpr int kAttendVectors = 48;  // query vectors (rows x heads) of one task at most; a multiple of 16
+// Scratch in floats: queries, outputs, a K tile and a V tile, scores, running maximum and sum; the last three are read in
+// sixteens from anywhere.
 constexpr int64_t AttendScratchFloats(int64_t padded_dim) {
-  return 2 * kAttendVectors * padded_dim + 32 * padded_dim + kAttendVectors * 16 + 4 * kAttendVectors;
+  return 2 * kAttendVectors * padded_dim + 32 * padded_dim + (kAttendVectors + 16) * 19;
 }
 
 struct KernelTable {
   GemmFunction gemm[kFormats][2] = {};  // [format][12-bit input]; float formats use [0]
   // Tiles a thread should take at once for so many tokens; a register block of the kernel.
   int (*tiles_at_once)(int64_t tokens) = nullptr;
-  void (*quantize_row)(const float* in, int64_t row, const QuantRows& out) = nullptr;
+  void (*quantize)(const QuantizeTask& task, const QuantRows& out) = nullptr;
   void (*add_norm_row)(const AddNormRow& row) = nullptr;
   void (*gate_row)(const GateRow& row) = nullptr;
+  // The largest of them; NaN never wins, -inf when there is none.
+  float (*largest)(const float* values, int64_t count) = nullptr;
   void (*rope_row)(const RopeRow& row) = nullptr;
   void (*store_row)(const StoreRow& row) = nullptr;
   void (*attend)(const AttendTask& task) = nullptr;

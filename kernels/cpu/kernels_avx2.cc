@@ -60,6 +60,16 @@ inline float AddLanes(V16 v) {
   four = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(four, _mm_shuffle_ps(four, four, 1)));
 }
+inline V16 AddOfEach(const float* rows) {
+  alignas(32) float out[16];
+  for (int i = 0; i < 16; ++i) out[i] = AddLanes(Load(rows + 16 * i));
+  return Load(out);
+}
+inline V16 MaxOfEach(const float* rows) {
+  alignas(32) float out[16];
+  for (int i = 0; i < 16; ++i) out[i] = MaxLanes(Load(rows + 16 * i));
+  return Load(out);
+}
 inline __m256 ExpPower8(__m256 t) {
   const __m256i shifted = _mm256_slli_epi32(_mm256_castps_si256(t), 23);
   return _mm256_castsi256_ps(_mm256_add_epi32(shifted, _mm256_set1_epi32(0x3f000000)));
@@ -100,6 +110,12 @@ inline __m256 Unsigned8(const void* p) {
 inline V16 LoadInt8(const int8_t* p) { return {Signed8(p), Signed8(p + 8)}; }
 inline I16 ZeroInt() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 inline I16 RoundToInt(V16 v) { return {_mm256_cvtps_epi32(v.a), _mm256_cvtps_epi32(v.b)}; }
+inline V16 ToFloat(I16 v) { return {_mm256_cvtepi32_ps(v.a), _mm256_cvtepi32_ps(v.b)}; }
+// Of magnitudes.
+inline bool AllFinite(V16 v) {
+  const __m256 infinity = _mm256_set1_ps(__builtin_inff());
+  return _mm256_movemask_ps(_mm256_or_ps(_mm256_cmp_ps(v.a, infinity, _CMP_NLT_UQ), _mm256_cmp_ps(v.b, infinity, _CMP_NLT_UQ))) == 0;
+}
 inline void StoreInt8(int8_t* p, I16 v) {
   const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(v.a, v.b), 0xd8);
   Store128(p, _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
@@ -143,6 +159,7 @@ constexpr int kQkVectors = 4;
 constexpr int kPvVectors = 2;
 constexpr int kDirectVectors = 3;
 constexpr int kPvDims = 2;
+constexpr int kTogetherVectors = 1;
 
 #include "kernels/cpu/row_kernels.h"
 

@@ -16,6 +16,7 @@ constexpr int kQkVectors = 12;
 constexpr int kPvVectors = 6;
 constexpr int kDirectVectors = 6;
 constexpr int kPvDims = 4;
+constexpr int kTogetherVectors = 3;
 
 #include "kernels/cpu/row_kernels.h"
 
@@ -28,6 +29,7 @@ struct BlockPlace {
   float* out = nullptr;
   const float* bias = nullptr;
   __mmask16 last_mask = 0xffff;  // rows of the block's last tile
+  bool first_pass = true;  // over these weights: later ones find them in the cache
 };
 
 inline __m512i Broadcast4(const int8_t* p) {
@@ -49,11 +51,13 @@ inline __attribute__((always_inline)) void AddBlock(const GemmTask& task, const 
   const int8_t* input = quant.q + (place.token * blocks + b) * kQuantBlockBytes;
   const int64_t input_stride = blocks * kQuantBlockBytes;
   const int64_t at = place.token * blocks + b;
+  if (place.first_pass) {
 #pragma GCC unroll 8
-  for (int r = 0; r < kTiles; ++r) {
-    const uint8_t* tile = place.tile + r * task.tile_bytes;
-    PrefetchAhead<Quants::kQuantBytes>(tile + b * Quants::kQuantBytes);
-    PrefetchAhead<Scales::kBytes>(tile + task.scales_at + b * Scales::kBytes);
+    for (int r = 0; r < kTiles; ++r) {
+      const uint8_t* tile = place.tile + r * task.tile_bytes;
+      PrefetchAhead<Quants::kQuantBytes>(tile + b * Quants::kQuantBytes);
+      PrefetchAhead<Scales::kBytes>(tile + task.scales_at + b * Scales::kBytes);
+    }
   }
 #pragma GCC unroll 2
   for (int sub = 0; sub < Scales::kSubs; ++sub) {
@@ -223,6 +227,7 @@ void AllTokens(const GemmTask& task, int first_tile) {
   if (first_tile + kTiles == task.tile_count) place.last_mask = static_cast<__mmask16>((1u << task.last_rows) - 1);
   for (int64_t t = 0; t < task.tokens;) {
     place.token = task.first_token + t;
+    place.first_pass = t == 0;
     place.out = task.out + first_tile * 16 + t * task.row_stride;
     // Equal parts: 7 tokens go as 4 + 3, not as 6 + 1.
     const int64_t left = task.tokens - t;

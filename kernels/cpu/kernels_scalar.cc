@@ -169,11 +169,11 @@ Scaling ScalingOf(float top, float limit) {
   return {top / limit, limit / top};
 }
 
-void QuantizeRow(const float* in, int64_t row, const QuantRows& out) {
+void Quantize(const QuantizeTask& task, const QuantRows& out) {
   const float limit = out.bits == 8 ? 127.0f : 2047.0f;
-  for (int64_t b = 0; b < out.blocks; ++b) {
-    const float* x = in + b * 32;
-    const int64_t at = row * out.blocks + b;
+  for (int64_t i = 0; i < task.count; ++i) {
+    const float* x = task.in + i * task.in_stride;
+    const int64_t at = task.first + i * task.stride;
     const Scaling scaling = ScalingOf(TopOf(x, 32), limit);
     int32_t totals[2] = {};
     for (int k = 0; k < 32; ++k) {
@@ -195,6 +195,12 @@ void QuantizeRow(const float* in, int64_t row, const QuantRows& out) {
       out.half_sum[2 * at + h] = scaling.scale * static_cast<float>(totals[h]);
     }
   }
+}
+
+float Largest(const float* values, int64_t count) {
+  float best = -__builtin_inff();
+  for (int64_t i = 0; i < count; ++i) best = values[i] > best ? values[i] : best;
+  return best;
 }
 
 void AddNorm(const AddNormRow& row) {
@@ -359,8 +365,9 @@ KernelTable MakeTable() {
   SetGemm<WeightFormat::kQ5_K>(table);
   SetGemm<WeightFormat::kQ6_K>(table);
   table.tiles_at_once = TilesAtOnce;
-  table.quantize_row = QuantizeRow;
+  table.quantize = Quantize;
   table.add_norm_row = AddNorm;
+  table.largest = Largest;
   table.gate_row = Gate;
   table.rope_row = Rope;
   table.store_row = Store;

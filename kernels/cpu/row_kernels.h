@@ -3,9 +3,10 @@
 //   V16 (16 floats), M16 (16 lanes of yes or no), I16 (16 int32)
 //   Load Store Set1 Zero Add Sub Mul Div Fma(a, b, c) Fnma(a, b, c) = c - a * b in one rounding, Max
 //   LoadHalf StoreHalf LoadBFloat StoreBFloat LoadInt8 (16 stored values <-> V16)
-//   LaneRange(begin, end), Select(mask, yes, no), Less(a, b), AddLanes, MaxLanes
+//   LaneRange(begin, end), Select(mask, yes, no), Less(a, b), AddLanes, MaxLanes; AddOfEach(rows), MaxOfEach(rows): lane i is
+//   that of the 16 floats at rows + 16 * i
 //   ExpPower(t): 2^(n-1) from t of exp.h; TopBits/MaxBits: see below; RoundToInt, StoreInt8, SumInt
-//   kQkVectors, kPvVectors, kPvDims: register tiles of attention; kDirectVectors: up to so many query vectors read the
+//   kQkVectors, kPvVectors, kPvDims, kTogetherVectors: register tiles of attention; kDirectVectors: up to so many query vectors read the
 //   cache itself, more read an f32 copy of the tile
 // No includes here: the including file has them, and nothing may leak out of its namespace.
 
@@ -32,32 +33,77 @@ Scaling ScalingOf(float top, float limit) {
   return {top / limit, limit / top};
 }
 
-void QuantizeRow(const float* in, int64_t row, const QuantRows& out) {
+void StoreQuants(const QuantRows& out, int64_t at, I16 q0, I16 q1) {
+  if (out.bits == 8) {
+    StoreInt8(out.q + at * 32, q0);
+    StoreInt8(out.q + at * 32 + 16, q1);
+  } else {
+    StoreInt12(out.q + at * 64, q0);
+    StoreInt12(out.q + at * 64 + 16, q1);
+  }
+}
+
+void StoreSums(const QuantRows& out, int64_t at, float scale, int32_t first, int32_t second) {
+  out.scale[at] = scale;
+  out.total[at] = first + second;
+  out.sum[at] = scale * static_cast<float>(first + second);
+  out.half_total[2 * at] = first;
+  out.half_total[2 * at + 1] = second;
+  out.half_sum[2 * at] = scale * static_cast<float>(first);
+  out.half_sum[2 * at + 1] = scale * static_cast<float>(second);
+}
+
+// Sixteen blocks, so that their largest values and sums are found side by side. Sums of integers below 2^24 are exact in f32.
+void QuantizeSixteen(const QuantizeTask& task, int64_t first, const QuantRows& out) {
   const float limit = out.bits == 8 ? 127.0f : 2047.0f;
-  for (int64_t b = 0; b < out.blocks; ++b) {
-    const int64_t at = row * out.blocks + b;
-    const V16 x0 = Load(in + b * 32), x1 = Load(in + b * 32 + 16);
+  alignas(64) float rows[16 * 16], other[16 * 16], tops[16], first_sums[16], second_sums[16];
+  const float* in = task.in + first * task.in_stride;
+  for (int i = 0; i < 16; ++i) {
+    Store(rows + 16 * i, MaxMagnitude(Load(in + i * task.in_stride), Load(in + i * task.in_stride + 16)));
+  }
+  Store(tops, MaxOfEach(rows));
+  Scaling scaling[16];
+  for (int i = 0; i < 16; ++i) {
+    // MaxOfEach may lose a NaN: any of this block is found again here.
+    const float top = AllFinite(Load(rows + 16 * i)) ? tops[i] : __builtin_nanf("");
+    scaling[i] = ScalingOf(top, limit);
+  }
+  for (int i = 0; i < 16; ++i) {
+    const int64_t at = task.first + (first + i) * task.stride;
+    I16 q0 = ZeroInt(), q1 = ZeroInt();
+    if (scaling[i].inverse != 0) {
+      const V16 inverse = Set1(scaling[i].inverse);
+      q0 = RoundToInt(Mul(Load(in + i * task.in_stride), inverse));
+      q1 = RoundToInt(Mul(Load(in + i * task.in_stride + 16), inverse));
+    }
+    StoreQuants(out, at, q0, q1);
+    Store(rows + 16 * i, ToFloat(q0));
+    Store(other + 16 * i, ToFloat(q1));
+  }
+  Store(first_sums, AddOfEach(rows));
+  Store(second_sums, AddOfEach(other));
+  for (int i = 0; i < 16; ++i) {
+    StoreSums(out, task.first + (first + i) * task.stride, scaling[i].scale, static_cast<int32_t>(first_sums[i]),
+              static_cast<int32_t>(second_sums[i]));
+  }
+}
+
+void Quantize(const QuantizeTask& task, const QuantRows& out) {
+  const float limit = out.bits == 8 ? 127.0f : 2047.0f;
+  int64_t i = 0;
+  for (; i + 16 <= task.count; i += 16) QuantizeSixteen(task, i, out);
+  for (; i < task.count; ++i) {
+    const float* in = task.in + i * task.in_stride;
+    const V16 x0 = Load(in), x1 = Load(in + 16);
     const Scaling scaling = ScalingOf(TopMagnitude(x0, x1), limit);
     I16 q0 = ZeroInt(), q1 = ZeroInt();
     if (scaling.inverse != 0) {
       q0 = RoundToInt(Mul(x0, Set1(scaling.inverse)));
       q1 = RoundToInt(Mul(x1, Set1(scaling.inverse)));
     }
-    if (out.bits == 8) {
-      StoreInt8(out.q + at * 32, q0);
-      StoreInt8(out.q + at * 32 + 16, q1);
-    } else {
-      StoreInt12(out.q + at * 64, q0);
-      StoreInt12(out.q + at * 64 + 16, q1);
-    }
-    const int32_t first = SumInt(q0), second = SumInt(q1);
-    out.scale[at] = scaling.scale;
-    out.total[at] = first + second;
-    out.sum[at] = scaling.scale * static_cast<float>(first + second);
-    out.half_total[2 * at] = first;
-    out.half_total[2 * at + 1] = second;
-    out.half_sum[2 * at] = scaling.scale * static_cast<float>(first);
-    out.half_sum[2 * at + 1] = scaling.scale * static_cast<float>(second);
+    const int64_t at = task.first + i * task.stride;
+    StoreQuants(out, at, q0, q1);
+    StoreSums(out, at, scaling.scale, SumInt(q0), SumInt(q1));
   }
 }
 
@@ -99,6 +145,22 @@ void AddNorm(const AddNormRow& row) {
     Store(row.normed + i, Mul(Mul(Load(row.residual + i), Set1(r)), Load(row.norm_weight + i)));
   }
   for (int64_t i = whole; i < row.columns; ++i) row.normed[i] = (row.residual[i] * r) * row.norm_weight[i];
+}
+
+float Largest(const float* values, int64_t count) {
+  V16 best[4];
+  for (V16& v : best) v = Set1(-__builtin_inff());
+  int64_t i = 0;
+  for (; i + 64 <= count; i += 64) {
+    for (int k = 0; k < 4; ++k) {
+      const V16 x = Load(values + i + 16 * k);
+      best[k] = Select(Less(best[k], x), x, best[k]);
+    }
+  }
+  float top = -__builtin_inff();
+  for (const V16& v : best) top = MaxLanes(v) > top ? MaxLanes(v) : top;
+  for (; i < count; ++i) top = values[i] > top ? values[i] : top;
+  return top;
 }
 
 V16 GateOf(bool gelu, V16 g, V16 u) {
@@ -234,7 +296,7 @@ struct AttendState {
   float* keys;     // [head_dim][16], a tile in f32
   float* values;   // [16][padded], the same
   float* scores;   // [vectors][16]; later the weights p
-  float* maximum;  // [vectors]
+  float* maximum;  // [vectors]; this and the next two may be read and written 15 vectors too far
   float* total;    // [vectors]
   float* change;   // [vectors]: c of this tile
   Visible visible[kAttendVectors];
@@ -355,6 +417,27 @@ inline void WeighVectors(AttendState& state, int v) {
   }
 }
 
+// The same for vectors v .. v + count - 1, up to 16, with the reductions of all of them side by side.
+void WeighSixteen(AttendState& state, int v, int count) {
+  float* scores = state.scores + v * 16;
+  for (int i = 0; i < count; ++i) {
+    const Visible visible = state.visible[v + i];
+    if (visible.begin == 0 && visible.end == 16) continue;
+    Store(scores + i * 16, Select(LaneRange(visible.begin, visible.end), Load(scores + i * 16), Set1(-__builtin_inff())));
+  }
+  const M16 mine = LaneRange(0, count);
+  const V16 old = Load(state.maximum + v), top = MaxOfEach(scores);
+  const V16 next = Select(mine, Select(Less(old, top), top, old), old);
+  Store(state.maximum + v, next);
+  Store(state.change + v, Select(mine, Exp(Sub(old, next)), Load(state.change + v)));
+#pragma GCC unroll 4
+  for (int i = 0; i < count; ++i) {
+    Store(scores + i * 16, Exp(Sub(Load(scores + i * 16), Set1(state.maximum[v + i]))));
+  }
+  const V16 total = Load(state.total + v);
+  Store(state.total + v, Select(mine, Fma(total, Load(state.change + v), AddOfEach(scores)), total));
+}
+
 template <int kKind, int kCount, int kDims>
 inline void MixOf(const AttendState& state, const TileSource& source, int v, int d, Visible visible) {
   const int64_t padded = source.padded;
@@ -408,7 +491,9 @@ void UseTile(AttendState& state, const TileSource& source, int64_t base, int fir
     const Visible visible = VisibleOf(task, row, base);
     for (int h = 0; h < task.heads; ++h) state.visible[row * task.heads + h] = visible;
   }
-  for (v = begin; v + 4 <= end; v += 4) WeighVectors<4>(state, v);
+  for (v = begin; v + 8 <= end; v += 16) WeighSixteen(state, v, end - v < 16 ? end - v : 16);
+  if (v > end) v = end;
+  for (; v + 4 <= end; v += 4) WeighVectors<4>(state, v);
   if (v + 3 == end) {
     WeighVectors<3>(state, v);
   } else {
@@ -458,11 +543,147 @@ void AttendTile(AttendState& state, int64_t base) {
   }
 }
 
+// Few query vectors leave the processor waiting for one operation after the other. Four tiles that all rows see whole are taken
+// together: their scores side by side, their maxima and sums at once; the running values go through them in order, so that
+// the bits are those of one tile after the other. Score row 4 v + t is vector v, tile t.
+constexpr int kTilesTogether = 4;
+
+template <int kKind, int kCount>
+inline void ScoresTogether(const AttendState& state, const TileSource (&tiles)[kTilesTogether], int v) {
+  const int dim = state.task->layout->head_dim;
+  const float* q = state.query + v;
+  V16 sum[kCount][kTilesTogether];
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) {
+#pragma GCC unroll 8
+    for (int t = 0; t < kTilesTogether; ++t) sum[i][t] = Zero();
+  }
+  for (int d = 0; d < dim; ++d, q += kAttendVectors) {
+#pragma GCC unroll 8
+    for (int t = 0; t < kTilesTogether; ++t) {
+      const V16 k = KeysAt<kKind>(tiles[t], d);
+      __builtin_prefetch(tiles[t].later_keys + d * 16 * KvBytes(kKind), 0, 2);
+#pragma GCC unroll 8
+      for (int i = 0; i < kCount; ++i) sum[i][t] = Fma(Set1(q[i]), k, sum[i][t]);
+    }
+  }
+  const V16 scale = Set1(state.task->scale);
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) {
+#pragma GCC unroll 8
+    for (int t = 0; t < kTilesTogether; ++t) {
+      Store(state.scores + ((v + i) * kTilesTogether + t) * 16, Mul(sum[i][t], scale));
+    }
+  }
+}
+
+// Scores of up to four vectors from `v` on become weights; changes[4 i + t] is what vector v + i was multiplied with at tile t.
+inline void WeighTogether(AttendState& state, int v, int count, float* changes) {
+  float* rows = state.scores + v * kTilesTogether * 16;
+  alignas(64) float tops[16], nexts[16], sums[16];
+  Store(tops, MaxOfEach(rows));
+  for (int i = 0; i < 16; ++i) nexts[i] = changes[i] = 0;
+  for (int i = 0; i < count; ++i) {
+    float maximum = state.maximum[v + i];
+    for (int t = 0; t < kTilesTogether; ++t) {
+      const float next = tops[4 * i + t] > maximum ? tops[4 * i + t] : maximum;
+      changes[4 * i + t] = maximum - next;
+      nexts[4 * i + t] = maximum = next;
+    }
+    state.maximum[v + i] = maximum;
+  }
+  Store(changes, Exp(Load(changes)));
+#pragma GCC unroll 4
+  for (int i = 0; i < count * kTilesTogether; ++i) Store(rows + 16 * i, Exp(Sub(Load(rows + 16 * i), Set1(nexts[i]))));
+  Store(sums, AddOfEach(rows));
+  for (int i = 0; i < count; ++i) {
+    for (int t = 0; t < kTilesTogether; ++t) {
+      state.total[v + i] = __builtin_fmaf(state.total[v + i], changes[4 * i + t], sums[4 * i + t]);
+    }
+  }
+}
+
+template <int kKind, int kCount, int kDims>
+inline void MixTogether(const AttendState& state, const TileSource (&tiles)[kTilesTogether], int v, int d,
+                        const float* changes) {
+  const int64_t padded = tiles[0].padded;
+  V16 o[kCount][kDims];
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) {
+#pragma GCC unroll 8
+    for (int k = 0; k < kDims; ++k) o[i][k] = Load(state.output + (v + i) * padded + d + 16 * k);
+  }
+  for (int t = 0; t < kTilesTogether; ++t) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kCount; ++i) {
+#pragma GCC unroll 8
+      for (int k = 0; k < kDims; ++k) o[i][k] = Mul(o[i][k], Set1(changes[4 * (v + i) + t]));
+    }
+    for (int j = 0; j < 16; ++j) {
+      V16 value[kDims];
+#pragma GCC unroll 8
+      for (int k = 0; k < kDims; ++k) value[k] = ValuesAt<kKind>(tiles[t], j, d + 16 * k);
+      const uint8_t* later = tiles[t].later_values + (j * padded + d) * KvBytes(kKind);
+      for (int line = 0; line < kDims * 16 * KvBytes(kKind); line += 64) __builtin_prefetch(later + line, 0, 2);
+#pragma GCC unroll 8
+      for (int i = 0; i < kCount; ++i) {
+        const V16 p = Set1(state.scores[((v + i) * kTilesTogether + t) * 16 + j]);
+#pragma GCC unroll 8
+        for (int k = 0; k < kDims; ++k) o[i][k] = Fma(p, value[k], o[i][k]);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) {
+#pragma GCC unroll 8
+    for (int k = 0; k < kDims; ++k) Store(state.output + (v + i) * padded + d + 16 * k, o[i][k]);
+  }
+}
+
+template <int kKind, int kCount>
+void MixTogetherOf(const AttendState& state, const TileSource (&tiles)[kTilesTogether], int v, const float* changes) {
+  const int padded = static_cast<int>(tiles[0].padded);
+  int d = 0;
+  for (; d + 16 * kPvDims <= padded; d += 16 * kPvDims) MixTogether<kKind, kCount, kPvDims>(state, tiles, v, d, changes);
+  for (; d < padded; d += 16) MixTogether<kKind, kCount, 1>(state, tiles, v, d, changes);
+}
+
+// The tiles from `base` on that come before everything a row cannot see.
+template <int kKind>
+void AttendTogether(AttendState& state, int64_t base) {
+  const AttendTask& task = *state.task;
+  const int vectors = task.rows * task.heads;
+  TileSource tiles[kTilesTogether];
+  for (int t = 0; t < kTilesTogether; ++t) {
+    const int64_t at = base + 16 * t, later = at + 16 * kTilesTogether;
+    tiles[t] = FindTile<kKind>(task, at);
+    if (later >= task.first_position + task.rows) continue;
+    const TileSource next = FindTile<kKind>(task, later);
+    tiles[t].later_keys = next.keys;
+    tiles[t].later_values = next.values;
+  }
+  int v = 0;
+  for (; v + kTogetherVectors <= vectors; v += kTogetherVectors) ScoresTogether<kKind, kTogetherVectors>(state, tiles, v);
+  for (; v < vectors; ++v) ScoresTogether<kKind, 1>(state, tiles, v);
+  alignas(64) float changes[(kDirectVectors + 3) / 4 * 16];
+  for (v = 0; v < vectors; v += 4) WeighTogether(state, v, vectors - v < 4 ? vectors - v : 4, changes + 4 * v);
+  v = 0;
+  for (; v + kTogetherVectors <= vectors; v += kTogetherVectors) {
+    MixTogetherOf<kKind, kTogetherVectors>(state, tiles, v, changes);
+  }
+  for (; v < vectors; ++v) MixTogetherOf<kKind, 1>(state, tiles, v, changes);
+}
+
 template <int kKind>
 void AttendTiles(AttendState& state) {
   const AttendTask& task = *state.task;
   const int64_t window_start = task.first_position - task.sliding_window + 1;
   int64_t base = task.sliding_window > 0 && window_start > 0 ? window_start / 16 * 16 : 0;
+  if (task.rows * task.heads <= kDirectVectors && task.sliding_window == 0) {
+    for (; base + 16 * kTilesTogether <= task.first_position + 1; base += 16 * kTilesTogether) {
+      AttendTogether<kKind>(state, base);
+    }
+  }
   for (; base < task.first_position + task.rows; base += 16) AttendTile<kKind>(state, base);
 }
 
@@ -477,9 +698,9 @@ void Attend(const AttendTask& task) {
   state.keys = state.output + kAttendVectors * padded;
   state.values = state.keys + 16 * padded;
   state.scores = state.values + 16 * padded;
-  state.maximum = state.scores + kAttendVectors * 16;
-  state.total = state.maximum + kAttendVectors;
-  state.change = state.total + kAttendVectors;
+  state.maximum = state.scores + (kAttendVectors + 16) * 16;
+  state.total = state.maximum + kAttendVectors + 16;
+  state.change = state.total + kAttendVectors + 16;
   for (int v = 0; v < vectors; ++v) {
     const float* query = task.query + v / task.heads * task.query_stride +
                          static_cast<int64_t>(task.head_ids[v % task.heads]) * layout.head_dim;
@@ -519,8 +740,9 @@ void Attend(const AttendTask& task) {
 }
 
 void SetRowKernels(KernelTable& table) {
-  table.quantize_row = QuantizeRow;
+  table.quantize = Quantize;
   table.add_norm_row = AddNorm;
+  table.largest = Largest;
   table.gate_row = Gate;
   table.rope_row = Rope;
   table.store_row = StoreKvRow;

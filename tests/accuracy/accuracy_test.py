@@ -68,6 +68,12 @@ def default():
               (np.exp(expected) * (expected - ours)).sum(-1).mean(), divergence, True)
         change = np.exp((expected - ours)[rows, tokens[1:]].mean()) - 1
         check(f"{bits}-bit activations: relative change of perplexity", abs(change), perplexity, True)
+        half = ours
+    # A KV cache of 8 bits (a scale per token and head) against one of f16, all else alike.
+    ours = reference.log_softmax(pagoda_logits(default_model, tokens, expected.shape[1], "--kv-cache-dtype", "i8"))
+    change = np.exp((half - ours)[rows, tokens[1:]].mean()) - 1
+    check("int8 KV cache: relative change of perplexity against f16", abs(change), 0.002, True)
+    check("int8 KV cache: mean KL divergence from f16, nats", (np.exp(half) * (half - ours)).sum(-1).mean(), 2e-3, True)
 
 
 tiny("tiny_llama")

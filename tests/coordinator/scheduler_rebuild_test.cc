@@ -224,7 +224,7 @@ TEST(SchedulerRebuild, AnyLossGivesTheSameTokens) {
         cancelled.insert(id);
       }
       life.Fail([&](BlockId block, BlockHash hash) -> RestoredBlock {
-        if (random() % 10 == 0) return {.block = BlockId(-1)};
+        if (random() % 10 == 0) return {.block = BlockId(-1), .hash = {}};
         if (random() % 3 == 0) return Whole(block, hash);
         const int first = static_cast<int>(random() % 3);
         const int last = first + static_cast<int>(random() % static_cast<uint64_t>(3 - first));

@@ -24,6 +24,8 @@ inline TokenId ToyToken(const std::vector<TokenId>& history, uint64_t seed, int 
   }
   hash ^= hash >> 29;
   const uint64_t low = mask_low ? 8 : 0;  // stop ids of the tests are below 8
+  // Seeds above 500 repeat themselves, but for a slip now and then: something to guess.
+  if (seed > 500 && hash % 8 != 0) return static_cast<TokenId>(8 + (static_cast<uint64_t>(history.back()) + 1 + seed) % 6);
   return static_cast<TokenId>(low + hash % (static_cast<uint64_t>(vocabulary) - low));
 }
 
@@ -49,6 +51,7 @@ class ToyPipeline {
     if (plan.rebuild.has_value()) Refill(*plan.rebuild);
     for (const PlanRows& rows : plan.rows) Run(rows, result, used);
     for (const PlanSample& sample : plan.samples) Sample(plan, sample, result);
+    result.compute_us = 1000 + 10 * plan.TotalRows();  // guesses pay
     for (const SlotId slot : plan.ends) {
       if (slots_.erase(slot) == 0) Error("the end of slot ", slot.value(), ", which is not taken");
     }
@@ -87,7 +90,8 @@ class ToyPipeline {
     RequestId request;
     int choice = 0;
     int prompt_length = 0;
-    std::vector<TokenId> history;
+    std::vector<TokenId> history;  // what the last stage knows
+    std::vector<TokenId> told;     // what stage 0 knows
     std::vector<BlockId> table;
     std::shared_ptr<const Sampling> sampling;
     bool must_run = false;
@@ -121,7 +125,7 @@ class ToyPipeline {
       slot = parent->second;
       if (slot.request != start.request) Error("a fork of another request");
     } else {
-      slot.history = start.history;
+      slot.history = slot.told = start.history;
       slot.table = start.blocks;
       slot.sampling = start.sampling;
       slot.prompt_length = start.prompt_length;
@@ -161,7 +165,18 @@ class ToyPipeline {
     const int end = rows.first_position + rows.count;
     if (rows.count < 1) Error("no rows");
     if (end > static_cast<int>(slot.table.size()) * settings_.block_tokens) return Error("rows beyond the block table");
-    if (end > static_cast<int>(slot.history.size())) return Error("a row whose token nobody knows");
+    const int drafts = static_cast<int>(rows.drafts.size());
+    const int known = end - drafts;
+    if (drafts >= rows.count) return Error("drafts without a known token before them");
+    if (known > static_cast<int>(slot.history.size())) return Error("a row whose token nobody knows");
+    if (drafts > 0 && known != static_cast<int>(slot.history.size())) Error("drafts that do not follow what is known");
+    if (!rows.accepted.empty()) {
+      if (static_cast<int>(slot.told.size() + rows.accepted.size()) != known) Error("accepted tokens leave a gap");
+      slot.told.insert(slot.told.end(), rows.accepted.begin(), rows.accepted.end());
+    }
+    if (known > static_cast<int>(slot.told.size())) return Error("a row whose token stage 0 does not know");
+    std::vector<TokenId> tokens(slot.told.begin(), slot.told.begin() + known);
+    tokens.insert(tokens.end(), rows.drafts.begin(), rows.drafts.end());
     for (int p = rows.first_position; p < end; ++p) {
       const BlockId block = slot.table[static_cast<size_t>(p / settings_.block_tokens)];
       for (const Flight& flight : in_flight_) {
@@ -170,7 +185,7 @@ class ToyPipeline {
           Error("block ", block.value(), " is written while rows of another request in flight use it");
         }
       }
-      kv_.at(Index(block))[static_cast<size_t>(p % settings_.block_tokens)] = slot.history[static_cast<size_t>(p)];
+      kv_.at(Index(block))[static_cast<size_t>(p % settings_.block_tokens)] = tokens[static_cast<size_t>(p)];
     }
     for (size_t i = 0; i * static_cast<size_t>(settings_.block_tokens) < static_cast<size_t>(end); ++i) {
       used[slot.table[i]] = slot.request;
@@ -191,23 +206,33 @@ class ToyPipeline {
     const auto source = slots_.find(rows.slot);
     const auto target = slots_.find(sample.slot);
     if (source == slots_.end() || target == slots_.end()) return Error("a sample of a slot that is not taken");
-    const int end = rows.first_position + rows.count;
-    // What attention sees.
-    std::vector<TokenId> seen;
-    for (int p = 0; p < end; ++p) {
-      const BlockId block = source->second.table[static_cast<size_t>(p / settings_.block_tokens)];
-      seen.push_back(kv_.at(Index(block))[static_cast<size_t>(p % settings_.block_tokens)]);
-    }
+    const int drafts = static_cast<int>(rows.drafts.size());
+    const int end = rows.first_position + rows.count - drafts;
     Slot& slot = target->second;
+    if (drafts > 0 && rows.slot != sample.slot) Error("drafts of another slot");
     if (static_cast<int>(slot.history.size()) != end) Error("a sample that does not follow the history of its slot");
     if (sample.output_index != end - slot.prompt_length) Error("output_index ", sample.output_index);
-    const bool mask = sample.output_index < slot.sampling->min_tokens;
-    const TokenId token =
-        ToyToken(seen, slot.sampling->seed, slot.choice, sample.output_index, settings_.vocabulary, mask);
-    slot.history.push_back(token);
-    SampledToken sampled{.slot = sample.slot, .token = token, .logprobs = {}};
-    if (slot.sampling->logprobs >= 0) sampled.logprobs = {{token, -1.5f, 1}};
-    result.samples.push_back(std::move(sampled));
+    // What attention sees.
+    std::vector<TokenId> seen;
+    for (int p = 0; p < end + drafts; ++p) {
+      const BlockId block = source->second.table[static_cast<size_t>(p / settings_.block_tokens)];
+      seen.push_back(kv_.at(Index(block))[static_cast<size_t>(p % settings_.block_tokens)]);
+      if (p < end - 1) continue;
+      const int done = p - (end - 1);
+      const int output_index = sample.output_index + done;
+      const bool mask = output_index < slot.sampling->min_tokens;
+      const TokenId token = ToyToken(seen, slot.sampling->seed, slot.choice, output_index, settings_.vocabulary, mask);
+      slot.history.push_back(token);
+      PositionLogprobs logprobs;
+      if (slot.sampling->logprobs >= 0) logprobs = {{token, -1.5f, 1}};
+      if (done == 0) {
+        result.samples.push_back({.slot = sample.slot, .token = token, .logprobs = std::move(logprobs), .further = {}});
+      } else {
+        result.samples.back().further.push_back({token, std::move(logprobs)});
+      }
+      if (done < drafts && token != rows.drafts[static_cast<size_t>(done)]) break;
+    }
+    if (drafts == 0) slot.told = slot.history;
   }
 
   const EpochSettings settings_;

@@ -79,10 +79,11 @@ class Cluster:
                    "--port", "0", "--state-dir", self.folder, *self.arguments]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self._ready = threading.Event()
+        self._serving = False
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         started = time.monotonic()
-        if not self._ready.wait(self.ready_timeout_s) or self.process.poll() is not None:
+        if not self._ready.wait(self.ready_timeout_s) or not self._serving:
             self.print_logs()
             self.kill()
             raise AssertionError(f"not ready: {' '.join(command)}\n" + "".join(self.output))
@@ -94,6 +95,7 @@ class Cluster:
             self.output.append(line)
             # The last line that serve prints before it only waits.
             if line.startswith("Ctrl-C"):
+                self._serving = True
                 self._ready.set()
         self._ready.set()
 
@@ -139,7 +141,13 @@ class Cluster:
 
     @property
     def grpc_address(self):
-        return self._ready_file("router-0").split()[3]
+        return self.router_grpc(0)
+
+    def router_port(self, router):
+        return int(self._ready_file(f"router-{router}").split()[1].rsplit(":", 1)[1])
+
+    def router_grpc(self, router):
+        return self._ready_file(f"router-{router}").split()[3]
 
     @property
     def coordinators(self):
@@ -191,7 +199,7 @@ class Cluster:
 
     # --- clients
 
-    def request(self, method, target, body=None, headers=None, timeout_s=120):
+    def request(self, method, target, body=None, headers=None, timeout_s=300):
         """(status, body as text)."""
         connection = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=timeout_s)
         data = body if isinstance(body, (bytes, str, type(None))) else json.dumps(body)

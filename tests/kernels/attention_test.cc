@@ -199,6 +199,40 @@ TEST(Attention, OnePromptChunkIsFive) {
   }
 }
 
+// Decoding: a few query vectors over tiles taken together, and the rest of the context tile by tile.
+TEST(Attention, FewRowsOverLongContextsGiveTheScalarBits) {
+  const std::vector<Model> models = {{.query_heads = 9, .kv_heads = 3, .head_dim = 64},
+                                     {.query_heads = 5, .kv_heads = 1, .head_dim = 24},
+                                     {.query_heads = 4, .kv_heads = 4, .head_dim = 128},
+                                     {.query_heads = 6, .kv_heads = 1, .head_dim = 80, .sliding_window = 100}};
+  for (Model model : models) {
+    for (KvType type : {KvType::kF32, KvType::kF16, KvType::kBF16, KvType::kI8}) {
+      model.type = type;
+      const std::vector<int32_t> first = Blocks(0, 16), second = Blocks(20, 16);
+      const auto play = [&](Isa isa, int threads) {
+        Runner runner(model, isa, threads);
+        std::vector<float> all = runner.Step({MakeChunk(model, 200, 0, first, 61), MakeChunk(model, 62, 0, second, 62)});
+        all.clear();
+        for (int64_t i = 0; i < 3; ++i) {  // the second context passes 64 positions
+          const std::vector<float> out = runner.Step({MakeChunk(model, 1, 200 + i, first, 63 + i), MakeChunk(model, 1, 62 + i, second, 70 + i)});
+          all.insert(all.end(), out.begin(), out.end());
+        }
+        // Alone, so that heads of one KV head go to different threads, and two rows at once.
+        const std::vector<float> alone = runner.Step({MakeChunk(model, 2, 203, first, 80)});
+        all.insert(all.end(), alone.begin(), alone.end());
+        return all;
+      };
+      const std::vector<float> expected = play(Isa::kScalar, 1);
+      for (Isa isa : VectorIsas()) {
+        for (int threads : {1, 2}) {
+          ASSERT_EQ(Difference(play(isa, threads), expected), "")
+              << NameOf(isa) << ", head dim " << model.head_dim << ", type " << static_cast<int>(type);
+        }
+      }
+    }
+  }
+}
+
 // A block that another sequence left full of NaN must not reach a new one.
 TEST(Attention, NeverReadsWhatAnotherSequenceLeftBehind) {
   for (Isa isa : AllIsas()) {

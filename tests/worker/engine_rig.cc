@@ -112,7 +112,7 @@ int RankLog::steps() const {
 }
 
 std::vector<KvRecord::Held> RankLog::held(Epoch epoch) const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   for (const LoadReport& load : loads_) {
     if (load.epoch == epoch && load.phase == LoadPhase::kLoaded) return load.held;
   }
@@ -136,7 +136,8 @@ EngineRig::EngineRig(const RigOptions& options) : options_(options) {
 
 std::unique_ptr<Engine> EngineRig::MakeEngine(RankLog& log) {
   absl::StatusOr<std::unique_ptr<kernels::Backend>> backend =
-      kernels::MakeCpuBackend({.threads = options_.threads, .isa = options_.isa});
+      options_.make_backend ? options_.make_backend()
+                            : kernels::MakeCpuBackend({.threads = options_.threads, .isa = options_.isa});
   PAGODA_CHECK(backend.ok(), "", std::string(backend.status().message()));
   return std::make_unique<Engine>(EngineOptions{.backend = *std::move(backend),
                                                 .transport = hub_.Make(),
@@ -160,7 +161,7 @@ RankLog& EngineRig::reporter() {
   return *logs_[0];
 }
 
-bool EngineRig::Assemble(Epoch epoch) {
+std::optional<LinkUp> EngineRig::Load(Epoch epoch) {
   LinkUp link_up{.epoch = epoch};
   for (size_t i = 0; i < engines_.size(); ++i) {
     engines_[i]->Post(Assignment{.pipeline = PipelineId(1),
@@ -180,9 +181,15 @@ bool EngineRig::Assemble(Epoch epoch) {
     link_up.peers.push_back({.peer = peers_[i], .address = engines_[i]->data_address()});
   }
   for (const auto& log : logs_) {
-    if (!log->Reached(LoadPhase::kLoaded, epoch)) return false;
+    if (!log->Reached(LoadPhase::kLoaded, epoch)) return std::nullopt;
   }
-  for (const auto& engine : engines_) engine->Post(link_up);
+  return link_up;
+}
+
+bool EngineRig::Assemble(Epoch epoch) {
+  const std::optional<LinkUp> link_up = Load(epoch);
+  if (!link_up.has_value()) return false;
+  for (const auto& engine : engines_) engine->Post(*link_up);
   for (const auto& log : logs_) {
     if (!log->Reached(LoadPhase::kLinked, epoch)) return false;
   }

@@ -2,6 +2,7 @@
 // with plans as the coordinator would: prefill in chunks, decodes run one step ahead of the results.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -39,6 +40,7 @@ struct RigOptions {
   int max_rows = 64;
   absl::Duration deadline = absl::Seconds(20);
   int64_t replay_bytes = int64_t{64} << 20;
+  std::function<std::unique_ptr<kernels::Backend>()> make_backend = nullptr;  // null: the CPU's, as above
 };
 
 // What one rank told its sink.
@@ -77,6 +79,8 @@ class EngineRig {
   void Replace(size_t index);
   // Assigns, waits for the weights, links. False after a fault.
   bool Assemble(Epoch epoch);
+  // The first half of Assemble: all have loaded, none is linked. Nothing when that failed.
+  std::optional<LinkUp> Load(Epoch epoch);
   void Post(StepPlan plan);  // to all ranks
   void Release(Epoch epoch, bool keep_weights);
 

@@ -10,6 +10,7 @@ namespace pagoda::worker {
 namespace {
 
 constexpr absl::Duration kFirstPause = absl::Milliseconds(100);
+constexpr absl::Duration kFarewell = absl::Milliseconds(500);
 constexpr absl::Duration kLongestPause = absl::Seconds(5);
 // An engine that computes looks up between steps, and one that loads between tensors. What takes longer hangs.
 constexpr int64_t kLongestDeafnessNs = 60 * kNsPerSecond;
@@ -46,6 +47,14 @@ void CoordinatorClient::Stop() {
   {
     MutexLock lock(&mutex_);
     stop_ = true;
+  }
+  wire::WorkerMessage leaving;
+  leaving.mutable_leaving();
+  Write(leaving);
+  {
+    // A coordinator of this version ends the stream in answer.
+    MutexLock lock(&mutex_);
+    mutex_.AwaitWithTimeout([this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return context_ == nullptr; }, kFarewell);
     if (context_ != nullptr) context_->TryCancel();
   }
   if (reader_.joinable()) reader_.join();

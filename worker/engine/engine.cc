@@ -16,7 +16,8 @@ absl::StatusOr<kernels::KvType> ParseKvType(const std::string& text) {
   if (text == "f32") return kernels::KvType::kF32;
   if (text == "bf16") return kernels::KvType::kBF16;
   if (text == "i8" || text == "int8") return kernels::KvType::kI8;
-  return absl::InvalidArgumentError(absl::StrCat("KV cache type ", text, ": auto, f32, f16, bf16 or i8"));
+  if (text == "f8" || text == "fp8") return kernels::KvType::kF8;
+  return absl::InvalidArgumentError(absl::StrCat("KV cache type ", text, ": auto, f32, f16, bf16, i8 or fp8 (CUDA)"));
 }
 
 Engine::Engine(EngineOptions options)
@@ -25,9 +26,11 @@ Engine::Engine(EngineOptions options)
       open_model_(std::move(options.open_model)),
       kv_cache_bytes_(options.kv_cache_bytes),
       replay_bytes_(options.replay_bytes),
+      on_device_lost_(std::move(options.on_device_lost)),
       sink_(*options.sink),
       data_address_(transport_->address()),
       inbox_([transport = transport_.get()] { transport->Wake(); }),
+      spans_(options.tracer),
       thread_([this] { Main(); }) {}
 
 Engine::~Engine() {
@@ -107,6 +110,7 @@ absl::Status Engine::Load(const Assignment& assignment) {
                              .tensor_parallel = stage.tensor_parallel,
                              .rank = assignment.self.rank,
                              .activation_bits = assignment.activation_bits};
+  const int64_t free_before = backend_->FreeMemoryBytes();
   if (shard_ == nullptr || shard_->digest != ShardDigest(request, backend_->numerics_profile())) {
     operation_ = "load the shard";
     decoder_ = nullptr;  // makes room
@@ -136,6 +140,13 @@ absl::Status Engine::PrepareKv(const Assignment& assignment) {
     return absl::ResourceExhaustedError(
         absl::StrCat("the KV cache takes ", needed, " bytes, --kv-cache-bytes allows ", kv_cache_bytes_));
   }
+  if (!backend_->host_memory()) {  // planned against actual: what the device has less of than before
+    LogInfo("device_memory", {{"weights_bytes", shard_->bytes},
+                              {"kv_bytes", decoder_->kv_bytes()},
+                              {"workspace_bytes", decoder_->workspace_bytes()},
+                              {"free_before", free_before},
+                              {"free_now", backend_->FreeMemoryBytes()}});
+  }
   kv_record_ = std::make_unique<KvRecord>(KvRecord::Shape{.blocks = assignment.blocks,
                                                           .block_tokens = assignment.block_tokens,
                                                           .hidden = shard_->spec.hidden,
@@ -146,7 +157,8 @@ absl::Status Engine::PrepareKv(const Assignment& assignment) {
 
 void Engine::Handle(const LinkUp& link_up) {
   if (!assignment_.has_value() || link_up.epoch != assignment_->epoch || decoder_ == nullptr) return;
-  const absl::Status status = transport_->Connect(link_up.epoch, assignment_->self, link_up.peers, kConnectTimeout);
+  const absl::Status status =
+      transport_->Connect(link_up.epoch, assignment_->self, link_up.peers, kConnectTimeout, inbox_.stop());
   if (!status.ok()) {
     Fail(StepNumber(0), "connect to the peers", status);
     return;
@@ -184,15 +196,31 @@ void Engine::Handle(const StepPlan& plan) {
     return;
   }
   last_step_ = plan.step;
+  for (const StartSlot& start : plan.starts) {
+    LogDebug("sequence_started", {{"request", start.request.ToString()},
+                                  {"choice", start.choice},
+                                  {"slot", start.slot},
+                                  {"epoch", plan.epoch.value()},
+                                  {"step", plan.step.value()},
+                                  {"tokens", start.history.size()}});
+  }
   monitor_.BeginStep(plan.step.value());
+  const MonotonicNs begin_ns = NowNs();
   const absl::Status status = RunPlan(plan);
   if (!status.ok()) {
-    Fail(plan.step, executor_->operation(), status);
+    Fail(plan.step, executor_->operation(), status, executor_->RequestsOf(plan));
     return;
   }
   const Transport::Counters counters = transport_->counters();
   monitor_.EndStep(executor_->times(), static_cast<int64_t>(counters.bytes_sent));
   sink_.OnStep(*assignment_, executor_->times(), counters);
+  const StageAssignment& stage = assignment_->stages[static_cast<size_t>(assignment_->self.stage)];
+  spans_.OnStep({.pipeline = assignment_->pipeline,
+                 .epoch = assignment_->epoch,
+                 .self = assignment_->self,
+                 .layer_begin = stage.layer_begin,
+                 .layer_end = stage.layer_end},
+                plan, begin_ns, NowNs(), executor_->times());
 }
 
 absl::Status Engine::RunPlan(const StepPlan& plan) {
@@ -230,12 +258,14 @@ void Engine::Handle(const Release& release) {
 }
 
 void Engine::EndEpoch() {
+  spans_.EndEpoch();
   executor_ = nullptr;
   transport_->Abort();
   assignment_.reset();
 }
 
-void Engine::Fail(StepNumber step, const std::string& operation, const absl::Status& status) {
+void Engine::Fail(StepNumber step, const std::string& operation, const absl::Status& status,
+                  const std::string& requests) {
   // Stopped by us because something else ends the epoch: that is no fault.
   const bool stopped = absl::IsCancelled(status) && inbox_.stop()->load();
   const FaultReport fault{.epoch = assignment_->epoch,
@@ -250,8 +280,10 @@ void Engine::Fail(StepNumber step, const std::string& operation, const absl::Sta
                             {"stage", fault.self.stage},
                             {"rank", fault.self.rank},
                             {"operation", fault.operation},
+                            {"requests", requests},
                             {"error", status.ToString()}});
   sink_.OnFault(fault);
+  if (const absl::Status health = backend_->Health(); !health.ok() && on_device_lost_) on_device_lost_(health);
 }
 
 void Engine::SetHeld() {

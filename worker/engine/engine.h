@@ -18,6 +18,7 @@
 #include "checkpoint/checkpoint.h"
 #include "common/mutex.h"
 #include "worker/engine/engine_inbox.h"
+#include "worker/engine/slot_spans.h"
 #include "worker/engine/step_executor.h"
 
 namespace pagoda::worker {
@@ -68,6 +69,9 @@ struct EngineOptions {
   int64_t kv_cache_bytes = 0;  // refuse an assignment whose KV cache is larger; 0: no bound of its own
   int64_t replay_bytes = 0;    // host memory for outputs that the next stage may need again; 0: none are kept
   EngineSink* sink = nullptr;  // outlives the engine
+  Tracer* tracer = nullptr;    // null: no traces; outlives the engine
+  // Called on the engine's thread after the fault was told, when the device is lost: the process should end.
+  std::function<void(const absl::Status&)> on_device_lost = nullptr;
 };
 
 class Engine {
@@ -98,7 +102,8 @@ class Engine {
   absl::Status RunPlan(const StepPlan& plan);
   absl::Status PostReceives(const StepPlan& plan);
   void EndEpoch();
-  void Fail(StepNumber step, const std::string& operation, const absl::Status& status);
+  // `requests`: whose work it was, where that is known.
+  void Fail(StepNumber step, const std::string& operation, const absl::Status& status, const std::string& requests = "");
   void SetHeld();
   absl::Status PrepareKv(const Assignment& assignment);
 
@@ -107,6 +112,7 @@ class Engine {
   const ModelOpener open_model_;
   const int64_t kv_cache_bytes_;
   const int64_t replay_bytes_;
+  const std::function<void(const absl::Status&)> on_device_lost_;
   EngineSink& sink_;
   const std::string data_address_;
   EngineInbox inbox_;
@@ -120,6 +126,7 @@ class Engine {
   std::unique_ptr<KvRecord> kv_record_;   // of that cache
   std::string kv_shape_;                  // of the assignment that it was made for
   std::unique_ptr<StepExecutor> executor_;
+  SlotSpans spans_;
   StepNumber last_step_;
   std::string operation_;
 

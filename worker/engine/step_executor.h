@@ -38,6 +38,8 @@ class StepExecutor {
 
   // Which operation an error came from: for the fault's report.
   const std::string& operation() const { return operation_; }
+  // Whose rows a plan has, for logs: request ids, the first few of them.
+  std::string RequestsOf(const StepPlan& plan) const;
 
   // Posts the receive of a plan that will run later, in order, each once. At most two are ahead.
   absl::Status Expect(const StepPlan& plan);
@@ -57,6 +59,12 @@ class StepExecutor {
   bool IsPosted(StepNumber step) const { return posted_.value() >= step.value(); }
 
  private:
+  // Logits of some of the step's rows.
+  struct LogitLines {
+    std::span<const int> rows;  // ascending
+    kernels::F32View logits;
+    std::span<const float> Of(int row) const;  // empty: not among them
+  };
   // What this stage does of a plan: all do all, but for a rebuild.
   enum class Part : uint8_t { kNothing, kFeed, kRun };
   Part PartOf(const StepPlan& plan) const;
@@ -71,6 +79,12 @@ class StepExecutor {
     uint64_t generation = 0;
     int position = 0;
   };
+  // The rows that a sample may come to take: one, and one more for each draft.
+  struct SampleChain {
+    int next_row = 0;
+    int first_row = 0;
+    int end_row = 0;
+  };
   struct PendingTokens {
     StepNumber step;
     std::vector<PendingSample> samples;
@@ -83,8 +97,18 @@ class StepExecutor {
   absl::Status SampleRows(const StepPlan& plan, StepResult& result);
   // The rows of the step that need logits, ascending.
   std::vector<int> LogitRows(const StepPlan& plan) const;
-  absl::Status UseLogits(const StepPlan& plan, std::span<const int> rows, const kernels::F32View& logits,
-                         StepResult& result);
+  bool TakesLargestOnly(const StepPlan& plan) const;
+  absl::Status UseLargest(const StepPlan& plan, std::span<const int> rows, std::span<const TokenId> tokens,
+                          StepResult& result);
+  static absl::Status CheckOutputIndex(int slot_number, const SlotTable::Slot& slot, int output_index);
+  absl::Status UseLogits(const StepPlan& plan, const LogitLines& lines, StepResult& result);
+  void UsePromptLogits(const PlanRows& rows, int first_row, const LogitLines& lines, PromptLogprobs& out);
+  // Goes on with the chain of one sample as far as the lines reach and the drafts come true. Runs on any thread of the backend:
+  // samples are of different slots.
+  absl::Status Sample(Sampler& sampler, const PlanSample& sample, const PlanRows& rows, const LogitLines& lines, SampleChain& chain,
+                      SampledToken& out);
+  // Chooses on the device where that can be done for all samples of `rows`: their tokens are in result then. False: it cannot.
+  absl::StatusOr<bool> SampleOnDevice(const StepPlan& plan, std::span<const int> rows, StepResult& result);
   int PromptTargets(const PlanRows& rows) const;
 
   const ExecutorOptions options_;
@@ -98,7 +122,7 @@ class StepExecutor {
   Collective collective_;
   GroupExchange group_;
   SlotTable slots_;
-  Sampler sampler_;
+  std::vector<Sampler> samplers_;  // one per thread of the backend
 
   std::string operation_;
   StepNumber posted_;
@@ -108,6 +132,7 @@ class StepExecutor {
   const float* hidden_ = nullptr;                     // other stages
   std::vector<kernels::SequenceRows> sequences_;
   std::vector<int> first_row_;                        // of each of the plan's rows
+  std::vector<SampleChain> chains_;                   // of each of the plan's samples
   StepTimes times_;
 };
 

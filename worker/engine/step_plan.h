@@ -9,18 +9,21 @@
 
 #include "common/block_hash.h"
 #include "common/ids.h"
+#include "common/trace.h"
 #include "worker/sampler/sampler.h"
 
 namespace pagoda::worker {
 
 struct StartSlot {
   int slot = 0;
+  RequestId request;  // for logs only
   int choice = 0;
   int prompt_length = 0;
   std::vector<TokenId> history;
   std::vector<int32_t> blocks;
   std::shared_ptr<const SamplerParams> params;  // null for a fork
   int fork_of = -1;                             // slot; -1: none
+  TraceContext trace = {};                      // of a sampled request
 };
 
 struct PlanCopy {
@@ -40,6 +43,9 @@ struct PlanRows {
   std::vector<int32_t> new_blocks;
   std::vector<ReplaceBlock> replace_blocks;
   bool prompt_logprobs = false;
+  std::vector<TokenId> accepted;
+  std::vector<TokenId> drafts;
+  int known_end() const { return first_position + count - static_cast<int>(drafts.size()); }  // where the drafts begin
 };
 
 struct PlanSample {
@@ -88,6 +94,11 @@ struct SampledToken {
   int slot = 0;
   TokenId token = 0;
   Logprobs logprobs;
+  struct Further {
+    TokenId token = 0;
+    Logprobs logprobs;
+  };
+  std::vector<Further> further;
 };
 
 struct PromptLogprobs {

@@ -73,12 +73,12 @@ class LlamaCpp:
     def prefill(self, model, tokens, flash, isa="native"):
         """Tokens a second of one prompt."""
         out = self._output("llama-bench", ["-m", model, "-p", str(tokens), "-n", "0", "-r", "2", "-o", "json",
-                                           "-t", str(self.threads), "-fa", str(flash), "-mmp", "0"], isa)
+                                           "-t", str(self.threads), "-fa", str(flash)], isa)
         return json.loads(out)[0]["avg_ts"]
 
     def one_stream(self, model, depth, tokens, flash, isa="native"):
         out = self._output("llama-bench", ["-m", model, "-p", "0", "-n", str(tokens), "-d", str(depth), "-r", "1", "-o", "json",
-                                           "-t", str(self.threads), "-fa", str(flash), "-mmp", "0"], isa)
+                                           "-t", str(self.threads), "-fa", str(flash)], isa)
         return json.loads(out)[0]["avg_ts"]
 
     def batched(self, model, streams, prompt, tokens, flash, unified, isa="native"):
@@ -86,7 +86,7 @@ class LlamaCpp:
         context = str(streams * (prompt + tokens) + 64)
         arguments = ["-m", model, "-c", context, "-b", "2048", "-ub", "512", "-npp", str(prompt), "-ntg", str(tokens), "-npl",
                      str(streams), "-t", str(self.threads), "-tb", str(self.threads), "-fa", "on" if flash else "off",
-                     "--no-mmap", "--output-format", "jsonl"]
+                     "--output-format", "jsonl"]
         arguments.append("--kv-unified" if unified else "--no-kv-unified")
         out = self._output("llama-batched-bench", arguments, isa)
         lines = [json.loads(line) for line in out.splitlines() if line.startswith("{")]

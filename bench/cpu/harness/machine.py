@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import subprocess
 
 
@@ -30,6 +31,19 @@ def describe():
         "kernel": os.uname().release,
         "transparent_huge_pages": open("/sys/kernel/mm/transparent_hugepage/enabled").read().strip(),
     }
+
+
+def busy_seconds():
+    """Processor time that the whole machine has spent so far, and what was stolen from it."""
+    fields = [int(f) for f in open("/proc/stat").readline().split()[1:9]]
+    user, nice, system, _, _, irq, softirq, steal = fields
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def own_seconds():
+    """What this process and the children that it has waited for have spent."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(u.ru_utime + u.ru_stime for u in used)
 
 
 def roofs(build, model_bytes, threads):
