@@ -41,7 +41,8 @@ struct AdminClient::State {
       Response response;
       last = ToStatus((server.stub.get()->*method)(&context, request, &response), server.address);
       if (last.ok()) return response;
-      if (!absl::IsUnavailable(last) && !absl::IsFailedPrecondition(last)) return last;
+      // One that cannot be reached, or follows another: the leader is among the rest.
+      if (!absl::IsUnavailable(last)) return last;
     }
     return last;
   }

@@ -34,6 +34,7 @@ absl::Status Print(const BenchReport& report, const BenchOptions& options) {
 }
 
 absl::StatusOr<BenchReport> Bench(BenchOptions& options) {
+  PAGODA_RETURN_IF_ERROR(ReadBenchFiles(options));
   PAGODA_ASSIGN_OR_RETURN(const std::vector<PlannedRequest> plan, PlanRequests(options));
   const bool grpc = !options.grpc.empty();
   if (options.model.empty()) {

@@ -70,6 +70,11 @@ class GrpcLoad {
     request.set_model(options_.model);
     request.mutable_tokens()->mutable_token_ids()->Add(planned.prompt.begin(), planned.prompt.end());
     request.mutable_sampling()->set_temperature(options_.temperature);
+    request.mutable_sampling()->set_top_p(options_.top_p);
+    request.mutable_sampling()->set_top_k(options_.top_k);
+    if (options_.speculative_tokens >= 0) {
+      request.mutable_sampling()->set_num_speculative_tokens(options_.speculative_tokens);
+    }
     request.mutable_stopping()->set_max_tokens(planned.output_tokens);
     request.mutable_stopping()->set_ignore_eos(!options_.stop_at_eos);
     auto call = std::make_unique<Call>();

@@ -31,9 +31,17 @@ double Seconds(Clock::duration duration) { return std::chrono::duration<double>(
 
 // Written by hand: building and printing a JSON tree per request would be most of this client's work.
 std::string BodyOf(const BenchOptions& options, const PlannedRequest& request) {
-  std::string body = absl::StrCat("{\"model\":", nlohmann::json(options.model).dump(), ",\"prompt\":[");
-  for (size_t i = 0; i < request.prompt.size(); ++i) absl::StrAppend(&body, i > 0 ? "," : "", request.prompt[i]);
-  absl::StrAppend(&body, "],\"max_tokens\":", request.output_tokens, ",\"temperature\":", options.temperature,
+  std::string body = absl::StrCat("{\"model\":", nlohmann::json(options.model).dump(), ",\"prompt\":");
+  if (options.prompt_text.empty()) {
+    for (size_t i = 0; i < request.prompt.size(); ++i) absl::StrAppend(&body, i > 0 ? "," : "[", request.prompt[i]);
+    body += "]";
+  } else {
+    body += nlohmann::json(options.prompt_text).dump();
+  }
+  if (options.speculative_tokens >= 0) absl::StrAppend(&body, ",\"num_speculative_tokens\":", options.speculative_tokens);
+  if (options.top_p < 1) absl::StrAppend(&body, ",\"top_p\":", options.top_p);
+  if (options.top_k > 0) absl::StrAppend(&body, ",\"top_k\":", options.top_k);
+  absl::StrAppend(&body, ",\"max_tokens\":", request.output_tokens, ",\"temperature\":", options.temperature,
                   ",\"stream\":true,\"stream_options\":{\"include_usage\":true},\"ignore_eos\":",
                   options.stop_at_eos ? "false" : "true", "}");
   return body;

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <fstream>
+#include <sstream>
 
 #include "absl/strings/str_split.h"
 #include "cli/command.h"
@@ -84,6 +86,12 @@ void AddBenchFlags(CLI::App& app, BenchOptions& options) {
   app.add_option("--shared-prefix-len", options.shared_prefix, "tokens that all prompts begin with");
   app.add_flag("--stop-at-eos", options.stop_at_eos, "let the model end; default: exactly the drawn output length");
   app.add_option("--temperature", options.temperature, "0 is greedy");
+  app.add_option("--top-p", options.top_p, "of sampling");
+  app.add_option("--top-k", options.top_k, "of sampling; 0: all");
+  app.add_option("--num-speculative-tokens", options.speculative_tokens,
+                 "0: no speculation, 1..15: drafts of at most so many tokens; default: as the server thinks best");
+  app.add_option("--prompt-file", options.prompt_file, "the text of every prompt (HTTP only); default: random tokens")
+      ->check(CLI::ExistingFile);
   app.add_option("--cancel-fraction", options.cancel_fraction, "share of requests dropped in the middle")
       ->check(CLI::Range(0.0, 1.0));
   app.add_option("--timeout-ms", options.timeout_ms, "of one request");
@@ -94,6 +102,17 @@ void AddBenchFlags(CLI::App& app, BenchOptions& options) {
   app.add_option("--token-id-low", options.token_id_low, "prompts are random token ids from here");
   app.add_option("--token-id-high", options.token_id_high, "... to below here; default: a thousand above");
   app.add_option("--output", options.output, "write JSON there; - is standard output");
+}
+
+absl::Status ReadBenchFiles(BenchOptions& options) {
+  if (options.prompt_file.empty()) return absl::OkStatus();
+  if (!options.grpc.empty()) return absl::InvalidArgumentError("--prompt-file works over HTTP only");
+  std::ifstream file(options.prompt_file);
+  std::stringstream text;
+  text << file.rdbuf();
+  if (!file) return absl::UnavailableError("cannot read " + options.prompt_file);
+  options.prompt_text = text.str();
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::vector<PlannedRequest>> PlanRequests(const BenchOptions& options) {

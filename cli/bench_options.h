@@ -42,6 +42,11 @@ struct BenchOptions {
   int shared_prefix = 0;        // tokens that all prompts begin with
   bool stop_at_eos = false;
   double temperature = 0;
+  double top_p = 1;
+  int top_k = 0;                // 0: all
+  int speculative_tokens = -1;  // num_speculative_tokens of each request; -1: not sent
+  std::string prompt_file;      // a text that each request's prompt is; empty: random tokens
+  std::string prompt_text;      // its content
   double cancel_fraction = 0;
   int timeout_ms = 600'000;     // of one request
   uint64_t seed = 1;
@@ -54,6 +59,9 @@ struct BenchOptions {
 };
 
 void AddBenchFlags(CLI::App& app, BenchOptions& options);
+
+// Fills in what stands in files.
+absl::Status ReadBenchFiles(BenchOptions& options);
 
 struct PlannedRequest {
   double start_s = 0;  // open loop: when, from the start of the run

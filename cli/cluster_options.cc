@@ -22,7 +22,9 @@ void AddClusterFlags(CLI::App& app, ClusterOptions& options) {
   app.add_option("--layers-per-stage", options.layers_per_stage, "layers of each stage: 16,14; default: balanced")
       ->delimiter(',');
   app.add_option("--data-parallel-size", options.data_parallel_size, "pipelines that serve the model side by side");
-  app.add_option("--num-coordinators", options.num_coordinators, "coordinators");
+  app.add_option("--num-coordinators", options.num_coordinators,
+                 "coordinators: one leads, the others take over when it is lost");
+  app.add_option("--spares", options.spares, "workers beyond those that are needed: one takes the place of a worker that is lost");
   app.add_option("--num-routers", options.num_routers, "routers; router i listens at the ports plus 2 i");
   app.add_option("--host", options.host, "address that the routers listen on");
   app.add_option("--port", options.port, "HTTP port; 0: any free one");
@@ -37,11 +39,14 @@ void AddClusterFlags(CLI::App& app, ClusterOptions& options) {
   app.add_option("--max-queued-requests", options.max_queued_requests, "requests that may wait, per pipeline");
   app.add_option("--block-size", options.block_size, "tokens of a KV block");
   app.add_flag("--no-enable-prefix-caching", options.no_prefix_caching, "do not share the KV of equal prefixes");
+  app.add_flag("--no-enable-chunked-prefill", options.no_chunked_prefill,
+               "do not cut prompts by measured time: whole, as far as --max-num-batched-tokens goes");
   app.add_option("--threads-per-worker", options.threads_per_worker, "default: the processors over the workers");
   app.add_option("--isa", options.isa, "instruction set: auto, scalar, avx2, avx512 or amx")
       ->check(CLI::IsMember({"auto", "scalar", "avx2", "avx512", "amx"}));
   app.add_flag("--pin-threads", options.pin_threads, "bind each thread to a core");
   app.add_option("--transports", options.transports, "UCX transports between workers (UCX_TLS); default: UCX chooses");
+  app.add_option("--otlp-endpoint", options.otlp_endpoint, "http://host:port of a collector that takes traces; default: none");
   app.add_option("--cache-dir", options.cache_dir, "where models are kept");
   app.add_option("--state-dir", options.state_dir, "where logs and the cluster's store go");
   app.add_option("--log-level", options.log_level, "debug, info, warning or error");
@@ -93,10 +98,8 @@ absl::Status Settle(ClusterOptions& options, const MachineSize& machine) {
   PAGODA_RETURN_IF_ERROR(CheckRange("--max-num-seqs", options.max_num_seqs, 0, limits::kMaxSlots));
   PAGODA_RETURN_IF_ERROR(
       CheckRange("--max-num-batched-tokens", options.max_num_batched_tokens, 0, limits::kMaxStepRows));
-  if (options.num_coordinators != 1) {
-    return absl::InvalidArgumentError(
-        "--num-coordinators: this version runs one coordinator; standby coordinators are not there yet");
-  }
+  PAGODA_RETURN_IF_ERROR(CheckRange("--num-coordinators", options.num_coordinators, 1, 16));
+  PAGODA_RETURN_IF_ERROR(CheckRange("--spares", options.spares, 0, 64));
   if (!options.grpc_port.has_value()) options.grpc_port = options.port == 0 ? 0 : options.port + 1;
   PAGODA_RETURN_IF_ERROR(CheckRange("--grpc-port", *options.grpc_port, 0, 65535));
   if (options.port != 0 && options.port == *options.grpc_port) {
@@ -107,11 +110,11 @@ absl::Status Settle(ClusterOptions& options, const MachineSize& machine) {
                                                    limits::kBlockTokens));
   }
 
-  options.workers =
-      std::accumulate(options.stages.begin(), options.stages.end(), 0) * options.data_parallel_size;
+  const int busy = std::accumulate(options.stages.begin(), options.stages.end(), 0) * options.data_parallel_size;
+  options.workers = busy + options.spares;
   options.worker_threads = options.threads_per_worker > 0
                                ? options.threads_per_worker
-                               : std::max(1, static_cast<int>(std::floor(machine.processors / options.workers)));
+                               : std::max(1, static_cast<int>(std::floor(machine.processors / busy)));
   // A fifth of the memory stays for everybody else.
   options.worker_memory_bytes = machine.available_bytes / 5 * 4 / options.workers;
   if (!options.kv_cache_memory_bytes.empty()) {

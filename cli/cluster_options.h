@@ -19,6 +19,7 @@ struct ClusterOptions {
   std::vector<int> tensor_parallel_size = {1};
   int data_parallel_size = 1;
   int num_coordinators = 1;
+  int spares = 0;
   int num_routers = 1;
   std::string host = "127.0.0.1";
   int port = 8000;
@@ -33,10 +34,12 @@ struct ClusterOptions {
   int block_size = 0;
   std::vector<int> layers_per_stage;
   bool no_prefix_caching = false;
+  bool no_chunked_prefill = false;
   int threads_per_worker = 0;
   std::string isa = "auto";
   bool pin_threads = false;
   std::string transports;
+  std::string otlp_endpoint;
   std::string cache_dir;
   std::string state_dir;
   std::string log_level = "info";
@@ -46,7 +49,7 @@ struct ClusterOptions {
 
   // Derived by Settle.
   std::vector<int> stages;       // T of each stage
-  int workers = 0;               // of the whole cluster
+  int workers = 0;               // of the whole cluster, spares included
   int worker_threads = 0;
   int64_t worker_memory_bytes = 0;
   int64_t worker_kv_bytes = 0;   // 0: the worker's own choice

@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -131,44 +132,59 @@ ChildSpec LocalCluster::Spec(const std::string& name, const std::string& binary,
                             "--ready-file", spec.ready_file,
                             "--log-level", options_.log_level,
                             "--shutdown-timeout-ms", std::to_string(options_.shutdown_timeout_ms)};
+  if (!options_.otlp_endpoint.empty()) {
+    spec.command.arguments.insert(spec.command.arguments.end(), {"--otlp-endpoint", options_.otlp_endpoint});
+  }
   for (std::string& argument : arguments) spec.command.arguments.push_back(std::move(argument));
   return spec;
 }
 
-absl::Status LocalCluster::StartCoordinator() {
+std::string LocalCluster::coordinators() const {
+  std::string text;
+  for (const HostPort& address : coordinators_) absl::StrAppend(&text, text.empty() ? "" : ",", address.ToString());
+  return text;
+}
+
+// One after the other, so that the first leads. All have one store.
+absl::Status LocalCluster::StartCoordinator(const std::string& name) {
   PAGODA_ASSIGN_OR_RETURN(const int metrics_port, FreePort());
-  coordinator_metrics_ = {"127.0.0.1", metrics_port};
+  coordinator_names_.push_back(name);
+  coordinator_metrics_.push_back({"127.0.0.1", metrics_port});
   const auto spec = [&](const std::string& listen) {
-    std::vector<std::string> arguments = {"--listen", listen, "--metrics-listen", coordinator_metrics_.ToString(),
+    std::vector<std::string> arguments = {"--listen", listen, "--metrics-listen", coordinator_metrics_.back().ToString(),
                                           "--store", state_folder_ + "/coordinator.db"};
     if (!options_.cache_dir.empty()) arguments.insert(arguments.end(), {"--cache-dir", options_.cache_dir});
-    return Spec("coordinator-0", "pagoda-coordinator", arguments);
+    return Spec(name, "pagoda-coordinator", arguments);
   };
   PAGODA_RETURN_IF_ERROR(supervisor_->Start(spec("127.0.0.1:0")));
-  PAGODA_RETURN_IF_ERROR(
-      supervisor_->WaitUntil([&] { return supervisor_->ReadyText("coordinator-0").has_value(); }));
-  const std::string text = *supervisor_->ReadyText("coordinator-0");
-  PAGODA_ASSIGN_OR_RETURN(coordinator_, ParseHostPort(std::string(absl::StripAsciiWhitespace(text))));
+  PAGODA_RETURN_IF_ERROR(supervisor_->WaitUntil([&] { return supervisor_->ReadyText(name).has_value(); }));
+  const std::string text = *supervisor_->ReadyText(name);
+  PAGODA_ASSIGN_OR_RETURN(const HostPort address, ParseHostPort(std::string(absl::StripAsciiWhitespace(text))));
+  coordinators_.push_back(address);
   // Workers and routers know this address: a coordinator that is restarted must come back at it.
-  supervisor_->ReplaceArguments("coordinator-0", spec(coordinator_.ToString()).command.arguments);
+  supervisor_->ReplaceArguments(name, spec(address.ToString()).command.arguments);
   return absl::OkStatus();
 }
 
+std::vector<std::string> LocalCluster::WorkerArguments(const std::string& metrics_port) const {
+  std::vector<std::string> arguments = {
+      "--coordinators", coordinators(),
+      "--threads", std::to_string(options_.worker_threads),
+      "--memory-bytes", std::to_string(options_.worker_memory_bytes),
+      "--isa", options_.isa,
+      "--metrics-listen", absl::StrCat("127.0.0.1:", metrics_port)};
+  if (options_.worker_kv_bytes > 0) {
+    arguments.insert(arguments.end(), {"--kv-cache-bytes", std::to_string(options_.worker_kv_bytes)});
+  }
+  if (!options_.cache_dir.empty()) arguments.insert(arguments.end(), {"--cache-dir", options_.cache_dir});
+  if (!options_.transports.empty()) arguments.insert(arguments.end(), {"--transports", options_.transports});
+  if (options_.pin_threads) arguments.push_back("--pin-threads");
+  return arguments;
+}
+
 absl::Status LocalCluster::StartWorkers() {
+  const std::vector<std::string> arguments = WorkerArguments("0");
   for (int i = 0; i < options_.workers; ++i) {
-    PAGODA_ASSIGN_OR_RETURN(const int metrics_port, FreePort());
-    std::vector<std::string> arguments = {
-        "--coordinators", coordinator_.ToString(),
-        "--threads", std::to_string(options_.worker_threads),
-        "--memory-bytes", std::to_string(options_.worker_memory_bytes),
-        "--isa", options_.isa,
-        "--metrics-listen", absl::StrCat("127.0.0.1:", metrics_port)};
-    if (options_.worker_kv_bytes > 0) {
-      arguments.insert(arguments.end(), {"--kv-cache-bytes", std::to_string(options_.worker_kv_bytes)});
-    }
-    if (!options_.cache_dir.empty()) arguments.insert(arguments.end(), {"--cache-dir", options_.cache_dir});
-    if (!options_.transports.empty()) arguments.insert(arguments.end(), {"--transports", options_.transports});
-    if (options_.pin_threads) arguments.push_back("--pin-threads");
     const std::string name = absl::StrCat("worker-", options_.workers > 10 && i < 10 ? "0" : "", i);
     worker_names_.push_back(name);
     PAGODA_RETURN_IF_ERROR(supervisor_->Start(Spec(name, "pagoda-worker", arguments)));
@@ -183,7 +199,7 @@ absl::Status LocalCluster::StartRouters() {
     router_names_.push_back(name);
     PAGODA_RETURN_IF_ERROR(supervisor_->Start(
         Spec(name, "pagoda-router",
-             {"--coordinators", coordinator_.ToString(), "--listen",
+             {"--coordinators", coordinators(), "--listen",
               HostPort{options_.host, port(options_.port)}.ToString(), "--grpc-listen",
               HostPort{options_.host, port(*options_.grpc_port)}.ToString()})));
   }
@@ -212,12 +228,13 @@ absl::Status LocalCluster::Deploy() {
   spec.set_max_num_batched_tokens(options_.max_num_batched_tokens);
   spec.set_max_num_seqs(options_.max_num_seqs);
   spec.set_disable_prefix_caching(options_.no_prefix_caching);
+  spec.set_disable_chunked_prefill(options_.no_chunked_prefill);
   spec.set_kv_cache_bytes(options_.worker_kv_bytes);
   spec.set_block_size(options_.block_size);
   spec.set_max_queued_requests(options_.max_queued_requests);
   for (const int layers : options_.layers_per_stage) spec.add_layers_per_stage(layers);
 
-  AdminClient admin(coordinator_.ToString());
+  AdminClient admin(coordinators());
   PAGODA_RETURN_IF_ERROR(admin.Apply(spec).status());
   Progress progress(2000);
   absl::Status failure;
@@ -264,7 +281,7 @@ absl::Status LocalCluster::WaitForRouters() {
     PAGODA_ASSIGN_OR_RETURN(address.grpc, AddressInReadyText(text, "grpc"));
     routers_.push_back(address);
     supervisor_->ReplaceArguments(name, Spec(name, "pagoda-router",
-                                             {"--coordinators", coordinator_.ToString(), "--listen",
+                                             {"--coordinators", coordinators(), "--listen",
                                               address.http.ToString(), "--grpc-listen", address.grpc.ToString()})
                                             .command.arguments);
   }
@@ -279,7 +296,9 @@ absl::Status LocalCluster::WaitForRouters() {
 }
 
 absl::Status LocalCluster::Start() {
-  PAGODA_RETURN_IF_ERROR(StartCoordinator());
+  for (int i = 0; i < options_.num_coordinators; ++i) {
+    PAGODA_RETURN_IF_ERROR(StartCoordinator(absl::StrCat("coordinator-", i)));
+  }
   PAGODA_RETURN_IF_ERROR(StartWorkers());
   PAGODA_RETURN_IF_ERROR(StartRouters());
   const auto registered = [&] {
@@ -289,6 +308,16 @@ absl::Status LocalCluster::Start() {
     return true;
   };
   PAGODA_RETURN_IF_ERROR(supervisor_->WaitUntil(registered));
+  // Prometheus knows their ports: one that is restarted comes back at its own.
+  for (const std::string& name : worker_names_) {
+    const std::string text = *supervisor_->ReadyText(name);
+    const std::vector<std::string> words = absl::StrSplit(text, absl::ByAnyChar(" \n"), absl::SkipEmpty());
+    const auto key = std::find(words.begin(), words.end(), "metrics");
+    if (key == words.end() || key + 1 == words.end()) {
+      return absl::InternalError(absl::StrCat("the ready file of ", name, " names no metrics port: ", text));
+    }
+    supervisor_->ReplaceArguments(name, Spec(name, "pagoda-worker", WorkerArguments(*(key + 1))).command.arguments);
+  }
   PAGODA_RETURN_IF_ERROR(Deploy());
   return WaitForRouters();
 }
@@ -302,7 +331,7 @@ bool LocalCluster::Stop() {
   // Each waits for its own running work; a little more here, so that it is the child that gives up first and says why.
   const int grace_ms = options_.shutdown_timeout_ms + 2000;
   bool clean = supervisor_->Stop(router_names_, grace_ms);
-  clean = supervisor_->Stop({"coordinator-0"}, grace_ms) && clean;
+  clean = supervisor_->Stop(coordinator_names_, grace_ms) && clean;
   return supervisor_->Stop(worker_names_, grace_ms) && clean;
 }
 

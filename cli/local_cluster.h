@@ -1,4 +1,4 @@
-// A whole cluster as children of this process: one coordinator, workers, routers. Knows their flags, the order in which
+// A whole cluster as children of this process: coordinators, workers, routers. Knows their flags, the order in which
 // they start and stop, and when they are ready. Owner and thread: the main thread.
 #pragma once
 
@@ -29,18 +29,19 @@ class LocalCluster {
   // Until requests are answered. kCancelled when a signal came first.
   absl::Status Start();
   void SuperviseUntilStopped();
-  // Routers first, then the coordinator, then the workers. False when any had to be killed.
+  // Routers first, then the coordinators, then the workers. False when any had to be killed.
   bool Stop();
 
   const std::vector<RouterAddress>& routers() const { return routers_; }
-  const HostPort& coordinator() const { return coordinator_; }
-  const HostPort& coordinator_metrics() const { return coordinator_metrics_; }
+  std::string coordinators() const;  // HOST:PORT[,HOST:PORT]
+  const std::vector<HostPort>& coordinator_metrics() const { return coordinator_metrics_; }
   int signals() const { return supervisor_->signals(); }
 
  private:
   LocalCluster(ClusterOptions options, std::string served_name, std::string model_path);
   absl::Status OpenStateFolder();
-  absl::Status StartCoordinator();
+  absl::Status StartCoordinator(const std::string& name);
+  std::vector<std::string> WorkerArguments(const std::string& metrics_port) const;
   absl::Status StartWorkers();
   absl::Status StartRouters();
   absl::Status Deploy();
@@ -54,8 +55,9 @@ class LocalCluster {
   std::string state_folder_;
   int lock_ = -1;
   std::unique_ptr<Supervisor> supervisor_;
-  HostPort coordinator_;
-  HostPort coordinator_metrics_;
+  std::vector<HostPort> coordinators_;
+  std::vector<HostPort> coordinator_metrics_;
+  std::vector<std::string> coordinator_names_;
   std::vector<RouterAddress> routers_;
   std::vector<std::string> worker_names_;
   std::vector<std::string> router_names_;

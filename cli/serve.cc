@@ -36,10 +36,12 @@ void PrintAddresses(const LocalCluster& cluster, const std::string& name) {
               << "  gRPC           " << router.grpc.ToString() << "\n"
               << "  metrics        http://" << router.http.ToString() << "/metrics\n";
   }
-  std::cout << "  coordinator    " << cluster.coordinator().ToString() << "  (pagoda top --coordinators "
-            << cluster.coordinator().ToString() << ")\n"
-            << "                 http://" << cluster.coordinator_metrics().ToString() << "/metrics\n\n"
-            << "  curl http://" << cluster.routers()[0].http.ToString()
+  std::cout << "  coordinator    " << cluster.coordinators() << "  (pagoda top --coordinators " << cluster.coordinators()
+            << ")\n";
+  for (const HostPort& metrics : cluster.coordinator_metrics()) {
+    std::cout << "                 http://" << metrics.ToString() << "/metrics\n";
+  }
+  std::cout << "\n  curl http://" << cluster.routers()[0].http.ToString()
             << "/v1/chat/completions -H 'Content-Type: application/json' -d " << ShellQuote(QuestionBody(name))
             << "\n"
             << std::endl;
@@ -78,7 +80,8 @@ int Serve(ClusterOptions options) {
             << (options.data_parallel_size > 1 ? "s" : "") << " of " << options.stages.size() << " stage"
             << (options.stages.size() > 1 ? "s" : "") << ", " << options.workers << " worker"
             << (options.workers > 1 ? "s" : "") << " with " << options.worker_threads << " thread"
-            << (options.worker_threads > 1 ? "s" : "") << " each" << std::endl;
+            << (options.worker_threads > 1 ? "s" : "") << " each"
+            << (options.spares > 0 ? absl::StrCat(", of them ", options.spares, " to spare") : "") << std::endl;
   absl::Status status = cluster.Start();
   if (status.ok()) {
     std::cout << "ready: " << name << std::endl;

@@ -29,11 +29,30 @@ inline constexpr size_t kMaxRequestIdBytes = 128;      // X-Request-Id
 inline constexpr int kMaxConnections = 4096;           // per router
 inline constexpr int kMaxRequestsInFlight = 4096;      // per router
 inline constexpr int kMaxQueuedRequests = 2048;        // per pipeline: inbox and waiting together
+inline constexpr int64_t kMaxQueueWaitMs = 60'000;     // predicted to wait longer: refused at once
+inline constexpr int kMaxTenants = 4096;               // with something queued at one pipeline
+inline constexpr int64_t kHoldMs = 15'000;             // a router keeps new requests while all pipelines of a model are lost
 inline constexpr int kHeaderTimeoutMs = 10'000;
 inline constexpr int kBodyTimeoutMs = 30'000;
 inline constexpr int kIdleTimeoutMs = 75'000;
 inline constexpr int kMaxRequestMs = 3'600'000;
 inline constexpr size_t kMaxUnreadStreamBytes = 4u << 20;  // a reader slower than this is cut
+inline constexpr size_t kMaxQueuedSpans = 8192;       // for the trace collector, per process; more are dropped
+inline constexpr size_t kMaxSpansPerBatch = 512;
+inline constexpr int kMaxPageViewers = 32;             // open status pages per router
+inline constexpr int kMaxKeptEvents = 100;             // of a coordinator, for the status page
+inline constexpr int kFigureSeconds = 300;             // history of the status page's charts
+
+// Requests that may kill what they run on.
+inline constexpr int kTrialTokens = 4;                 // a suspect that got so much further alone is cleared
+inline constexpr int64_t kQuarantineMs = 600'000;      // a prompt that died alone twice is refused for so long
+inline constexpr int kMaxQuarantinedPrompts = 64;      // per pipeline
+
+// Streams that outlive their router (kept in a coordinator's memory).
+inline constexpr int64_t kResumeMs = 60'000;           // a client may come back within
+inline constexpr int kMaxResumableStreams = 8192;
+inline constexpr size_t kMaxResumableBytes = 256u << 20;
+inline constexpr int64_t kResumeQueryMs = 3'000;       // a router waits so long for coordinators to say what they know
 
 // A pipeline.
 inline constexpr int kMaxStages = 64;
@@ -41,6 +60,7 @@ inline constexpr int kMaxTensorParallel = 64;
 inline constexpr int kBlockTokens = 16;                // tokens of one KV block
 inline constexpr int kMaxSlots = 1024;                 // running sequences
 inline constexpr int kMaxStepRows = 8192;              // token rows in one step
+inline constexpr int kMaxDraftTokens = 15;              // guessed for one sequence in one step
 inline constexpr int kDefaultStepRows = 256;           // --max-num-batched-tokens
 inline constexpr size_t kMaxGrpcMessageBytes = 64u << 20;
 inline constexpr size_t kBlobChunkBytes = 1u << 20;
@@ -61,5 +81,6 @@ static_assert(kMaxPromptTokens * 4 < static_cast<int64_t>(kMaxGrpcMessageBytes),
 static_assert(kMaxBodyBytes < kMaxGrpcMessageBytes);
 static_assert(kBlobChunkBytes < kMaxGrpcMessageBytes);
 static_assert(kMaxChoices <= kMaxSlots);
+static_assert(kMaxBodyBytes < kMaxResumableBytes);
 
 }  // namespace pagoda::limits

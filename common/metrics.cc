@@ -1,5 +1,7 @@
 #include "common/metrics.h"
 
+#include <prometheus/counter.h>
+
 #include <prometheus/exposer.h>
 #include <prometheus/text_serializer.h>
 
@@ -48,6 +50,20 @@ std::string ExposeMetrics(const prometheus::Registry& registry) {
   }
   text.append(raw, at, std::string::npos);
   return text;
+}
+
+std::function<void(std::string_view, int64_t)> SpanCounter(prometheus::Registry& registry, const std::string& prefix) {
+  auto& family = prometheus::BuildCounter()
+                     .Name(prefix + "_trace_spans_total")
+                     .Help("Spans for the trace collector, by what became of them: exported, failed, dropped (queue full).")
+                     .Register(registry);
+  prometheus::Counter* exported = &family.Add({{"outcome", "exported"}});
+  prometheus::Counter* failed = &family.Add({{"outcome", "failed"}});
+  prometheus::Counter* dropped = &family.Add({{"outcome", "dropped"}});
+  return [=](std::string_view outcome, int64_t spans) {
+    prometheus::Counter* counter = outcome == "exported" ? exported : outcome == "failed" ? failed : dropped;
+    counter->Increment(static_cast<double>(spans));
+  };
 }
 
 struct MetricsServer::State {

@@ -5,6 +5,7 @@
 
 #include <prometheus/registry.h>
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -22,6 +23,10 @@ std::vector<double> TokenCountBuckets(int64_t maximum);  // 1,2,5,10,20,50 ... u
 
 // The exposition text, with bounds printed as `1.0` like every other exporter of these names does.
 std::string ExposeMetrics(const prometheus::Registry& registry);
+
+// The counter <prefix>_trace_spans_total by outcome, as what a Tracer counts with. The registry outlives it.
+std::function<void(std::string_view outcome, int64_t spans)> SpanCounter(prometheus::Registry& registry,
+                                                                         const std::string& prefix);
 
 // Serves GET /metrics on host:port until destroyed.
 class MetricsServer {

@@ -1,5 +1,7 @@
 #include "coordinator/block_pool.h"
 
+#include <algorithm>
+
 #include "common/status.h"
 
 namespace pagoda::coordinator {
@@ -44,6 +46,18 @@ std::optional<BlockHandle> BlockPool::Allocate() {
   free_.pop_back();
   references_[static_cast<size_t>(id)] = 1;
   return BlockHandle(this, BlockId(id));
+}
+
+std::vector<BlockHandle> BlockPool::AllocateExactly(const std::vector<BlockId>& blocks) {
+  std::vector<BlockHandle> handles;
+  for (const BlockId block : blocks) {
+    int& count = references_.at(static_cast<size_t>(block.value()));
+    PAGODA_CHECK(count == kFree, "block ", block.value(), " is not free");
+    count = 1;
+    handles.push_back(BlockHandle(this, block));
+  }
+  std::erase_if(free_, [this](int id) { return references_[static_cast<size_t>(id)] != kFree; });
+  return handles;
 }
 
 BlockHandle BlockPool::Reclaim(BlockId block) {

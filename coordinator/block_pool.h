@@ -55,6 +55,8 @@ class BlockPool {
 
   // Nothing when no block is free (parked blocks do not count: the keeper gives them up first). Lowest id first.
   std::optional<BlockHandle> Allocate();
+  // These very blocks. Requires that they are free and different.
+  std::vector<BlockHandle> AllocateExactly(const std::vector<BlockId>& blocks);
   // A handle to a parked block. Requires that it is parked.
   BlockHandle Reclaim(BlockId block);
   // A further handle to a block in use. Requires that it is in use.

@@ -2,9 +2,15 @@
 #include "coordinator/cluster_state.h"
 
 #include <algorithm>
+#include <tuple>
 #include <utility>
 
 namespace pagoda::coordinator {
+namespace {
+
+constexpr int kTriesOfAPlacement = 2;  // that does not come up: then it is made anew
+
+}  // namespace
 
 void ClusterState::Reconcile(int64_t now_ns) {
   for (auto& [name, deployment] : deployments_) MatchReplicas(deployment, now_ns);
@@ -22,16 +28,21 @@ void ClusterState::MatchReplicas(DeploymentRecord& deployment, int64_t now_ns) {
   while (static_cast<int>(active.size()) < deployment.spec.replicas) {
     PipelineRecord pipeline;
     const auto kept = std::find_if(restored_.begin(), restored_.end(),
-                                   [&](const auto& entry) { return entry.second == deployment.spec.name; });
+                                   [&](const auto& entry) { return entry.deployment == deployment.spec.name; });
     if (kept != restored_.end()) {
-      pipeline.id = kept->first;
+      pipeline.id = kept->id;
+      if (!kept->placement.ranks.empty()) {
+        pipeline.placement = std::move(kept->placement);
+        pipeline.shard_digests = std::move(kept->shard_digests);
+        pipeline.wait_for_holders_until_ns = restored_ns_ + limits_.holders_return_ns;
+      }
       restored_.erase(kept);
     } else {
       pipeline.id = PipelineId(next_pipeline_++);
     }
     pipeline.deployment = deployment.spec.name;
     pipeline.message = "not placed yet";
-    Do(SavePipeline{pipeline.id, pipeline.deployment});
+    if (pipeline.placement.ranks.empty()) Do(SavePipeline{{pipeline.id, pipeline.deployment, {}, {}}});
     Do(CreatePipeline{pipeline.id, pipeline.deployment});
     active.push_back(pipeline.id);
     pipelines_.emplace(pipeline.id, std::move(pipeline));
@@ -59,8 +70,13 @@ std::vector<WorkerId> ClusterState::ChooseWorkers(const PipelineRecord& pipeline
   for (const auto& [id, worker] : workers_) {
     if (worker.phase == WorkerPhase::kIdle) idle.push_back(&worker);
   }
-  std::sort(idle.begin(), idle.end(), [](const WorkerRecord* a, const WorkerRecord* b) {
-    return std::tie(a->joined_order, a->info.name) < std::tie(b->joined_order, b->info.name);
+  // One that comes and goes is taken last.
+  const auto flaps = [this](const WorkerRecord* worker) {
+    const int count = FlapsOf(worker->info.name, ticked_ns_);
+    return count >= 3 ? count : 0;
+  };
+  std::sort(idle.begin(), idle.end(), [&](const WorkerRecord* a, const WorkerRecord* b) {
+    return std::tuple(flaps(a), a->joined_order, a->info.name) < std::tuple(flaps(b), b->joined_order, b->info.name);
   });
   std::vector<WorkerId> places(static_cast<size_t>(needed));
   const auto take = [&](size_t place, std::vector<const WorkerRecord*>::iterator worker) {
@@ -79,6 +95,32 @@ std::vector<WorkerId> ClusterState::ChooseWorkers(const PipelineRecord& pipeline
     if (places[i] == WorkerId()) take(i, idle.begin());
   }
   return places;
+}
+
+// The last placement can be used again as it is: whoever takes a place that its worker lost has room for it. Then nobody
+// loads anything but the one shard, and the others' KV stays good.
+bool ClusterState::KeepsItsPlaces(const PipelineRecord& pipeline, const std::vector<WorkerId>& chosen) const {
+  const auto& ranks = pipeline.placement.ranks;
+  if (ranks.size() != chosen.size() || pipeline.failures > kTriesOfAPlacement) return false;
+  for (size_t i = 0; i < chosen.size(); ++i) {
+    const auto worker = workers_.find(chosen[i]);
+    if (worker == workers_.end()) return false;
+    const WorkerInfo& info = worker->second.info;
+    if (info.memory_bytes < ranks[i].memory_bytes) return false;
+    if (info.kv_cache_bytes > 0 && info.kv_cache_bytes < ranks[i].kv_bytes) return false;
+  }
+  return true;
+}
+
+// A new coordinator waits a moment for those whose shards are loaded before it gives their places to others.
+bool ClusterState::WaitsForHolders(const PipelineRecord& pipeline, const std::vector<WorkerId>& chosen,
+                                   const DeploymentRecord& deployment, int64_t now_ns) const {
+  if (now_ns >= pipeline.wait_for_holders_until_ns) return false;
+  for (size_t i = 0; i < chosen.size() && i < pipeline.placement.ranks.size(); ++i) {
+    const RankPlacement& rank = pipeline.placement.ranks[i];
+    if (workers_.at(chosen[i]).shard != ShardName(pipeline, deployment, rank.stage, rank.rank)) return true;
+  }
+  return false;
 }
 
 // Workers of one host share its memory, and each measured it while the others did: they count as equal. So do workers
@@ -118,8 +160,11 @@ void ClusterState::TryAssemble(PipelineRecord& pipeline, int64_t now_ns) {
   if (now_ns < pipeline.not_before_ns) return;
   const auto found = deployments_.find(pipeline.deployment);
   if (found == deployments_.end()) return;
-  const DeploymentRecord& deployment = found->second;
-  const PlacementRequest request = PlacementRequestOf(deployment.spec);
+  DeploymentRecord& deployment = found->second;
+  const ModelSizes& sizes = *deployment.model.sizes;
+  if (WorthCuttingBy(sizes, deployment.measured, deployment.cut_by)) deployment.cut_by = deployment.measured;
+  PlacementRequest request = PlacementRequestOf(deployment.spec);
+  request.measured = deployment.cut_by;
   const absl::StatusOr<int> needed = WorkersNeeded(*deployment.model.sizes, request);
   if (!needed.ok()) {
     pipeline.message = std::string(AsStd(needed.status().message()));
@@ -141,13 +186,20 @@ void ClusterState::TryAssemble(PipelineRecord& pipeline, int64_t now_ns) {
     return;
   }
   const std::vector<WorkerId> chosen = ChooseWorkers(pipeline, deployment, *needed);
-  const std::vector<WorkerResources> resources = ResourcesOf(chosen);
-  absl::StatusOr<Placement> placement = PlaceModel(*deployment.model.sizes, resources, request);
-  if (!placement.ok()) {
-    pipeline.message = std::string(AsStd(placement.status().message()));
+  if (WaitsForHolders(pipeline, chosen, deployment, now_ns)) {
+    pipeline.message = "waits for the workers that have its shards loaded";
     return;
   }
-  pipeline.placement = *std::move(placement);
+  if (!KeepsItsPlaces(pipeline, chosen)) {
+    const std::vector<WorkerResources> resources = ResourcesOf(chosen);
+    absl::StatusOr<Placement> placement = PlaceModel(*deployment.model.sizes, resources, request);
+    if (!placement.ok()) {
+      pipeline.message = std::string(AsStd(placement.status().message()));
+      return;
+    }
+    pipeline.placement = *std::move(placement);
+    pipeline.shard_digests.clear();
+  }
   pipeline.workers = chosen;
   SendAssignments(pipeline, deployment, now_ns);
 }
@@ -179,6 +231,8 @@ void ClusterState::SendAssignments(PipelineRecord& pipeline, const DeploymentRec
     worker.weights_bytes = rank.weights_bytes;
     worker.kv_bytes = rank.kv_bytes;
     worker.shard = ShardName(pipeline, deployment, rank.stage, rank.rank);
+    worker.shard_digest.clear();
+    worker.held.reset();
     Do(SendAssignment{worker.id, Assignment{.pipeline = pipeline.id,
                                             .epoch = pipeline.epoch,
                                             .model = deployment.spec.model,
@@ -221,14 +275,18 @@ void ClusterState::Advance(PipelineRecord& pipeline, int64_t now_ns) {
     pipeline.failures = 0;
     pipeline.last_fault.clear();
     pipeline.numerics_profile = workers_.at(pipeline.workers.back()).info.numerics_profile;
+    pipeline.shard_digests.clear();
+    for (const WorkerId id : pipeline.workers) pipeline.shard_digests.push_back(workers_.at(id).shard_digest);
+    Do(SavePipeline{{pipeline.id, pipeline.deployment, pipeline.placement, pipeline.shard_digests}});
     Do(OpenEpoch{pipeline.id, pipeline.epoch});
   }
 }
 
 // Ends the epoch: those that are left release what they hold and are free again once they say so.
-void ClusterState::Disband(PipelineRecord& pipeline, const std::string& why, bool keep_weights, int64_t now_ns) {
+void ClusterState::Disband(PipelineRecord& pipeline, const std::string& why, bool keep_weights, int64_t now_ns,
+                           bool planned) {
   const bool was_open = pipeline.phase == PipelinePhase::kReady || pipeline.phase == PipelinePhase::kDraining;
-  if (was_open) Do(CloseEpoch{pipeline.id, pipeline.epoch, why});
+  if (was_open) Do(CloseEpoch{pipeline.id, pipeline.epoch, why, planned});
   for (const WorkerId id : pipeline.workers) {
     const auto found = workers_.find(id);
     if (found == workers_.end() || found->second.phase == WorkerPhase::kLost) continue;

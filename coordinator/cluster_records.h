@@ -10,6 +10,8 @@
 
 #include "common/ids.h"
 #include "coordinator/deployment.h"
+#include "coordinator/diagnosis.h"
+#include "coordinator/held_blocks.h"
 #include "coordinator/placement.h"
 
 namespace pagoda::coordinator {
@@ -33,6 +35,7 @@ struct WorkerInfo {
   int64_t kv_cache_bytes = 0;  // the most KV that it takes; 0: no cap
   std::string data_address;
   std::string blob_address;
+  std::string held_shard;  // digest of the shard that it has in memory from before; empty: none
 };
 
 struct WorkerProgress {  // of a heartbeat
@@ -45,6 +48,21 @@ struct WorkerProgress {  // of a heartbeat
   int64_t wait_in_us = 0;
   int64_t send_us = 0;
   int64_t steps = 0;
+  int64_t bytes_sent = 0;
+  // Of steps that decode several sequences and nothing else.
+  int64_t layers_us = 0;
+  int64_t head_us = 0;
+  int64_t decode_rows = 0;
+  std::string operation;
+};
+
+// What a worker says of its shard while it gets ready.
+struct LoadDetails {
+  double progress = 0;
+  int64_t weights_bytes = 0;
+  int64_t kv_bytes = 0;
+  std::string shard_digest;
+  std::shared_ptr<const HeldBlocks> held;  // its KV that is left of an earlier epoch; null: none
 };
 
 enum class LoadPhase : uint8_t { kLoading, kLoaded, kLinked };
@@ -65,10 +83,14 @@ struct WorkerRecord {
   double load_progress = 0;
   int64_t weights_bytes = 0;
   int64_t kv_bytes = 0;
+  std::string shard_digest;                // of what it has, as it names it
+  std::shared_ptr<const HeldBlocks> held;  // of its KV, when this epoch began
+  int64_t probed_ns = 0;                   // its silence was looked into; 0: it is not silent
   std::string shard;    // what it still has in memory: "digest stage rank layers"; empty: nothing
   WorkerProgress progress;
   double step_ms = 0;   // means over the last heartbeats
   double wait_ms = 0;
+  double sent_bytes_per_s = 0;  // between the last two heartbeats
 };
 
 enum class PipelinePhase : uint8_t { kPending, kLoading, kLinking, kReady, kDraining };
@@ -87,6 +109,16 @@ struct PipelineRecord {
   int64_t not_before_ns = 0;      // the next try
   int64_t assembling_since_ns = 0;
   std::string numerics_profile;
+  std::vector<std::string> shard_digests;  // by place, of the last assembly: who still has one may take its place again
+  int64_t wait_for_holders_until_ns = 0;   // after a change of coordinators: they come back within moments
+};
+
+// What the store keeps of a pipeline beside its name, so that its workers find their places again.
+struct RestoredPipeline {
+  PipelineId id;
+  std::string deployment;
+  Placement placement;  // empty: it was never ready
+  std::vector<std::string> shard_digests;
 };
 
 struct DeploymentRecord {
@@ -94,6 +126,8 @@ struct DeploymentRecord {
   ModelFacts model;
   bool draining = false;
   std::string message;  // an error that no retry helps
+  MeasuredTimes measured = {};  // by its workers so far
+  MeasuredTimes cut_by = {};    // those of `measured` that its layers are cut by: moved only by more than noise
 };
 
 struct PlacedStage {
@@ -130,18 +164,20 @@ struct LinkPeer {
 
 // What the control thread has to do, in order.
 struct SaveEpoch { Epoch epoch; };  // nothing below the next one is used again, whatever happens
-struct SavePipeline { PipelineId pipeline; std::string deployment; };
+struct SavePipeline { RestoredPipeline pipeline; };
 struct ForgetPipeline { PipelineId pipeline; };
 struct SendAssignment { WorkerId worker; Assignment assignment; };
 struct SendLinkUp { WorkerId worker; Epoch epoch; std::vector<LinkPeer> peers; };
 struct SendRelease { WorkerId worker; Epoch epoch; bool keep_weights = false; };
 struct CloseWorker { WorkerId worker; std::string why; };
+struct ProbeWorker { WorkerId worker; std::string address; };  // tell Probed what came of a connect
+struct ReportFault { FaultKind kind; std::string worker; PipelineId pipeline; std::string text; };
 struct CreatePipeline { PipelineId pipeline; std::string deployment; };
 struct OpenEpoch { PipelineId pipeline; Epoch epoch; };               // ready: give it work
-struct CloseEpoch { PipelineId pipeline; Epoch epoch; std::string why; };
+struct CloseEpoch { PipelineId pipeline; Epoch epoch; std::string why; bool planned = false; };  // planned: nobody failed
 struct StopPipeline { PipelineId pipeline; bool draining = false; };  // draining: finish what it has, then tell; else now
 using Action = std::variant<SaveEpoch, SavePipeline, ForgetPipeline, SendAssignment, SendLinkUp, SendRelease, CloseWorker,
-                            CreatePipeline, OpenEpoch, CloseEpoch, StopPipeline>;
+                            ProbeWorker, ReportFault, CreatePipeline, OpenEpoch, CloseEpoch, StopPipeline>;
 
 std::string_view NameOf(WorkerPhase phase);
 std::string_view NameOf(PipelinePhase phase);

@@ -4,13 +4,47 @@
 #include <utility>
 
 namespace pagoda::coordinator {
+namespace {
 
-void ClusterState::Restore(uint64_t last_epoch, uint64_t last_pipeline,
-                           const std::vector<std::pair<PipelineId, std::string>>& pipelines) {
+constexpr int64_t kFlapsForgottenNs = 60'000'000'000;
+
+}  // namespace
+
+void ClusterState::Restore(uint64_t last_epoch, uint64_t last_pipeline, std::vector<RestoredPipeline> pipelines,
+                           int64_t now_ns) {
   next_epoch_ = last_epoch + 1;
   next_pipeline_ = last_pipeline + 1;
-  restored_ = pipelines;
-  for (const auto& [id, deployment] : pipelines) next_pipeline_ = std::max(next_pipeline_, id.value() + 1);
+  restored_ = std::move(pipelines);
+  restored_ns_ = now_ns;
+  for (const RestoredPipeline& pipeline : restored_) next_pipeline_ = std::max(next_pipeline_, pipeline.id.value() + 1);
+}
+
+void ClusterState::CountFlap(const std::string& name, int64_t now_ns) {
+  Flaps& flaps = flaps_[name];
+  flaps.count = FlapsOf(name, now_ns) + 1;
+  flaps.last_ns = now_ns;
+  std::erase_if(flaps_, [&](const auto& entry) { return now_ns - entry.second.last_ns > kFlapsForgottenNs; });
+}
+
+int ClusterState::FlapsOf(const std::string& name, int64_t now_ns) const {
+  const auto found = flaps_.find(name);
+  return found == flaps_.end() || now_ns - found->second.last_ns > kFlapsForgottenNs ? 0 : found->second.count;
+}
+
+// It has a shard in memory that a pipeline knows: by digest, since names of places are this coordinator's own.
+void ClusterState::RecognizeShard(WorkerRecord& worker) {
+  if (worker.info.held_shard.empty()) return;
+  worker.shard_digest = worker.info.held_shard;
+  for (const auto& [id, pipeline] : pipelines_) {
+    const auto deployment = deployments_.find(pipeline.deployment);
+    if (deployment == deployments_.end() || pipeline.shard_digests.size() != pipeline.placement.ranks.size()) continue;
+    for (size_t place = 0; place < pipeline.shard_digests.size(); ++place) {
+      if (pipeline.shard_digests[place] != worker.info.held_shard) continue;
+      const RankPlacement& rank = pipeline.placement.ranks[place];
+      worker.shard = ShardName(pipeline, deployment->second, rank.stage, rank.rank);
+      return;
+    }
+  }
 }
 
 const WorkerRecord* ClusterState::FindWorker(WorkerId id) const {
@@ -36,6 +70,7 @@ WorkerId ClusterState::Join(WorkerInfo info, int64_t now_ns) {
   record.info = std::move(info);
   record.heard_ns = now_ns;
   record.joined_order = order;
+  RecognizeShard(record);
   const WorkerId id = record.id;
   workers_.emplace(id, std::move(record));
   // What failed may work with this one: no pipeline waits out its pause.
@@ -44,7 +79,7 @@ WorkerId ClusterState::Join(WorkerInfo info, int64_t now_ns) {
   return id;
 }
 
-void ClusterState::Gone(WorkerId id, const std::string& why, int64_t now_ns) {
+void ClusterState::Gone(WorkerId id, const std::string& why, int64_t now_ns, bool planned) {
   const auto found = workers_.find(id);
   if (found == workers_.end() || found->second.phase == WorkerPhase::kLost) return;
   WorkerRecord& worker = found->second;
@@ -54,10 +89,12 @@ void ClusterState::Gone(WorkerId id, const std::string& why, int64_t now_ns) {
   worker.phase = WorkerPhase::kLost;
   worker.pipeline = PipelineId();
   worker.shard.clear();
+  worker.held.reset();
+  CountFlap(worker.info.name, now_ns);
   const auto pipeline = pipelines_.find(pipeline_id);
   if (pipeline != pipelines_.end()) {
     Disband(pipeline->second, absl::StrCat("stage ", stage, " rank ", rank, " (", worker.info.name, ") is lost: ", why),
-            true, now_ns);
+            true, now_ns, planned);
     // Nothing was wrong with the layout: try again at once, with whoever is there.
     pipeline->second.not_before_ns = now_ns;
   }
@@ -68,7 +105,11 @@ void ClusterState::Heartbeat(WorkerId id, const WorkerProgress& progress, int64_
   const auto found = workers_.find(id);
   if (found == workers_.end() || found->second.phase == WorkerPhase::kLost) return;
   WorkerRecord& worker = found->second;
+  const double seconds = static_cast<double>(now_ns - worker.heard_ns) / 1e9;
+  const int64_t sent = progress.epoch == worker.progress.epoch ? progress.bytes_sent - worker.progress.bytes_sent : 0;
+  worker.sent_bytes_per_s = seconds > 0 && sent > 0 ? static_cast<double>(sent) / seconds : 0;
   worker.heard_ns = now_ns;
+  worker.probed_ns = 0;
   if (progress.epoch == worker.progress.epoch && progress.steps > worker.progress.steps) {
     const double steps = static_cast<double>(progress.steps - worker.progress.steps);
     const double wait = static_cast<double>(progress.wait_in_us - worker.progress.wait_in_us);
@@ -77,22 +118,42 @@ void ClusterState::Heartbeat(WorkerId id, const WorkerProgress& progress, int64_
     worker.step_ms = (wait + compute) / steps / 1000;
   }
   worker.progress = progress;
+  LearnTimes(worker);
 }
 
-void ClusterState::Loaded(WorkerId id, Epoch epoch, LoadPhase phase, double progress, int64_t weights_bytes,
-                          int64_t kv_bytes, int64_t now_ns) {
+// Ranks of a group have a part of each layer: their times say little about whole ones.
+void ClusterState::LearnTimes(const WorkerRecord& worker) {
+  constexpr int64_t kRowsToBelieve = 2000;
+  const auto pipeline = pipelines_.find(worker.pipeline);
+  const WorkerProgress& progress = worker.progress;
+  if (progress.decode_rows < kRowsToBelieve || pipeline == pipelines_.end() || Epoch(progress.epoch) != worker.epoch) return;
+  const auto deployment = deployments_.find(pipeline->second.deployment);
+  const std::vector<StagePlacement>& stages = pipeline->second.placement.stages;
+  if (deployment == deployments_.end() || worker.stage >= static_cast<int>(stages.size())) return;
+  const StagePlacement& stage = stages[static_cast<size_t>(worker.stage)];
+  if (stage.tensor_parallel != 1) return;
+  const double rows = static_cast<double>(progress.decode_rows);
+  MeasuredTimes& measured = deployment->second.measured;
+  measured.layer_ns = static_cast<double>(progress.layers_us) * 1000 / rows / (stage.layer_end - stage.layer_begin);
+  if (worker.stage + 1 == static_cast<int>(stages.size())) measured.head_ns = static_cast<double>(progress.head_us) * 1000 / rows;
+}
+
+void ClusterState::Loaded(WorkerId id, Epoch epoch, LoadPhase phase, const LoadDetails& details, int64_t now_ns) {
   const auto found = workers_.find(id);
   if (found == workers_.end() || found->second.epoch != epoch) return;
   WorkerRecord& worker = found->second;
   worker.heard_ns = now_ns;
-  worker.load_progress = progress;
-  if (weights_bytes > 0) worker.weights_bytes = weights_bytes;
-  if (kv_bytes > 0) worker.kv_bytes = kv_bytes;
+  worker.probed_ns = 0;
+  worker.load_progress = details.progress;
+  if (details.weights_bytes > 0) worker.weights_bytes = details.weights_bytes;
+  if (details.kv_bytes > 0) worker.kv_bytes = details.kv_bytes;
+  if (!details.shard_digest.empty()) worker.shard_digest = details.shard_digest;
   const auto pipeline = pipelines_.find(worker.pipeline);
   if (pipeline == pipelines_.end()) return;
   if (phase == LoadPhase::kLoaded && worker.phase == WorkerPhase::kLoading) {
     worker.phase = WorkerPhase::kLoaded;
     worker.load_progress = 1;
+    worker.held = details.held;
   } else if (phase == LoadPhase::kLinked && worker.phase == WorkerPhase::kLoaded) {
     worker.phase = WorkerPhase::kReady;
   }
@@ -117,7 +178,8 @@ void ClusterState::Apply(DeploymentSpec spec, ModelFacts model, int64_t now_ns) 
   const std::string name = spec.name;
   const auto found = deployments_.find(name);
   if (found == deployments_.end()) {
-    deployments_[name] = DeploymentRecord{std::move(spec), std::move(model), false, ""};
+    deployments_[name] = DeploymentRecord{
+        .spec = std::move(spec), .model = std::move(model), .draining = false, .message = "", .measured = {}, .cut_by = {}};
   } else {
     DeploymentRecord& deployment = found->second;
     DeploymentSpec scaled = deployment.spec;
@@ -185,12 +247,84 @@ void ClusterState::Drained(PipelineId id, int64_t now_ns) {
 void ClusterState::Remove(PipelineId id, int64_t now_ns) {
   const auto found = pipelines_.find(id);
   if (found == pipelines_.end()) return;
-  Disband(found->second, "the pipeline is removed", false, now_ns);
+  Disband(found->second, "the pipeline is removed", false, now_ns, /*planned=*/true);
   Do(ForgetPipeline{id});
   pipelines_.erase(found);
 }
 
+std::vector<RankView> ClusterState::RanksOf(const PipelineRecord& pipeline, int64_t now_ns) const {
+  std::vector<RankView> ranks;
+  for (const WorkerId id : pipeline.workers) {
+    const WorkerRecord* worker = FindWorker(id);
+    if (worker == nullptr) continue;
+    const WorkerProgress& progress = worker->progress;
+    const int64_t silent_ns = now_ns - worker->heard_ns;
+    ranks.push_back({.stage = worker->stage,
+                     .rank = worker->rank,
+                     .worker = worker->info.name,
+                     .silent_ms = silent_ns / 1'000'000,
+                     .step = progress.current_step,
+                     .last_step = progress.last_step,
+                     .operation = progress.operation,
+                     .waiting_for = progress.waiting_for,
+                     .waiting_ms = progress.waiting_for.empty() ? 0 : progress.waiting_us / 1000 + silent_ns / 1'000'000});
+  }
+  return ranks;
+}
+
+void ClusterState::LookIntoSilence(int64_t now_ns) {
+  for (auto& [id, worker] : workers_) {
+    if (worker.phase == WorkerPhase::kLost || worker.probed_ns != 0 || worker.info.blob_address.empty()) continue;
+    if (now_ns - worker.heard_ns < limits_.suspect_after_ns) continue;
+    worker.probed_ns = now_ns;
+    Do(ProbeWorker{id, worker.info.blob_address});
+  }
+}
+
+void ClusterState::Probed(WorkerId id, ProbeResult result, int64_t now_ns) {
+  const auto found = workers_.find(id);
+  if (found == workers_.end() || found->second.phase == WorkerPhase::kLost || found->second.probed_ns == 0) return;
+  WorkerRecord& worker = found->second;
+  const auto pipeline = pipelines_.find(worker.pipeline);
+  std::vector<RankView> ranks;
+  int silent = 0;
+  if (pipeline != pipelines_.end()) {
+    ranks = RanksOf(pipeline->second, now_ns);
+    const auto& all = pipeline->second.workers;
+    silent = static_cast<int>(std::find(all.begin(), all.end(), id) - all.begin());
+  } else {
+    RankView& view = ranks.emplace_back();
+    view.worker = worker.info.name;
+    view.silent_ms = (now_ns - worker.heard_ns) / 1'000'000;
+    view.last_step = worker.progress.last_step;
+    view.operation = worker.progress.operation;
+  }
+  const Diagnosis diagnosis = DiagnoseSilence(ranks, silent, result);
+  Do(ReportFault{diagnosis.kind, worker.info.name, worker.pipeline, diagnosis.text});
+  // What cannot be reached may come back within its lease; the others are as good as gone.
+  if (diagnosis.kind == FaultKind::kPartition) return;
+  Do(CloseWorker{id, diagnosis.text});
+  Gone(id, diagnosis.text, now_ns);
+}
+
+void ClusterState::StepStalled(PipelineId id, Epoch epoch, StepNumber step, const std::string& why, int64_t now_ns) {
+  const auto found = pipelines_.find(id);
+  if (found == pipelines_.end() || found->second.epoch != epoch || found->second.workers.empty()) return;
+  const Diagnosis diagnosis = DiagnoseStall(RanksOf(found->second, now_ns), step.value());
+  std::string worker;
+  if (diagnosis.culprit >= 0) worker = workers_.at(found->second.workers[static_cast<size_t>(diagnosis.culprit)]).info.name;
+  const std::string text = absl::StrCat(why, ": ", diagnosis.text);
+  Do(ReportFault{diagnosis.kind, worker, id, text});
+  EpochFailed(id, epoch, text, now_ns);
+}
+
 void ClusterState::Tick(int64_t now_ns) {
+  // Whoever was stopped is this process: what it did not read in the meantime is not missing.
+  if (ticked_ns_ > 0 && now_ns - ticked_ns_ > limits_.pause_ns) {
+    for (auto& [id, worker] : workers_) worker.heard_ns = std::min(now_ns, worker.heard_ns + (now_ns - ticked_ns_));
+  }
+  ticked_ns_ = now_ns;
+  LookIntoSilence(now_ns);
   std::vector<std::pair<WorkerId, std::string>> late;
   for (const auto& [id, worker] : workers_) {
     if (worker.phase == WorkerPhase::kLost) continue;

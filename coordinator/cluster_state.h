@@ -21,6 +21,9 @@ namespace pagoda::coordinator {
 
 struct ClusterLimits {
   int64_t lease_ns = 3'000'000'000;
+  int64_t suspect_after_ns = 1'400'000'000;      // of silence: then it is looked into; the lease is not waited for
+  int64_t pause_ns = 700'000'000;                // between ticks: this process was stopped itself, and nobody is late
+  int64_t holders_return_ns = 2'000'000'000;     // after a start: how long those that held shards are waited for
   int64_t assembly_deadline_ns = 600'000'000'000;
   int64_t release_deadline_ns = 15'000'000'000;  // a worker that does not say that it left is taken for lost
   int64_t first_retry_ns = 200'000'000;
@@ -33,17 +36,20 @@ class ClusterState {
   explicit ClusterState(ClusterLimits limits) : limits_(std::move(limits)) {}
 
   // Before anything else, what the store has. Pipelines keep their ids.
-  void Restore(uint64_t last_epoch, uint64_t last_pipeline,
-               const std::vector<std::pair<PipelineId, std::string>>& pipelines);
+  void Restore(uint64_t last_epoch, uint64_t last_pipeline, std::vector<RestoredPipeline> pipelines, int64_t now_ns);
   // The address under which workers find this coordinator's own Blob service.
   void SetOwnBlobAddress(std::string address) { limits_.own_blob_addresses = {std::move(address)}; }
 
   // Workers. A name that is already there with another incarnation is the same worker after a restart.
   WorkerId Join(WorkerInfo info, int64_t now_ns);
-  void Gone(WorkerId worker, const std::string& why, int64_t now_ns);
+  // `planned`: it leaves by order; what ran with it blames nobody.
+  void Gone(WorkerId worker, const std::string& why, int64_t now_ns, bool planned = false);
   void Heartbeat(WorkerId worker, const WorkerProgress& progress, int64_t now_ns);
-  void Loaded(WorkerId worker, Epoch epoch, LoadPhase phase, double progress, int64_t weights_bytes, int64_t kv_bytes,
-              int64_t now_ns);
+  void Loaded(WorkerId worker, Epoch epoch, LoadPhase phase, const LoadDetails& details, int64_t now_ns);
+  // What came of a ProbeWorker.
+  void Probed(WorkerId worker, ProbeResult result, int64_t now_ns);
+  // A step gave no result in time although all ranks report.
+  void StepStalled(PipelineId pipeline, Epoch epoch, StepNumber step, const std::string& why, int64_t now_ns);
   void Left(WorkerId worker, Epoch epoch, int64_t now_ns);
   // A rank (or the engine) says that the epoch cannot go on.
   void EpochFailed(PipelineId pipeline, Epoch epoch, const std::string& why, int64_t now_ns);
@@ -59,22 +65,32 @@ class ClusterState {
   void Tick(int64_t now_ns);
 
   std::vector<Action> TakeActions();
+  const ClusterLimits& limits() const { return limits_; }
 
   const std::map<WorkerId, WorkerRecord>& workers() const { return workers_; }
   const std::map<PipelineId, PipelineRecord>& pipelines() const { return pipelines_; }
   const std::map<std::string, DeploymentRecord>& deployments() const { return deployments_; }
   const WorkerRecord* FindWorker(WorkerId id) const;
+  std::vector<RankView> RanksOf(const PipelineRecord& pipeline, int64_t now_ns) const;
 
  private:
   void Reconcile(int64_t now_ns);
   void MatchReplicas(DeploymentRecord& deployment, int64_t now_ns);
   void TryAssemble(PipelineRecord& pipeline, int64_t now_ns);
   std::vector<WorkerId> ChooseWorkers(const PipelineRecord& pipeline, const DeploymentRecord& deployment, int needed) const;
+  bool KeepsItsPlaces(const PipelineRecord& pipeline, const std::vector<WorkerId>& chosen) const;
+  bool WaitsForHolders(const PipelineRecord& pipeline, const std::vector<WorkerId>& chosen, const DeploymentRecord& deployment,
+                       int64_t now_ns) const;
+  void RecognizeShard(WorkerRecord& worker);
+  void CountFlap(const std::string& name, int64_t now_ns);
+  int FlapsOf(const std::string& name, int64_t now_ns) const;
+  void LookIntoSilence(int64_t now_ns);
   std::vector<WorkerResources> ResourcesOf(const std::vector<WorkerId>& chosen) const;
   void SendAssignments(PipelineRecord& pipeline, const DeploymentRecord& deployment, int64_t now_ns);
   void Advance(PipelineRecord& pipeline, int64_t now_ns);
-  void Disband(PipelineRecord& pipeline, const std::string& why, bool keep_weights, int64_t now_ns);
+  void Disband(PipelineRecord& pipeline, const std::string& why, bool keep_weights, int64_t now_ns, bool planned = false);
   void Remove(PipelineId pipeline, int64_t now_ns);
+  void LearnTimes(const WorkerRecord& worker);
   std::string ShardName(const PipelineRecord& pipeline, const DeploymentRecord& deployment, int stage, int rank) const;
   void Do(Action action);
 
@@ -86,7 +102,14 @@ class ClusterState {
   std::map<WorkerId, WorkerRecord> workers_;
   std::map<PipelineId, PipelineRecord> pipelines_;
   std::map<std::string, DeploymentRecord> deployments_;
-  std::vector<std::pair<PipelineId, std::string>> restored_;  // not yet claimed by their deployment
+  std::vector<RestoredPipeline> restored_;  // not yet claimed by their deployment
+  int64_t restored_ns_ = 0;
+  int64_t ticked_ns_ = 0;
+  struct Flaps {
+    int count = 0;
+    int64_t last_ns = 0;
+  };
+  std::map<std::string, Flaps> flaps_;  // by worker name: how often it was lost of late
   std::vector<Action> actions_;
 };
 

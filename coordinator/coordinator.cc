@@ -16,6 +16,13 @@ constexpr int64_t kTickEveryMs = 250;
 // An engine's loop comes round each second even when there is nothing to do. What takes longer hangs.
 constexpr int64_t kLongestTurnNs = 20 * kNsPerSecond;
 
+ClusterLimits LimitsOf(const CoordinatorOptions& options) {
+  ClusterLimits limits{.lease_ns = options.lease_ms * kNsPerMs, .own_blob_addresses = {}};
+  const int64_t several_heartbeats_ns = std::max(kNsPerSecond, options.heartbeat_ms * kNsPerMs * 14 / 5);
+  limits.suspect_after_ns = std::min(limits.lease_ns, several_heartbeats_ns);
+  return limits;
+}
+
 }  // namespace
 
 Coordinator::Coordinator(CoordinatorOptions options, std::unique_ptr<Store> store, std::shared_ptr<ModelCatalog> catalog,
@@ -25,31 +32,34 @@ Coordinator::Coordinator(CoordinatorOptions options, std::unique_ptr<Store> stor
       registry_(std::move(registry)),
       inbox_(kInboxCapacity),
       store_(std::move(store)),
-      state_(ClusterLimits{.lease_ns = options_.lease_ms * kNsPerMs, .own_blob_addresses = {}}) {}
+      state_(LimitsOf(options_)) {}
 
 Coordinator::~Coordinator() { Stop(); }
 
-absl::Status Coordinator::Start() {
-  PAGODA_ASSIGN_OR_RETURN(const StoredState stored, store_->Load());
-  std::vector<std::pair<PipelineId, std::string>> pipelines;
-  for (const StoredPipeline& pipeline : stored.pipelines) pipelines.emplace_back(pipeline.pipeline, pipeline.deployment);
-  state_.Restore(stored.last_epoch, stored.last_pipeline, pipelines);
-  for (const DeploymentSpec& spec : stored.deployments) {
-    const auto model = catalog_->Open(spec.model);
-    if (!model.ok()) {
-      LogError("deployment_not_restored",
-               {{"deployment", spec.name}, {"error", AsStd(model.status().message())}});
-      continue;
-    }
-    state_.Apply(spec, {.digest = (*model)->digest(), .sizes = (*model)->sizes()}, NowNs());
-  }
-  CountWorkers();
+absl::Status Coordinator::Start(const std::string& address) {
   thread_ = std::thread([this] { Run(); });
+  leadership_ = std::make_unique<Leadership>(
+      *store_, Candidate{.name = options_.name, .address = address},
+      Leadership::Events{.lead = [this](const Leader& leader) { Post([this, leader] { Lead(leader); }); },
+                         .lost = [this](const std::string& why) { Post([this, why] { StepDown(why); }); },
+                         .follow =
+                             [this](const std::string& leader) {
+                               LogInfo("follows", {{"leader", leader}});
+                               {
+                                 MutexLock lock(&snapshot_mutex_);
+                                 leader_address_ = leader;
+                               }
+                               for (const auto& router : routers_->All()) router->SendHello(false, leader);
+                             }});
+  leadership_->Begin();
   return absl::OkStatus();
 }
 
 void Coordinator::SetBlobAddress(const std::string& address) {
-  Post([this, address] { state_.SetOwnBlobAddress(address); });
+  Post([this, address] {
+    own_blob_address_ = address;
+    state_.SetOwnBlobAddress(address);
+  });
 }
 
 bool Coordinator::Post(std::function<void()> task) {
@@ -79,6 +89,8 @@ void Coordinator::Run() {
 
 void Coordinator::TickNow() {
   const int64_t now_ns = NowNs();
+  last_tick_ns_.store(now_ns);
+  if (stored_state_due_) (void)TakeUpStoredState();
   state_.Tick(now_ns);
   EndDrainsThatTookTooLong(now_ns);
   Act();
@@ -87,6 +99,7 @@ void Coordinator::TickNow() {
   snapshot_at_ns_ = now_ns;
   MeasureRates(now_ns);
   CountWorkers();
+  CountResumable(now_ns);
   PublishSnapshot();
 }
 
@@ -94,21 +107,6 @@ void Coordinator::Act() {
   for (std::vector<Action> actions = state_.TakeActions(); !actions.empty(); actions = state_.TakeActions()) {
     for (const Action& action : actions) std::visit([this](const auto& which) { Do(which); }, action);
   }
-}
-
-// Who was waiting for whom when a step gave no result: the heartbeats tell.
-std::string Coordinator::NamesOfTheWaiting(PipelineId id) const {
-  const auto found = state_.pipelines().find(id);
-  std::string text;
-  if (found == state_.pipelines().end()) return text;
-  for (const WorkerId worker_id : found->second.workers) {
-    const WorkerRecord* worker = state_.FindWorker(worker_id);
-    if (worker == nullptr) continue;
-    absl::StrAppend(&text, "; stage ", worker->stage, " rank ", worker->rank, " (", worker->info.name, ") finished step ",
-                    worker->progress.last_step,
-                    worker->progress.waiting_for.empty() ? "" : absl::StrCat(", waits for ", worker->progress.waiting_for));
-  }
-  return text;
 }
 
 void Coordinator::EndDrainsThatTookTooLong(int64_t now_ns) {
@@ -149,6 +147,11 @@ std::vector<std::shared_ptr<PipelineEngine>> Coordinator::Engines() const {
   return all;
 }
 
+std::string Coordinator::leader_address() const {
+  MutexLock lock(&snapshot_mutex_);
+  return leader_address_;
+}
+
 bool Coordinator::FinishRunning(int timeout_ms) {
   refusing_.store(true);
   Post([this] { snapshot_due_ = true; });
@@ -164,6 +167,8 @@ bool Coordinator::FinishRunning(int timeout_ms) {
 
 void Coordinator::Stop() {
   if (stopping_.exchange(true)) return;
+  prober_.Stop();
+  if (leadership_ != nullptr) leadership_->Stop();  // a standby need not wait for the lease
   inbox_.Close();
   if (thread_.joinable()) thread_.join();
   for (const auto& engine : Engines()) engine->Stop("UNAVAILABLE: the coordinator stops");

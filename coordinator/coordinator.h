@@ -16,9 +16,13 @@
 #include "common/bounded_queue.h"
 #include "common/mutex.h"
 #include "coordinator/cluster_state.h"
+#include "coordinator/event_log.h"
+#include "coordinator/leadership.h"
 #include "coordinator/links.h"
 #include "coordinator/model_catalog.h"
 #include "coordinator/pipeline_engine.h"
+#include "coordinator/prober.h"
+#include "coordinator/resume_table.h"
 #include "coordinator/store/store.h"
 
 namespace prometheus {
@@ -32,7 +36,10 @@ struct CoordinatorOptions {
   int heartbeat_ms = 500;
   int lease_ms = 3000;
   int step_deadline_ms = 30000;
+  int canary_every_ms = 10000;  // 0: none
   std::string pulse_file;  // touched while the control thread and all engines go round; empty: none
+  Tracer* tracer = nullptr;  // null: no traces; outlives the coordinator
+  uint32_t announced_protocol = ~0u;  // to routers, at most; for tests of two versions together
 };
 
 // What Admin shows of the cluster.
@@ -46,7 +53,10 @@ struct ClusterView {
   std::vector<DeploymentRecord> deployments;
   std::vector<Pipeline> pipelines;
   std::vector<WorkerRecord> workers;
+  std::vector<ClusterEvent> events;  // oldest first
   int64_t now_ns = 0;
+  bool leads = false;
+  std::string leader_address;  // when another one leads
 };
 
 class Coordinator {
@@ -55,9 +65,14 @@ class Coordinator {
               std::shared_ptr<prometheus::Registry> registry);
   ~Coordinator();
 
-  // Reads the store and starts the control thread. A deployment whose model cannot be opened any more is kept, with the
-  // reason logged, and does not run.
-  absl::Status Start();
+  // Starts the control thread and campaigns for the leadership; `address` is where others reach this coordinator. Whoever leads
+  // reads the store then: a deployment whose model cannot be opened any more is kept, with the reason logged, and does not run.
+  // The others answer NotLeader.
+  absl::Status Start(const std::string& address);
+  bool leads() const { return leading_.load(); }
+  // When the control thread last went round: within a second of now, or it hangs.
+  int64_t last_tick_ns() const { return last_tick_ns_.load(); }
+  std::string leader_address() const;  // of another one; empty: nobody is known to lead
   void SetBlobAddress(const std::string& address);
 
   // Refuses new requests from now on; true once nothing runs, false when the time is over.
@@ -67,19 +82,22 @@ class Coordinator {
   // Of a worker's stream, in the order of its messages.
   void WorkerJoined(std::shared_ptr<WorkerLink> link, WorkerInfo info);
   void WorkerHeartbeat(std::shared_ptr<WorkerLink> link, WorkerProgress progress);
-  void WorkerLoaded(std::shared_ptr<WorkerLink> link, Epoch epoch, LoadPhase phase, double progress, int64_t weights_bytes,
-                    int64_t kv_bytes);
+  void WorkerLoaded(std::shared_ptr<WorkerLink> link, Epoch epoch, LoadPhase phase, LoadDetails details);
   void WorkerLeft(std::shared_ptr<WorkerLink> link, Epoch epoch);
   void WorkerFault(std::shared_ptr<WorkerLink> link, Epoch epoch, std::string what);
-  void WorkerGone(std::shared_ptr<WorkerLink> link);
+  // `planned`: it was told to stop, and said so.
+  void WorkerGone(std::shared_ptr<WorkerLink> link, bool planned);
 
   // Of a router's stream. It gets a snapshot at once.
   RouterId RouterJoined(std::shared_ptr<RouterLink> link);
   void RouterGone(RouterId router);
+  void SnapshotDue();  // routers get one at once
   // Answers through the router's link when it is refused.
-  void Submit(PipelineId pipeline, Request request, RouterLink& link);
+  void Submit(PipelineId pipeline, Request request, ResumeTable::Label label, RouterLink& link);
   void Cancel(RequestId request);
   void StopChoice(RequestId request, int choice, int count);
+  // What is known of a client's stream, for the router that it came back to; whoever still generates for it is stopped.
+  std::vector<ResumeTable::Part> TakeOver(const std::string& tenant, const std::string& resume_id);
 
   using Done = std::function<void(absl::Status)>;
   void Apply(DeploymentSpec spec, ModelFacts model, Done done);
@@ -101,6 +119,10 @@ class Coordinator {
   };
 
   bool Post(std::function<void()> task);  // false: it will not run
+  void Lead(const Leader& leader);
+  absl::Status TakeUpStoredState();
+  void StepDown(const std::string& why);
+  absl::Status CheckLeads() const;
   void Run();
   void TickNow();
   void Act();
@@ -111,16 +133,21 @@ class Coordinator {
   void Do(const SendLinkUp& action);
   void Do(const SendRelease& action);
   void Do(const CloseWorker& action);
+  void Do(const ProbeWorker& action);
+  void Do(const ReportFault& action);
   void Do(const CreatePipeline& action);
   void Do(const OpenEpoch& action);
   void Do(const CloseEpoch& action);
   void Do(const StopPipeline& action);
   void PublishSnapshot();
   Snapshot MakeSnapshot() const;
-  std::string NamesOfTheWaiting(PipelineId pipeline) const;
+  ClusterView MakeView() const;
+  void Tell(std::string_view kind, std::string text);  // to whoever looks at the cluster
+  std::vector<RestoredBlock> SurveyKv(const PipelineRecord& pipeline) const;
   void EndDrainsThatTookTooLong(int64_t now_ns);
   void MeasureRates(int64_t now_ns);
   void CountWorkers();
+  void CountResumable(int64_t now_ns);
   WorkerLink* LinkOf(WorkerId worker) const;
   WorkerId IdOf(const WorkerLink* link) const;
   std::shared_ptr<PipelineEngine> FindEngine(PipelineId pipeline) const;
@@ -130,14 +157,18 @@ class Coordinator {
   const std::shared_ptr<ModelCatalog> catalog_;
   const std::shared_ptr<prometheus::Registry> registry_;
   const std::shared_ptr<RouterDirectory> routers_ = std::make_shared<RouterDirectory>();
+  const std::shared_ptr<SharedResumeTable> resumable_ = std::make_shared<SharedResumeTable>();
   BoundedQueue<std::function<void()>> inbox_;
   std::atomic<bool> refusing_{false};
   std::atomic<bool> stopping_{false};
+  std::atomic<bool> leading_{false};
+  std::atomic<int64_t> last_tick_ns_{0};
 
   mutable Mutex engines_mutex_;
   std::map<PipelineId, std::shared_ptr<PipelineEngine>> engines_ ABSL_GUARDED_BY(engines_mutex_);
   mutable Mutex snapshot_mutex_;
   Snapshot latest_ ABSL_GUARDED_BY(snapshot_mutex_);
+  std::string leader_address_ ABSL_GUARDED_BY(snapshot_mutex_);
 
   // The control thread's.
   std::unique_ptr<Store> store_;
@@ -148,10 +179,17 @@ class Coordinator {
   std::map<PipelineId, PipelineRate> rates_;
   std::map<std::string, int64_t> drain_deadlines_;  // by deployment
   std::vector<std::shared_ptr<PipelineEngine>> retired_;  // their threads end by themselves
+  EventLog events_;
   uint64_t snapshot_version_ = 0;
   int64_t snapshot_at_ns_ = 0;
   bool snapshot_due_ = false;
+  Epoch refused_epoch_;  // that the store did not take: nobody is assigned to it
 
+  std::string own_blob_address_;
+  bool stored_state_due_ = false;  // this one leads and could not read the store yet
+
+  std::unique_ptr<Leadership> leadership_;
+  Prober prober_;
   std::thread thread_;
 };
 

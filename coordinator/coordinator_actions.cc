@@ -1,6 +1,10 @@
 // What the cluster state asks for, done: store, worker links, engines.
 #include "coordinator/coordinator.h"
 
+#include <prometheus/counter.h>
+#include <prometheus/registry.h>
+
+#include <algorithm>
 #include <chrono>
 
 #include "common/clock.h"
@@ -17,11 +21,21 @@ int64_t UnixSeconds() {
 
 void Coordinator::Do(const SaveEpoch& action) {
   const absl::Status status = store_->AdvanceEpoch(action.epoch);
-  if (!status.ok()) LogError("epoch_not_stored", {{"epoch", action.epoch.value()}, {"error", AsStd(status.message())}});
+  if (status.ok()) return;
+  // Without the store's word there is no such epoch: another coordinator may lead by now.
+  LogError("epoch_not_stored", {{"epoch", action.epoch.value()}, {"error", AsStd(status.message())}});
+  refused_epoch_ = action.epoch;
+  for (const auto& [id, pipeline] : state_.pipelines()) {
+    if (pipeline.epoch != action.epoch) continue;
+    Post([this, id, epoch = action.epoch, why = absl::StrCat("the store did not take epoch ", action.epoch.value(), ": ",
+                                                             status.message())] {
+      state_.EpochFailed(id, epoch, why, NowNs());
+    });
+  }
 }
 
 void Coordinator::Do(const SavePipeline& action) {
-  const absl::Status status = store_->PutPipeline({action.pipeline, action.deployment});
+  const absl::Status status = store_->PutPipeline(action.pipeline);
   if (!status.ok()) LogError("pipeline_not_stored", {{"error", AsStd(status.message())}});
 }
 
@@ -32,6 +46,7 @@ void Coordinator::Do(const ForgetPipeline& action) {
 
 void Coordinator::Do(const SendAssignment& action) {
   const Assignment& assignment = action.assignment;
+  if (assignment.epoch == refused_epoch_) return;
   LogInfo("worker_assigned", {{"worker", action.worker.value()},
                      {"pipeline", assignment.pipeline.value()},
                      {"epoch", assignment.epoch.value()},
@@ -56,6 +71,9 @@ void Coordinator::Do(const SendRelease& action) {
 void Coordinator::Do(const CloseWorker& action) {
   WorkerLink* link = LinkOf(action.worker);
   if (link == nullptr) return;
+  const WorkerRecord* worker = state_.FindWorker(action.worker);
+  Tell("worker_lost", absl::StrCat(worker == nullptr ? absl::StrCat("worker ", action.worker.value()) : worker->info.name,
+                                   " was let go: ", action.why));
   LogWarning("worker_closed", {{"worker", action.worker.value()}, {"why", action.why}});
   const std::shared_ptr<WorkerLink> held = links_.at(action.worker);
   worker_ids_.erase(link);
@@ -64,17 +82,43 @@ void Coordinator::Do(const CloseWorker& action) {
   held->Close(action.why);
 }
 
+// On a thread of its own: a connect may take its whole time.
+void Coordinator::Do(const ProbeWorker& action) {
+  prober_.Probe(action.address, [this, worker = action.worker](ProbeResult result) {
+    Post([this, worker, result] { state_.Probed(worker, result, NowNs()); });
+  });
+}
+
+void Coordinator::Do(const ReportFault& action) {
+  LogWarning("fault_found", {{"kind", NameOf(action.kind)},
+                             {"worker", action.worker},
+                             {"pipeline", action.pipeline.value()},
+                             {"what", action.text}});
+  prometheus::BuildCounter()
+      .Name("pagoda_coordinator_faults_total")
+      .Help("Workers found dead, wedged, slow or cut off, by kind")
+      .Register(*registry_)
+      .Add({{"kind", std::string(NameOf(action.kind))}})
+      .Increment();
+}
+
 void Coordinator::Do(const CreatePipeline& action) {
   const DeploymentRecord& deployment = state_.deployments().at(action.deployment);
   EngineOptions options{.pipeline = action.pipeline,
                         .deployment = action.deployment,
                         .max_queued_requests = deployment.spec.max_queued_requests,
                         .step_deadline_ns = options_.step_deadline_ms * kNsPerMs,
+                        .tracer = options_.tracer,
+                        .canary_every_ns = options_.canary_every_ms * kNsPerMs,
+                        .resumable = resumable_,
                         .epoch_failed = {},
                         .drained = {}};
   const PipelineId id = action.pipeline;
-  options.epoch_failed = [this, id](Epoch epoch, const std::string& why) {
-    Post([this, id, epoch, why] { state_.EpochFailed(id, epoch, why + NamesOfTheWaiting(id), NowNs()); });
+  options.epoch_failed = [this, id](Epoch epoch, StepNumber stalled, const std::string& why) {
+    Post([this, id, epoch, stalled, why] {
+      if (stalled.value() == 0) return state_.EpochFailed(id, epoch, why, NowNs());
+      state_.StepStalled(id, epoch, stalled, why, NowNs());
+    });
   };
   options.drained = [this, id] { Post([this, id] { state_.Drained(id, NowNs()); }); };
   auto engine = std::make_shared<PipelineEngine>(std::move(options), routers_,
@@ -98,6 +142,12 @@ void Coordinator::Do(const OpenEpoch& action) {
     ranks.push_back(link->second);
   }
   const DeploymentSpec& spec = deployment.spec;
+  std::vector<int> layers;
+  for (const StagePlacement& stage : pipeline.placement.stages) layers.push_back(stage.layer_end - stage.layer_begin);
+  std::vector<RestoredBlock> restored;
+  if (!spec.disable_prefix_caching) restored = SurveyKv(pipeline);
+  const int64_t whole = std::count_if(restored.begin(), restored.end(), [](const RestoredBlock& b) { return b.whole(); });
+  const int64_t partial = static_cast<int64_t>(restored.size()) - whole;
   engine->OpenEpoch(EpochSettings{.epoch = action.epoch,
                                   .stages = static_cast<int>(pipeline.placement.stages.size()),
                                   .blocks = pipeline.placement.blocks,
@@ -109,19 +159,43 @@ void Coordinator::Do(const OpenEpoch& action) {
                                   .max_slots = 2 * spec.max_num_seqs,
                                   .max_sample_rows = spec.max_num_seqs,
                                   .prefix_caching = !spec.disable_prefix_caching,
-                                  .max_queued_requests = spec.max_queued_requests},
+                                  .chunked_prefill = !spec.disable_chunked_prefill,
+                                  .max_queued_requests = spec.max_queued_requests,
+                                  .stage_layers = std::move(layers),
+                                  .restored = std::move(restored)},
                     MakePlanTransport(std::move(ranks)));
+  Tell("pipeline_ready", absl::StrCat("pipeline ", action.pipeline.value(), " (", pipeline.deployment, ") is ready, epoch ",
+                                      action.epoch.value()));
   LogInfo("pipeline_ready", {{"pipeline", action.pipeline.value()},
                              {"deployment", pipeline.deployment},
                              {"epoch", action.epoch.value()},
                              {"blocks", pipeline.placement.blocks},
+                             {"blocks_kept", whole},
+                             {"blocks_kept_by_some_stages", partial},
                              {"max_model_len", pipeline.placement.max_model_len}});
   snapshot_due_ = true;
 }
 
+std::vector<RestoredBlock> Coordinator::SurveyKv(const PipelineRecord& pipeline) const {
+  std::vector<std::vector<const HeldBlocks*>> stages(pipeline.placement.stages.size());
+  bool any = false;
+  for (const WorkerId id : pipeline.workers) {
+    const WorkerRecord* worker = state_.FindWorker(id);
+    if (worker == nullptr) return {};
+    stages.at(static_cast<size_t>(worker->stage)).push_back(worker->held.get());
+    any = any || worker->held != nullptr;
+  }
+  return any ? SurveyHeldBlocks(stages, pipeline.placement.blocks) : std::vector<RestoredBlock>();
+}
+
 void Coordinator::Do(const CloseEpoch& action) {
-  LogWarning("epoch_ended", {{"pipeline", action.pipeline.value()}, {"epoch", action.epoch.value()}, {"why", action.why}});
-  if (const auto engine = FindEngine(action.pipeline)) engine->CloseEpoch(action.epoch);
+  Tell("epoch_ended", absl::StrCat("pipeline ", action.pipeline.value(), ", epoch ", action.epoch.value(), " ended: ",
+                                   action.why));
+  LogWarning("epoch_ended", {{"pipeline", action.pipeline.value()},
+                             {"epoch", action.epoch.value()},
+                             {"planned", action.planned},
+                             {"why", action.why}});
+  if (const auto engine = FindEngine(action.pipeline)) engine->CloseEpoch(action.epoch, action.planned ? EpochEnd::kPlanned : EpochEnd::kLost);
   snapshot_due_ = true;
 }
 

@@ -9,12 +9,15 @@ namespace pagoda::coordinator {
 
 void Coordinator::WorkerJoined(std::shared_ptr<WorkerLink> link, WorkerInfo info) {
   Post([this, link = std::move(link), info = std::move(info)] {
+    if (!leading_.load()) return link->SendNotLeader(leader_address());
     LogInfo("worker_joined", {{"worker", info.name},
+                              {"holds_shard", info.held_shard},
                               {"host", info.host},
                               {"threads", info.threads},
                               {"memory_bytes", info.memory_bytes},
                               {"numerics_profile", info.numerics_profile},
                               {"implementation", info.implementation}});
+    Tell("worker_joined", absl::StrCat(info.name, " joined from ", info.host));
     const WorkerId id = state_.Join(info, NowNs());
     links_[id] = link;
     worker_ids_[link.get()] = id;
@@ -29,10 +32,9 @@ void Coordinator::WorkerHeartbeat(std::shared_ptr<WorkerLink> link, WorkerProgre
   });
 }
 
-void Coordinator::WorkerLoaded(std::shared_ptr<WorkerLink> link, Epoch epoch, LoadPhase phase, double progress,
-                               int64_t weights_bytes, int64_t kv_bytes) {
-  Post([=, this, link = std::move(link)] {
-    state_.Loaded(IdOf(link.get()), epoch, phase, progress, weights_bytes, kv_bytes, NowNs());
+void Coordinator::WorkerLoaded(std::shared_ptr<WorkerLink> link, Epoch epoch, LoadPhase phase, LoadDetails details) {
+  Post([this, link = std::move(link), epoch, phase, details = std::move(details)] {
+    state_.Loaded(IdOf(link.get()), epoch, phase, details, NowNs());
   });
 }
 
@@ -44,20 +46,25 @@ void Coordinator::WorkerFault(std::shared_ptr<WorkerLink> link, Epoch epoch, std
   Post([this, link = std::move(link), epoch, what = std::move(what)] {
     const WorkerRecord* worker = state_.FindWorker(IdOf(link.get()));
     if (worker == nullptr) return;
+    Tell("worker_fault", absl::StrCat(worker->info.name, ": ", what));
     LogWarning("worker_fault", {{"worker", worker->info.name}, {"epoch", epoch.value()}, {"what", what}});
     if (worker->epoch == epoch) state_.EpochFailed(worker->pipeline, epoch, what, NowNs());
   });
 }
 
-void Coordinator::WorkerGone(std::shared_ptr<WorkerLink> link) {
-  Post([this, link = std::move(link)] {
+void Coordinator::WorkerGone(std::shared_ptr<WorkerLink> link, bool planned) {
+  Post([this, link = std::move(link), planned] {
     const WorkerId id = IdOf(link.get());
     if (id == WorkerId()) return;
     const WorkerRecord* worker = state_.FindWorker(id);
-    if (worker != nullptr) LogWarning("worker_gone", {{"worker", worker->info.name}});
+    if (worker != nullptr) {
+      LogWarning("worker_gone", {{"worker", worker->info.name}});
+      Tell(planned ? "worker_left" : "worker_lost",
+           absl::StrCat(worker->info.name, planned ? " leaves: it was told to stop" : " is lost: its control stream ended"));
+    }
     worker_ids_.erase(link.get());
     links_.erase(id);
-    state_.Gone(id, "its control stream ended", NowNs());
+    state_.Gone(id, planned ? "it was told to stop" : "its control stream ended", NowNs(), planned);
     snapshot_due_ = true;
   });
 }
@@ -68,7 +75,9 @@ RouterId Coordinator::RouterJoined(std::shared_ptr<RouterLink> link) {
     MutexLock lock(&snapshot_mutex_);
     snapshot = latest_;
   }
-  link->SendSnapshot(snapshot);
+  const bool leads = leading_.load();
+  link->SendHello(leads, leads ? "" : leader_address());
+  if (leads) link->SendSnapshot(snapshot);
   const RouterId id = routers_->Add(std::move(link));
   Post([this] { snapshot_due_ = true; });
   return id;
@@ -76,10 +85,11 @@ RouterId Coordinator::RouterJoined(std::shared_ptr<RouterLink> link) {
 
 void Coordinator::RouterGone(RouterId router) {
   routers_->Remove(router);
+  resumable_->DetachRouter(router, NowNs());
   for (const auto& engine : Engines()) engine->DropRouter(router);
 }
 
-void Coordinator::Submit(PipelineId pipeline, Request request, RouterLink& link) {
+void Coordinator::Submit(PipelineId pipeline, Request request, ResumeTable::Label label, RouterLink& link) {
   const std::string client_request_id = request.client_request_id;
   Refusal refusal{.router = request.router,
                   .request = request.id,
@@ -95,6 +105,10 @@ void Coordinator::Submit(PipelineId pipeline, Request request, RouterLink& link)
                                 {"why", refusal.message}});
     link.SendRefused(refusal);
   };
+  if (!leading_.load()) {
+    refusal.message = absl::StrCat("this coordinator does not lead; ", leader_address(), " does");
+    return refuse();
+  }
   if (refusing_.load()) return refuse();
   const auto engine = FindEngine(pipeline);
   if (engine == nullptr) {
@@ -102,14 +116,29 @@ void Coordinator::Submit(PipelineId pipeline, Request request, RouterLink& link)
     refusal.message = absl::StrCat("there is no pipeline ", pipeline.value(), " here");
     return refuse();
   }
+  if (!label.resume_id.empty()) {
+    request.resumable = resumable_->Begin(std::move(label), request, pipeline, NowNs());
+    if (!request.resumable) LogWarning("stream_not_resumable", {{"request_id", client_request_id}});
+  }
   if (engine->TrySubmit(std::move(request))) return;
+  resumable_->Drop(refusal.request);
   refusal.code = RefusalCode::kResourceExhausted;
   refusal.message = absl::StrCat("the pipeline's queue is full (max_queued_requests ", engine->options().max_queued_requests, ")");
   refusal.retry_after_ms = 1000;
   refuse();
 }
 
+std::vector<ResumeTable::Part> Coordinator::TakeOver(const std::string& tenant, const std::string& resume_id) {
+  std::vector<ResumeTable::Part> parts = resumable_->Find(tenant, resume_id, NowNs());
+  for (const ResumeTable::Part& part : parts) {
+    const auto engine = part.attached ? FindEngine(part.pipeline) : nullptr;
+    if (engine != nullptr) engine->Abort(part.request, "ABORTED: another router goes on with this stream");
+  }
+  return parts;
+}
+
 void Coordinator::Cancel(RequestId request) {
+  resumable_->Detach(request, NowNs());
   for (const auto& engine : Engines()) engine->Cancel(request);
 }
 
@@ -119,10 +148,12 @@ void Coordinator::StopChoice(RequestId request, int choice, int count) {
 
 void Coordinator::Apply(DeploymentSpec spec, ModelFacts model, Done done) {
   const bool posted = Post([this, spec = std::move(spec), model = std::move(model), done] {
+    if (const absl::Status leads = CheckLeads(); !leads.ok()) return done(leads);
     const absl::StatusOr<int> needed = WorkersNeeded(*model.sizes, PlacementRequestOf(spec));
     if (!needed.ok()) return done(needed.status());
     const absl::Status stored = store_->PutDeployment(spec);
     if (!stored.ok()) return done(stored);
+    Tell("deployment", absl::StrCat(spec.name, " was applied, replicas ", spec.replicas));
     drain_deadlines_.erase(spec.name);
     state_.Apply(spec, model, NowNs());
     Act();
@@ -133,7 +164,9 @@ void Coordinator::Apply(DeploymentSpec spec, ModelFacts model, Done done) {
 
 void Coordinator::Scale(std::string name, int replicas, Done done) {
   const bool posted = Post([this, name = std::move(name), replicas, done] {
-    absl::Status status = state_.Scale(name, replicas, NowNs());
+    absl::Status status = CheckLeads();
+    if (status.ok()) status = state_.Scale(name, replicas, NowNs());
+    if (status.ok()) Tell("deployment", absl::StrCat(name, " is scaled to ", replicas, " replicas"));
     if (status.ok()) status = store_->PutDeployment(state_.deployments().at(name).spec);
     done(status);
   });
@@ -142,7 +175,9 @@ void Coordinator::Scale(std::string name, int replicas, Done done) {
 
 void Coordinator::Drain(std::string name, int timeout_ms, Done done) {
   const bool posted = Post([this, name = std::move(name), timeout_ms, done] {
-    absl::Status status = state_.Drain(name, NowNs());
+    absl::Status status = CheckLeads();
+    if (status.ok()) status = state_.Drain(name, NowNs());
+    if (status.ok()) Tell("deployment", absl::StrCat(name, " is being drained"));
     if (status.ok() && timeout_ms > 0) drain_deadlines_[name] = NowNs() + timeout_ms * kNsPerMs;
     if (status.ok()) status = store_->PutDeployment(state_.deployments().at(name).spec);
     done(status);
@@ -152,7 +187,9 @@ void Coordinator::Drain(std::string name, int timeout_ms, Done done) {
 
 void Coordinator::Delete(std::string name, Done done) {
   const bool posted = Post([this, name = std::move(name), done] {
-    absl::Status status = state_.Delete(name, NowNs());
+    absl::Status status = CheckLeads();
+    if (status.ok()) status = state_.Delete(name, NowNs());
+    if (status.ok()) Tell("deployment", absl::StrCat(name, " was deleted"));
     if (status.ok()) status = store_->DeleteDeployment(name);
     done(status);
   });

@@ -4,6 +4,9 @@
 #include <prometheus/gauge.h>
 #include <prometheus/registry.h>
 
+#include <chrono>
+#include <optional>
+
 #include "common/clock.h"
 
 namespace pagoda::coordinator {
@@ -13,6 +16,7 @@ void Coordinator::MeasureRates(int64_t now_ns) {
     const EngineStatus status = engine->status();
     PipelineRate& rate = rates_[engine->options().pipeline];
     const double seconds = static_cast<double>(now_ns - rate.at_ns) / 1e9;
+    if (seconds < 0.5) continue;  // an event brought this snapshot forward: too short to measure
     if (rate.at_ns > 0 && seconds > 0) {
       rate.prompt_per_s = static_cast<double>(status.stats.prompt_tokens - rate.prompt) / seconds;
       rate.output_per_s = static_cast<double>(status.stats.generated_tokens - rate.output) / seconds;
@@ -38,6 +42,22 @@ void Coordinator::CountWorkers() {
       .Register(*registry_)
       .Add({})
       .Set(static_cast<double>(routers_->All().size()));
+}
+
+void Coordinator::CountResumable(int64_t now_ns) {
+  const ResumeTable::Sizes sizes = resumable_->Expire(now_ns);
+  prometheus::BuildGauge()
+      .Name("pagoda_coordinator_resumable_streams")
+      .Help("Streams that their clients may come back for")
+      .Register(*registry_)
+      .Add({})
+      .Set(static_cast<double>(sizes.streams));
+  prometheus::BuildGauge()
+      .Name("pagoda_coordinator_resumable_bytes")
+      .Help("Memory that their logs take")
+      .Register(*registry_)
+      .Add({})
+      .Set(static_cast<double>(sizes.bytes));
 }
 
 Snapshot Coordinator::MakeSnapshot() const {
@@ -67,38 +87,61 @@ Snapshot Coordinator::MakeSnapshot() const {
                                   .created_unix_s = created_unix_s_.at(id),
                                   .preemptions = status.stats.preemptions,
                                   .prefix_hit_tokens = status.stats.prefix_hit_tokens,
-                                  .prefix_query_tokens = status.stats.prefix_query_tokens});
+                                  .prefix_query_tokens = status.stats.prefix_query_tokens,
+                                  .epoch_closed = !status.open || refusing_.load(),
+                                  .predicted_wait_ms = status.stats.predicted_wait_ns / kNsPerMs});
   }
   return snapshot;
+}
+
+void Coordinator::Tell(std::string_view kind, std::string text) {
+  using std::chrono::milliseconds;
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  events_.Add(kind, std::move(text), std::chrono::duration_cast<milliseconds>(now).count());
+  snapshot_due_ = true;
+}
+
+void Coordinator::SnapshotDue() {
+  Post([this] { snapshot_due_ = true; });
 }
 
 void Coordinator::PublishSnapshot() {
   ++snapshot_version_;
   Snapshot snapshot = MakeSnapshot();
-  for (const auto& router : routers_->All()) router->SendSnapshot(snapshot);
+  std::optional<ClusterView> view;
+  for (const auto& router : routers_->All()) {
+    router->SendSnapshot(snapshot);
+    if (!router->watching()) continue;
+    if (!view) view = MakeView();
+    router->SendCluster(*view);
+  }
   MutexLock lock(&snapshot_mutex_);
   latest_ = std::move(snapshot);
 }
 
-void Coordinator::View(std::function<void(ClusterView)> done) {
-  const bool posted = Post([this, done] {
-    ClusterView view;
-    view.now_ns = NowNs();
-    for (const auto& [name, deployment] : state_.deployments()) view.deployments.push_back(deployment);
-    for (const auto& [id, worker] : state_.workers()) view.workers.push_back(worker);
-    for (const auto& [id, pipeline] : state_.pipelines()) {
-      ClusterView::Pipeline shown{.record = pipeline, .status = {}};
-      if (const auto engine = FindEngine(id)) shown.status = engine->status();
-      const auto rate = rates_.find(id);
-      if (rate != rates_.end()) {
-        shown.prompt_tokens_per_s = rate->second.prompt_per_s;
-        shown.output_tokens_per_s = rate->second.output_per_s;
-      }
-      view.pipelines.push_back(std::move(shown));
+ClusterView Coordinator::MakeView() const {
+  ClusterView view;
+  view.leads = leading_.load();
+  view.leader_address = leader_address();
+  view.now_ns = NowNs();
+  for (const auto& [name, deployment] : state_.deployments()) view.deployments.push_back(deployment);
+  for (const auto& [id, worker] : state_.workers()) view.workers.push_back(worker);
+  for (const auto& [id, pipeline] : state_.pipelines()) {
+    ClusterView::Pipeline shown{.record = pipeline, .status = {}};
+    if (const auto engine = FindEngine(id)) shown.status = engine->status();
+    const auto rate = rates_.find(id);
+    if (rate != rates_.end()) {
+      shown.prompt_tokens_per_s = rate->second.prompt_per_s;
+      shown.output_tokens_per_s = rate->second.output_per_s;
     }
-    done(std::move(view));
-  });
-  if (!posted) done(ClusterView());
+    view.pipelines.push_back(std::move(shown));
+  }
+  view.events.assign(events_.events().begin(), events_.events().end());
+  return view;
+}
+
+void Coordinator::View(std::function<void(ClusterView)> done) {
+  if (!Post([this, done] { done(MakeView()); })) done(ClusterView());
 }
 
 }  // namespace pagoda::coordinator

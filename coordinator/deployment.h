@@ -22,6 +22,7 @@ struct DeploymentSpec {
   int max_num_batched_tokens = 256;
   int max_num_seqs = 128;
   bool disable_prefix_caching = false;
+  bool disable_chunked_prefill = false;
   std::vector<int> layers_per_stage;
   int64_t kv_cache_bytes = 0;
   int block_size = 16;

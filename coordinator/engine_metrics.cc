@@ -24,9 +24,10 @@ struct EngineMetrics::State {
   std::vector<std::function<void()>> removers;
   SchedulerStats last;
 
-  prometheus::Gauge *running, *waiting, *blocks_used, *blocks_total, *blocks_cached, *leaked;
+  prometheus::Gauge *running, *waiting, *blocks_used, *blocks_total, *blocks_cached, *kv_tokens, *leaked;
   prometheus::Counter *hit_tokens, *query_tokens, *preemptions, *prompt_tokens, *generation_tokens, *steps, *rows, *surplus,
-      *epochs, *refused;
+      *drafts, *draft_tokens, *accepted, *epochs, *refused;
+  prometheus::Counter *replayed, *refilled, *recomputed, *recomputed_tokens, *kept_tokens;
   prometheus::Histogram *queue_time, *prefill_time, *decode_time, *step_time;
   std::array<prometheus::Counter*, 5> finished{};
 
@@ -57,6 +58,7 @@ EngineMetrics::EngineMetrics(prometheus::Registry& registry, const std::string& 
   s.blocks_used = s.Gauge("pagoda_kv_blocks_used", "KV blocks that sequences hold");
   s.blocks_total = s.Gauge("pagoda_kv_blocks", "KV blocks of the pipeline's pool");
   s.blocks_cached = s.Gauge("pagoda_kv_blocks_cached", "KV blocks that only the prefix cache keeps");
+  s.kv_tokens = s.Gauge("pagoda_kv_tokens", "Token positions of the sequences that hold KV blocks; shared blocks count for each");
   s.leaked = s.Gauge("pagoda_coordinator_leaked_blocks", "KV blocks in use although nothing runs: always 0");
   s.hit_tokens = s.Counter("pagoda_prefix_cache_hit_tokens_total", "Tokens found in the prefix cache");
   s.query_tokens = s.Counter("pagoda_prefix_cache_query_tokens_total", "Tokens looked up in the prefix cache");
@@ -66,8 +68,23 @@ EngineMetrics::EngineMetrics(prometheus::Registry& registry, const std::string& 
   s.steps = s.Counter("pagoda_steps_total", "Micro-batches dispatched");
   s.rows = s.Counter("pagoda_step_rows_total", "Token rows dispatched");
   s.surplus = s.Counter("pagoda_surplus_rows_total", "Token rows computed for sequences that had ended");
+  s.drafts = s.Counter("pagoda_speculation_drafts_total", "Times that a sequence's next tokens were guessed");
+  s.draft_tokens = s.Counter("pagoda_speculation_draft_tokens_total", "Tokens guessed");
+  s.accepted = s.Counter("pagoda_speculation_accepted_tokens_total", "Guessed tokens that came true");
   s.epochs = s.Counter("pagoda_epochs_total", "Assemblies of the pipeline");
   s.refused = s.Counter("pagoda_refused_requests_total", "Requests that the pipeline refused");
+  const auto again = [&](const char* way) {
+    return s.Counter("pagoda_resumed_token_layers_total",
+                     "Token-layers computed again for sequences that ran before: replay (by lost stages, from kept inputs), "
+                     "refill (by the stages up to the lost ones), recompute (by all)",
+                     {{"way", way}});
+  };
+  s.replayed = again("replay");
+  s.refilled = again("refill");
+  s.recomputed = again("recompute");
+  s.recomputed_tokens = s.Counter("pagoda_resumed_tokens_recomputed_total",
+                                  "Tokens that all stages computed again for sequences that ran before");
+  s.kept_tokens = s.Counter("pagoda_resumed_tokens_kept_total", "Tokens of sequences that ran before whose KV was still there");
   s.queue_time = s.Histogram("pagoda_request_queue_seconds", "From arrival to the first scheduled row", kRequestSecondsBuckets);
   s.prefill_time =
       s.Histogram("pagoda_request_prefill_seconds", "From the first scheduled row to the first token", kTimeToFirstTokenBuckets);
@@ -105,6 +122,7 @@ void EngineMetrics::Set(const SchedulerStats& stats, int leaked_blocks) {
   s.blocks_used->Set(stats.blocks_used);
   s.blocks_total->Set(stats.blocks_total);
   s.blocks_cached->Set(stats.blocks_cached);
+  s.kv_tokens->Set(static_cast<double>(stats.kv_tokens));
   s.leaked->Set(leaked_blocks);
   const auto add = [](prometheus::Counter* counter, int64_t now, int64_t before) {
     if (now > before) counter->Increment(static_cast<double>(now - before));
@@ -117,6 +135,14 @@ void EngineMetrics::Set(const SchedulerStats& stats, int leaked_blocks) {
   add(s.steps, stats.steps, s.last.steps);
   add(s.rows, stats.rows, s.last.rows);
   add(s.surplus, stats.surplus_rows, s.last.surplus_rows);
+  add(s.drafts, stats.drafts, s.last.drafts);
+  add(s.draft_tokens, stats.draft_tokens, s.last.draft_tokens);
+  add(s.accepted, stats.accepted_draft_tokens, s.last.accepted_draft_tokens);
+  add(s.replayed, stats.replayed_token_layers, s.last.replayed_token_layers);
+  add(s.refilled, stats.refilled_token_layers, s.last.refilled_token_layers);
+  add(s.recomputed, stats.recomputed_token_layers, s.last.recomputed_token_layers);
+  add(s.recomputed_tokens, stats.recomputed_tokens, s.last.recomputed_tokens);
+  add(s.kept_tokens, stats.kept_tokens, s.last.kept_tokens);
   s.last = stats;
 }
 

@@ -18,6 +18,7 @@
 namespace pagoda::coordinator {
 
 class PipelineEngine;
+struct ClusterView;
 
 // One worker's control stream.
 class WorkerLink {
@@ -29,6 +30,8 @@ class WorkerLink {
     int lease_ms = 0;
   };
   virtual void Welcome(const Greeting& greeting) = 0;
+  // In place of a welcome: another coordinator leads (empty: nobody does). The stream ends.
+  virtual void SendNotLeader(const std::string& leader_address) = 0;
   virtual void Send(const Assignment& assignment, int step_deadline_ms) = 0;
   virtual void Send(const SendLinkUp& link_up) = 0;
   virtual void Send(const SendRelease& release) = 0;
@@ -66,6 +69,8 @@ struct PipelineSnapshot {
   int64_t preemptions = 0;
   int64_t prefix_hit_tokens = 0;
   int64_t prefix_query_tokens = 0;
+  bool epoch_closed = false;
+  int64_t predicted_wait_ms = 0;
 };
 
 struct Snapshot {
@@ -83,9 +88,14 @@ struct StepTokens {
 class RouterLink {
  public:
   virtual ~RouterLink() = default;
+  virtual void SendHello(bool leads, const std::string& leader_address) = 0;
   virtual void SendTokens(const StepTokens& head, std::span<ChoiceOutput* const> outputs) = 0;
   virtual void SendRefused(const Refusal& refusal) = 0;
+  virtual void SendDeaths(std::span<const DeathNotice> notices) = 0;
   virtual void SendSnapshot(const Snapshot& snapshot) = 0;
+  // Somebody looks at its status page: it wants the cluster with each snapshot.
+  virtual bool watching() const { return false; }
+  virtual void SendCluster(const ClusterView&) {}
   virtual void Close(const std::string& why) = 0;
 };
 

@@ -12,7 +12,9 @@
 #include "common/config.h"
 #include "common/log.h"
 #include "common/metrics.h"
+#include "common/trace.h"
 #include "coordinator/server.h"
+#include "coordinator/store/etcd_store.h"
 
 namespace {
 
@@ -25,6 +27,7 @@ struct Flags {
   std::string ready_file;
   int shutdown_timeout_ms = 30000;
   bool check_config = false;
+  std::string otlp_endpoint;
 };
 
 void AddFlags(CLI::App& app, Flags& flags) {
@@ -32,8 +35,15 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.set_version_flag("--version", "pagoda-coordinator " PAGODA_VERSION);
   app.add_option("--listen", flags.server.listen, "host:port of gRPC; port 0 takes a free one")->capture_default_str();
   app.add_option("--metrics-listen", flags.metrics_listen, "host:port of /metrics")->capture_default_str();
-  app.add_option("--advertise", flags.server.advertise_blob, "host:port where workers reach this coordinator");
-  app.add_option("--store", flags.server.store_path, "sqlite file of what must not be forgotten; empty: in memory");
+  app.add_option("--advertise", flags.server.advertise, "host:port where workers, routers and standbys reach this coordinator");
+  app.add_option("--store", flags.server.store, "what must not be forgotten: a sqlite file, shared by the coordinators of one host, or "
+                 "etcd://host:port[,host:port][/prefix] (etcds:// with TLS) for several hosts; empty: in memory");
+  app.add_option("--etcd-ca-file", flags.server.etcd_ca_file, "PEM file: who may have signed etcd's certificate");
+  app.add_option("--etcd-certificate-file", flags.server.etcd_certificate_file, "PEM file: this coordinator's certificate for etcd");
+  app.add_option("--etcd-key-file", flags.server.etcd_key_file, "PEM file: its key");
+  app.add_option("--leader-lease-ms", flags.server.leader_lease_ms, "a leader that says nothing for so long is replaced")
+      ->capture_default_str()
+      ->check(CLI::Range(200, 600000));
   app.add_option("--name", flags.server.coordinator.name, "name of this coordinator")->capture_default_str();
   app.add_option("--cache-dir", flags.cache_dir, "folder of downloaded models");
   app.add_option("--heartbeat-ms", flags.server.coordinator.heartbeat_ms, "how often workers report")
@@ -46,14 +56,23 @@ void AddFlags(CLI::App& app, Flags& flags) {
                  "a step without result for so long ends the epoch (at least; more when steps are slow)")
       ->capture_default_str()
       ->check(CLI::Range(100, 3600000));
+  app.add_option("--canary-every-ms", flags.server.coordinator.canary_every_ms,
+                 "a step through an idle pipeline so often (more rarely when steps are slow); 0: none")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 3600000));
   app.add_option("--shutdown-timeout-ms", flags.shutdown_timeout_ms, "what runs may finish within")
       ->capture_default_str()
       ->check(CLI::Range(0, 3600000));
+  app.add_option("--announce-protocol", flags.server.coordinator.announced_protocol,
+                 "protocol version told to routers, at most (for tests of two versions together)")
+      ->group("");
   app.add_option("--log-level", flags.log_level, "debug, info, warning or error")->capture_default_str();
   app.add_option("--log-format", flags.log_format, "json or plain")
       ->capture_default_str()
       ->check(CLI::IsMember({"json", "plain"}));
   app.add_option("--ready-file", flags.ready_file, "written with host:port once serving");
+  app.add_option("--otlp-endpoint", flags.otlp_endpoint,
+                 "http://host:port of an OpenTelemetry collector that takes traces; empty: no traces");
   app.add_flag("--check-config", flags.check_config, "parse, validate and exit");
 }
 
@@ -61,14 +80,33 @@ absl::Status Validate(const Flags& flags) {
   PAGODA_RETURN_IF_ERROR(pagoda::ParseLogLevel(flags.log_level).status());
   PAGODA_RETURN_IF_ERROR(pagoda::ParseHostPort(flags.server.listen).status());
   if (!flags.metrics_listen.empty()) PAGODA_RETURN_IF_ERROR(pagoda::ParseHostPort(flags.metrics_listen).status());
+  if (pagoda::coordinator::IsEtcdAddress(flags.server.store)) {
+    PAGODA_RETURN_IF_ERROR(pagoda::coordinator::ParseEtcdAddress(flags.server.store).status());
+    const auto listen = pagoda::ParseHostPort(flags.server.listen);
+    if (flags.server.advertise.empty() && listen.ok() && (listen->host == "0.0.0.0" || listen->host == "::")) {
+      return absl::InvalidArgumentError("--listen is on every address: say with --advertise where the others reach this coordinator");
+    }
+  }
   if (flags.server.coordinator.lease_ms < 2 * flags.server.coordinator.heartbeat_ms) {
     return absl::InvalidArgumentError("--lease-ms is below twice --heartbeat-ms: one late heartbeat would lose a worker");
   }
+  if (!flags.otlp_endpoint.empty()) PAGODA_RETURN_IF_ERROR(pagoda::Tracer::CheckEndpoint(flags.otlp_endpoint));
   return absl::OkStatus();
 }
 
 absl::Status Run(Flags& flags, sigset_t& signals) {
   auto registry = std::make_shared<prometheus::Registry>();
+  std::unique_ptr<pagoda::Tracer> tracer;
+  const auto count_spans = pagoda::SpanCounter(*registry, "pagoda_coordinator");
+  if (!flags.otlp_endpoint.empty()) {
+    PAGODA_ASSIGN_OR_RETURN(tracer, pagoda::Tracer::Start({.endpoint = flags.otlp_endpoint,
+                                                           .service = "pagoda-coordinator",
+                                                           .instance = flags.server.coordinator.name,
+                                                           .version = PAGODA_VERSION,
+                                                           .count = count_spans,
+                                                           .transport = {}}));
+    flags.server.coordinator.tracer = tracer.get();
+  }
   if (flags.cache_dir.empty()) {
     PAGODA_ASSIGN_OR_RETURN(flags.cache_dir, pagoda::checkpoint::DefaultCacheFolder());
   }
@@ -81,7 +119,7 @@ absl::Status Run(Flags& flags, sigset_t& signals) {
   if (!flags.metrics_listen.empty()) {
     PAGODA_ASSIGN_OR_RETURN(metrics, pagoda::MetricsServer::Start(flags.metrics_listen, registry));
   }
-  pagoda::LogInfo("serving", {{"address", server->address()}, {"store", flags.server.store_path}});
+  pagoda::LogInfo("serving", {{"address", server->address()}, {"store", flags.server.store}});
   if (!flags.ready_file.empty()) {
     const std::string partial = flags.ready_file + ".part";
     std::ofstream(partial) << server->address() << "\n";

@@ -11,8 +11,12 @@ namespace pagoda::coordinator {
 namespace {
 
 constexpr size_t kInboxCapacity = size_t{8} * limits::kMaxQueuedRequests;
-// A step may take this many times what steps took so far before it counts as lost.
-constexpr double kStepPatience = 20;
+// A step may take this many times what the slowest of late took before it counts as lost, and never less than the floor.
+constexpr double kStepPatience = 10;
+constexpr double kForgetSlowest = 0.995;  // per step
+constexpr int64_t kLeastPatienceNs = 3 * kNsPerSecond;
+// A canary takes at most this part of an idle pipeline's time.
+constexpr double kCanaryRarity = 200;
 
 template <typename... Ts>
 struct Overloaded : Ts... {
@@ -29,7 +33,7 @@ PipelineEngine::PipelineEngine(EngineOptions options, std::shared_ptr<RouterDire
       routers_(std::move(routers)),
       metrics_(std::move(metrics)),
       inbox_(kInboxCapacity),
-      requests_(options_.pipeline),
+      requests_(options_.pipeline, options_.tracer),
       thread_([this] { Run(); }) {}
 
 PipelineEngine::~PipelineEngine() {
@@ -69,6 +73,27 @@ void PipelineEngine::Receive() {
   for (Event& event : events) Handle(event, now_ns);
   scheduler_.Tick(now_ns);
   CheckStepDeadline(now_ns);
+  SendCanary(now_ns);
+}
+
+// One token through all stages, for nobody. When it gets lost the step's deadline finds out who holds it up, before a request does.
+void PipelineEngine::SendCanary(int64_t now_ns) {
+  if (!scheduler_.idle() || transport_ == nullptr || failed_ || draining_) {
+    worked_ns_ = now_ns;
+    return;
+  }
+  const int64_t every_ns = std::max(options_.canary_every_ns, static_cast<int64_t>(kCanaryRarity * slowest_step_ns_));
+  if (options_.canary_every_ns == 0 || now_ns - worked_ns_ < every_ns) return;
+  worked_ns_ = now_ns;
+  Request canary;
+  canary.id = {.high = 0, .low = ++canaries_};
+  canary.attempt = 1;
+  canary.prompt = {0};
+  canary.choices.resize(1);
+  canary.sampling.max_tokens = 1;
+  canary.bypass_prefix_cache = true;
+  canary.canary = true;
+  scheduler_.Submit(std::move(canary), now_ns);
 }
 
 void PipelineEngine::Dispatch() {
@@ -83,17 +108,22 @@ void PipelineEngine::Dispatch() {
 }
 
 void PipelineEngine::Publish() {
+  PublishDeaths();
   for (const Refusal& refusal : scheduler_.TakeRefusals()) {
     metrics_->CountRefusal();
+    if (options_.resumable != nullptr) options_.resumable->Drop(refusal.request);
     if (const auto router = routers_->Find(refusal.router)) router->SendRefused(refusal);
     requests_.Refused(refusal);
   }
   std::vector<ChoiceOutput> outputs = scheduler_.TakeOutputs();
   std::map<RouterId, std::vector<ChoiceOutput*>> by_router;
   for (ChoiceOutput& output : outputs) {
+    if (output.router == RouterId()) continue;  // a canary's
     metrics_->Observe(output);
     by_router[output.router].push_back(&output);
   }
+  // The log first: a client never has a token that the log does not.
+  if (options_.resumable != nullptr) options_.resumable->Append(outputs, NowNs());
   const StepTokens head{.pipeline = options_.pipeline, .epoch = epoch_, .step = last_step_};
   for (const auto& [id, batch] : by_router) {
     if (const auto router = routers_->Find(id)) router->SendTokens(head, batch);
@@ -114,6 +144,14 @@ void PipelineEngine::Publish() {
   }
 }
 
+void PipelineEngine::PublishDeaths() {
+  std::map<RouterId, std::vector<DeathNotice>> by_router;
+  for (const DeathNotice& notice : scheduler_.TakeDeathNotices()) by_router[notice.router].push_back(notice);
+  for (const auto& [id, notices] : by_router) {
+    if (const auto router = routers_->Find(id)) router->SendDeaths(notices);
+  }
+}
+
 void PipelineEngine::Handle(Event& event, int64_t now_ns) {
   std::visit(Overloaded{[&](Request& request) {
                           if (draining_ || stopping_) return Refuse(request, "the pipeline is draining");
@@ -126,6 +164,7 @@ void PipelineEngine::Handle(Event& event, int64_t now_ns) {
                           scheduler_.DropRouter(drop.router);
                           requests_.DropRouter(drop.router);
                         },
+                        [&](AbortEvent& abort) { scheduler_.Abort(abort.request, abort.message); },
                         [&](OpenEpochEvent& open) {
                           scheduler_.EndEpoch();
                           scheduler_.BeginEpoch(open.settings);
@@ -133,12 +172,13 @@ void PipelineEngine::Handle(Event& event, int64_t now_ns) {
                           epoch_ = open.settings.epoch;
                           last_step_ = StepNumber();
                           failed_ = false;
+                          slowest_step_ns_ = 0;
                           dispatched_.clear();
                           metrics_->CountEpoch();
                         },
                         [&](CloseEpochEvent& close) {
                           if (close.epoch != epoch_) return;
-                          scheduler_.EndEpoch();
+                          scheduler_.EndEpoch(close.why);
                           transport_.reset();
                           dispatched_.clear();
                         },
@@ -161,10 +201,10 @@ void PipelineEngine::HandleResult(const StepResult& result, int64_t now_ns) {
     return;
   }
   last_step_ = result.step;
-  while (!dispatched_.empty() && dispatched_.front().first <= result.step.value()) {
+  while (!dispatched_.empty() && dispatched_.front().first <= scheduler_.last_read_step().value()) {
     const double took_ns = static_cast<double>(now_ns - dispatched_.front().second);
     metrics_->ObserveStep(took_ns / 1e9);
-    mean_step_ns_ = mean_step_ns_ == 0 ? took_ns : 0.9 * mean_step_ns_ + 0.1 * took_ns;
+    slowest_step_ns_ = std::max(took_ns, kForgetSlowest * slowest_step_ns_);
     dispatched_.pop_front();
   }
 }
@@ -172,14 +212,19 @@ void PipelineEngine::HandleResult(const StepResult& result, int64_t now_ns) {
 void PipelineEngine::CheckStepDeadline(int64_t now_ns) {
   if (dispatched_.empty() || failed_) return;
   const auto [step, since_ns] = dispatched_.front();
-  const int64_t patience_ns = std::max(options_.step_deadline_ns, static_cast<int64_t>(kStepPatience * mean_step_ns_));
+  int64_t patience_ns = options_.step_deadline_ns;
+  if (slowest_step_ns_ > 0) {
+    const int64_t measured_ns = std::max(kLeastPatienceNs, static_cast<int64_t>(kStepPatience * slowest_step_ns_));
+    patience_ns = std::min(patience_ns, measured_ns);
+  }
   if (now_ns - since_ns < patience_ns) return;
+  stalled_step_ = step;
   FailEpoch(absl::StrCat("step ", step, " gave no result for ", (now_ns - since_ns) / kNsPerMs, " ms"));
 }
 
 void PipelineEngine::FailEpoch(const std::string& why) {
   failed_ = true;
-  options_.epoch_failed(epoch_, why);
+  options_.epoch_failed(epoch_, StepNumber(std::exchange(stalled_step_, 0)), why);
 }
 
 int64_t PipelineEngine::WaitNs(int64_t now_ns) const {
@@ -196,8 +241,9 @@ bool PipelineEngine::Push(Event event) {
 
 bool PipelineEngine::TrySubmit(Request request) {
   // A replay was accepted once and is not turned away.
-  const bool replay = std::any_of(request.choices.begin(), request.choices.end(),
-                                  [](const ChoiceProgress& choice) { return !choice.tokens.empty(); });
+  if (options_.tracer != nullptr && request.trace.sampled()) request.trace.span = options_.tracer->NewSpanId();
+  const bool replay = request.accepted || std::any_of(request.choices.begin(), request.choices.end(),
+                                                      [](const ChoiceProgress& choice) { return !choice.tokens.empty(); });
   if (!replay && queued_.load(std::memory_order_relaxed) >= options_.max_queued_requests) return false;
   queued_.fetch_add(1, std::memory_order_relaxed);
   return inbox_.TryPush(std::move(request));
@@ -207,9 +253,10 @@ void PipelineEngine::Cancel(RequestId request) { Push(CancelEvent{request}); }
 void PipelineEngine::StopChoice(RequestId request, int choice, int count) { Push(StopChoiceEvent{request, choice, count}); }
 void PipelineEngine::DropRouter(RouterId router) { Push(DropRouterEvent{router}); }
 void PipelineEngine::OpenEpoch(EpochSettings settings, std::unique_ptr<PlanTransport> transport) {
-  Push(OpenEpochEvent{settings, std::move(transport)});
+  Push(OpenEpochEvent{std::move(settings), std::move(transport)});
 }
-void PipelineEngine::CloseEpoch(Epoch epoch) { Push(CloseEpochEvent{epoch}); }
+void PipelineEngine::CloseEpoch(Epoch epoch, EpochEnd why) { Push(CloseEpochEvent{epoch, why}); }
+void PipelineEngine::Abort(RequestId request, std::string message) { Push(AbortEvent{request, std::move(message)}); }
 void PipelineEngine::Deliver(StepResult result) { Push(std::move(result)); }
 void PipelineEngine::Drain() { Push(DrainEvent{}); }
 void PipelineEngine::Stop(const std::string& message) { Push(StopEvent{message}); }

@@ -23,6 +23,7 @@
 #include "coordinator/links.h"
 #include "coordinator/request.h"
 #include "coordinator/request_log.h"
+#include "coordinator/resume_table.h"
 #include "coordinator/scheduler.h"
 #include "coordinator/step_plan.h"
 
@@ -33,8 +34,12 @@ struct EngineOptions {
   std::string deployment;
   int max_queued_requests = 2048;
   int64_t step_deadline_ns = 30'000'000'000;
+  Tracer* tracer = nullptr;  // null: no traces
+  int64_t canary_every_ns = 10'000'000'000;  // a step through an idle pipeline, to see that it still works; 0: none
+  std::shared_ptr<SharedResumeTable> resumable;  // logs of streams that may outlive their router; may be null
   // Both are called on the engine's thread.
-  std::function<void(Epoch, const std::string&)> epoch_failed;
+  // The step that gave no result in time; 0: it failed for another reason.
+  std::function<void(Epoch, StepNumber, const std::string&)> epoch_failed;
   std::function<void()> drained;
 };
 
@@ -55,9 +60,11 @@ class PipelineEngine {
   void Cancel(RequestId request);
   void StopChoice(RequestId request, int choice, int count);
   void DropRouter(RouterId router);
+  // Ends the request with an error, for its router too: another one goes on with it.
+  void Abort(RequestId request, std::string message);
 
   void OpenEpoch(EpochSettings settings, std::unique_ptr<PlanTransport> transport);
-  void CloseEpoch(Epoch epoch);
+  void CloseEpoch(Epoch epoch, EpochEnd why);
   void Deliver(StepResult result);
 
   void Drain();                            // calls options.drained once nothing is left
@@ -74,21 +81,24 @@ class PipelineEngine {
   struct CancelEvent { RequestId request; };
   struct StopChoiceEvent { RequestId request; int choice; int count; };
   struct DropRouterEvent { RouterId router; };
+  struct AbortEvent { RequestId request; std::string message; };
   struct OpenEpochEvent { EpochSettings settings; std::unique_ptr<PlanTransport> transport; };
-  struct CloseEpochEvent { Epoch epoch; };
+  struct CloseEpochEvent { Epoch epoch; EpochEnd why; };
   struct DrainEvent {};
   struct StopEvent { std::string message; };
-  using Event = std::variant<Request, CancelEvent, StopChoiceEvent, DropRouterEvent, OpenEpochEvent, CloseEpochEvent,
+  using Event = std::variant<Request, CancelEvent, StopChoiceEvent, DropRouterEvent, AbortEvent, OpenEpochEvent, CloseEpochEvent,
                              StepResult, DrainEvent, StopEvent>;
 
   void Run();
   void Receive();
   void Dispatch();
   void Publish();
+  void PublishDeaths();
   void Handle(Event& event, int64_t now_ns);
   void Refuse(const Request& request, const std::string& why);
   void HandleResult(const StepResult& result, int64_t now_ns);
   void CheckStepDeadline(int64_t now_ns);
+  void SendCanary(int64_t now_ns);
   void FailEpoch(const std::string& why);
   int64_t WaitNs(int64_t now_ns) const;
   bool Push(Event event);
@@ -111,7 +121,10 @@ class PipelineEngine {
   bool stopping_ = false;
   bool told_drained_ = false;
   std::deque<std::pair<uint64_t, int64_t>> dispatched_;  // step, when
-  double mean_step_ns_ = 0;
+  int64_t worked_ns_ = 0;       // when there was last something to do
+  uint64_t canaries_ = 0;
+  double slowest_step_ns_ = 0;  // of late; 0: none yet
+  uint64_t stalled_step_ = 0;
 
   mutable Mutex status_mutex_;
   EngineStatus status_ ABSL_GUARDED_BY(status_mutex_);

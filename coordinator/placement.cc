@@ -1,6 +1,7 @@
 #include "coordinator/placement.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "absl/strings/str_format.h"
@@ -97,9 +98,26 @@ absl::Status CheckRequest(const ModelSizes& model, const PlacementRequest& reque
   return absl::OkStatus();
 }
 
-// Seconds (or bytes, when nothing was measured) that a decode step takes in these layers on this rank.
-double TimeOf(double bytes, const WorkerResources& worker) {
-  return worker.memory_bandwidth > 0 ? bytes / worker.memory_bandwidth : bytes;
+// What decides where layers go, in units of its own: times that workers measured, else the work of the arithmetic, which is what
+// micro-batches of some rows wait for, else bytes. A pipeline of one row at a time gains nothing by any cut.
+struct StepCosts {
+  double query = 0, kv = 0, ffn = 0, whole = 0;  // of a layer
+  double head = 0;
+};
+
+StepCosts CostsOf(const ModelSizes& model, const MeasuredTimes& measured, int layer) {
+  const LayerWork& work = model.layer_work;
+  const double layer_work = work.attention_query + work.attention_kv + work.ffn;
+  if (layer_work <= 0) {
+    const LayerBytes& bytes = model.layers[static_cast<size_t>(layer)];
+    return {.query = static_cast<double>(bytes.attention_query), .kv = static_cast<double>(bytes.attention_kv),
+            .ffn = static_cast<double>(bytes.ffn), .whole = static_cast<double>(bytes.whole),
+            .head = static_cast<double>(model.head)};
+  }
+  const bool known = measured.layer_ns > 0 && measured.head_ns > 0;
+  const double scale = known ? measured.layer_ns / layer_work : 1;
+  return {.query = work.attention_query * scale, .kv = work.attention_kv * scale, .ffn = work.ffn * scale, .whole = 0,
+          .head = known ? measured.head_ns : model.head_work};
 }
 
 struct Group {
@@ -107,23 +125,24 @@ struct Group {
   std::vector<WorkerResources> workers;
 };
 
-double LayersTime(const ModelSizes& model, const Group& group, int begin, int end, bool with_head) {
+double LayersTime(const ModelSizes& model, const MeasuredTimes& measured, const Group& group, int begin, int end,
+                  bool with_head) {
   double slowest = 0;
   for (size_t r = 0; r < group.shares.size(); ++r) {
     const RankShare& share = group.shares[r];
-    double bytes = with_head ? static_cast<double>(model.head) * share.vocabulary : 0;
+    double cost = with_head ? CostsOf(model, measured, 0).head * share.vocabulary : 0;
     for (int layer = begin; layer < end; ++layer) {
-      const LayerBytes& sizes = model.layers[static_cast<size_t>(layer)];
-      bytes += static_cast<double>(sizes.attention_query) * share.query + static_cast<double>(sizes.attention_kv) * share.kv +
-               static_cast<double>(sizes.ffn) * share.ffn + static_cast<double>(sizes.whole);
+      const StepCosts costs = CostsOf(model, measured, layer);
+      cost += costs.query * share.query + costs.kv * share.kv + costs.ffn * share.ffn + costs.whole;
     }
-    slowest = std::max(slowest, TimeOf(bytes, group.workers[r]));
+    const double rate = group.workers[r].memory_bandwidth;  // how workers compare; 0: alike
+    slowest = std::max(slowest, rate > 0 ? cost / rate : cost);
   }
   return slowest;
 }
 
 // Cuts [0, layers) so that the slowest stage is as fast as can be: least[s][e] over the first s stages and e layers.
-std::vector<int> BalancedCuts(const ModelSizes& model, const std::vector<Group>& groups) {
+std::vector<int> BalancedCuts(const ModelSizes& model, const MeasuredTimes& measured, const std::vector<Group>& groups) {
   const int layers = static_cast<int>(model.layers.size());
   const int stages = static_cast<int>(groups.size());
   const double infinite = std::numeric_limits<double>::infinity();
@@ -138,7 +157,7 @@ std::vector<int> BalancedCuts(const ModelSizes& model, const std::vector<Group>&
         const double before = least[static_cast<size_t>(s - 1)][static_cast<size_t>(begin)];
         if (before == infinite) continue;
         const double time =
-            std::max(before, LayersTime(model, groups[static_cast<size_t>(s - 1)], begin, end, last));
+            std::max(before, LayersTime(model, measured, groups[static_cast<size_t>(s - 1)], begin, end, last));
         // On a tie the later cut: earlier stages are then not the smaller ones.
         if (time <= least[static_cast<size_t>(s)][static_cast<size_t>(end)]) {
           least[static_cast<size_t>(s)][static_cast<size_t>(end)] = time;
@@ -215,7 +234,7 @@ Fit TryPlace(const ModelSizes& model, const std::vector<WorkerResources>& worker
   }
   std::vector<int> cuts = {0};
   if (request.layers_per_stage.empty()) {
-    cuts = BalancedCuts(model, groups);
+    cuts = BalancedCuts(model, request.measured, groups);
   } else {
     for (const int count : request.layers_per_stage) cuts.push_back(cuts.back() + count);
   }
@@ -234,7 +253,7 @@ Fit TryPlace(const ModelSizes& model, const std::vector<WorkerResources>& worker
     const bool first = s == 0;
     const bool last = s + 1 == groups.size();
     StagePlacement stage{.layer_begin = cuts[s], .layer_end = cuts[s + 1], .tensor_parallel = ranks_per_stage[s]};
-    stage.relative_time = LayersTime(model, groups[s], cuts[s], cuts[s + 1], last);
+    stage.relative_time = LayersTime(model, request.measured, groups[s], cuts[s], cuts[s + 1], last);
     slowest = std::max(slowest, stage.relative_time);
     placement.stages.push_back(stage);
     for (int r = 0; r < ranks_per_stage[s]; ++r, ++worker) {
@@ -285,6 +304,15 @@ std::string SmallestThatFits(const ModelSizes& model, const std::vector<WorkerRe
 }
 
 }  // namespace
+
+bool WorthCuttingBy(const ModelSizes& model, const MeasuredTimes& measured, const MeasuredTimes& so_far) {
+  constexpr double kMoreThanNoise = 0.2;
+  if (measured.layer_ns <= 0 || measured.head_ns <= 0) return false;
+  const LayerWork& work = model.layer_work;
+  const double estimate = model.head_work / (work.attention_query + work.attention_kv + work.ffn);
+  const double supposed = so_far.layer_ns > 0 ? so_far.head_ns / so_far.layer_ns : estimate;
+  return std::abs(measured.head_ns / measured.layer_ns / supposed - 1) > kMoreThanNoise;
+}
 
 absl::StatusOr<KvType> ParseKvType(const std::string& text) {
   if (text.empty() || text == "f16") return KvType::kF16;

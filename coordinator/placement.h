@@ -24,15 +24,34 @@ struct LayerBytes {
   int64_t total() const { return attention_query + attention_kv + ffn + whole; }
 };
 
+// What a decoding row costs, in 8-bit multiply-adds.
+struct LayerWork {
+  double attention_query = 0;
+  double attention_kv = 0;
+  double ffn = 0;
+};
+
 struct ModelSizes {
   checkpoint::ModelSpec spec;
   std::vector<LayerBytes> layers;
   int64_t embedding = 0;  // on every rank of stage 0
   int64_t head = 0;       // cut by vocabulary rows over the ranks of the last stage; the embedding's bytes when tied
   int64_t final_norm = 0;
+  LayerWork layer_work;   // of one layer; 0: not known, the bytes are taken
+  double head_work = 0;   // with choosing a token
 };
-// From the file's headers; nothing is estimated.
+// From the file's headers; nothing is estimated but the work.
 absl::StatusOr<ModelSizes> MeasureModel(const checkpoint::Checkpoint& model);
+
+// As workers measured it while they decoded: better than any estimate. 0: not measured.
+struct MeasuredTimes {
+  double layer_ns = 0;  // of a decoding row, one layer
+  double head_ns = 0;   // with choosing tokens
+};
+
+// The head weighs against a layer so much otherwise than the cut so far supposes that layers should move. A little more or less
+// is noise, and moving layers means loading weights.
+bool WorthCuttingBy(const ModelSizes& model, const MeasuredTimes& measured, const MeasuredTimes& so_far);
 
 struct WorkerResources {
   std::string name;
@@ -57,6 +76,7 @@ struct PlacementRequest {
   int64_t kv_cache_bytes = 0;              // per worker; 0: what is left
   int max_step_rows = 256;
   int max_sample_rows = 128;
+  MeasuredTimes measured;                  // of this model, on workers like these
   bool allow_shorter_context = false;      // cap max_model_len by the KV found instead of refusing
 };
 

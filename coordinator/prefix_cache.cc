@@ -29,11 +29,12 @@ std::vector<BlockHandle> PrefixCache::Match(std::span<const BlockHash> chain) {
   return found;
 }
 
-void PrefixCache::Insert(const BlockHash& hash, BlockId block) {
+bool PrefixCache::Insert(const BlockHash& hash, BlockId block) {
   Slot& slot = SlotOf(block);
-  if (slot.hash.has_value()) return;
-  if (!by_hash_.emplace(hash, block).second) return;
+  if (slot.hash.has_value()) return false;
+  if (!by_hash_.emplace(hash, block).second) return false;
   slot.hash = hash;
+  return true;
 }
 
 std::optional<BlockHandle> PrefixCache::Allocate() {

@@ -23,8 +23,9 @@ class PrefixCache final : public BlockKeeper {
 
   // Handles to the blocks of the longest known beginning of `chain` (hash i covers blocks 0..i).
   std::vector<BlockHandle> Match(std::span<const BlockHash> chain);
-  // `block`, in use, now holds the tokens of `hash`. A hash that is known keeps its block: then nothing happens.
-  void Insert(const BlockHash& hash, BlockId block);
+  // `block`, in use, now holds the tokens of `hash`. A hash that is known keeps its block: then nothing happens
+  // and the answer is false.
+  bool Insert(const BlockHash& hash, BlockId block);
 
   // Free, or parked and given up for this. Nothing when every block is in use.
   std::optional<BlockHandle> Allocate();

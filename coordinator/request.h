@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "common/ids.h"
+#include "common/trace.h"
 
 namespace pagoda::coordinator {
 
@@ -33,6 +34,9 @@ struct Sampling {
   std::vector<TokenId> stop_token_ids;
   int logprobs = -1;         // -1: none
   int prompt_logprobs = -1;  // -1: none
+  // Tokens drafted from the sequence's own (prompt lookup) and verified in one step: at most so many wherever there is a
+  // guess; 0: as many as pay, measured; -1: none.
+  int speculative_tokens = 0;
 };
 
 struct ChoiceProgress {
@@ -48,10 +52,19 @@ struct Request {
   std::vector<ChoiceProgress> choices;  // n of them
   Sampling sampling;
   int priority = 0;  // lower first
+  std::string tenant;           // whose share of the pipeline it takes
+  double tenant_weight = 1;
+  int deaths = 0;               // pipelines that were lost while it ran there; two make it a suspect
+  int deaths_alone = 0;         // of them: while it ran alone; two end it
+  bool accepted = false;        // was accepted before, here or elsewhere: it is not turned away for load
+  bool resumable = false;       // its log is kept, see resume_table.h
   std::string cache_salt;
   bool bypass_prefix_cache = false;
   int64_t deadline_ns = 0;  // absolute, of the caller's clock; 0: none
   std::string client_request_id;
+  TraceContext trace;         // empty: not sampled. Its span is the parent of what the workers make
+  uint64_t trace_parent = 0;  // the router's span
+  bool canary = false;  // the engine's own, to see that an idle pipeline still works: not counted as traffic
 };
 
 struct TokenLogprob {
@@ -68,6 +81,7 @@ enum class FinishReason : uint8_t { kNone, kStop, kLength, kCancelled, kError };
 struct ChoiceOutput {
   RouterId router;
   RequestId request;
+  bool resumable = false;
   uint32_t attempt = 0;
   int choice = 0;
   int first_index = 0;
@@ -85,7 +99,16 @@ struct ChoiceOutput {
 };
 
 enum class RefusalCode : uint8_t {
-  kInvalidArgument, kNotFound, kResourceExhausted, kUnavailable, kDeadlineExceeded,
+  kInvalidArgument, kNotFound, kResourceExhausted, kUnavailable, kDeadlineExceeded, kAborted,
+};
+
+// What the router has to know of a request that ran while its pipeline was lost, for its next submission: absolute counts.
+// Zeros: it was a suspect and is cleared.
+struct DeathNotice {
+  RouterId router;
+  RequestId request;
+  int deaths = 0;
+  int deaths_alone = 0;
 };
 
 // The request did not start and leaves no trace.

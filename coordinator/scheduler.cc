@@ -24,10 +24,16 @@ void Scheduler::BeginEpoch(const EpochSettings& settings) {
   cache_ = std::make_unique<PrefixCache>(*pool_);
   free_slots_.clear();
   pending_ends_.clear();
+  pending_starts_.clear();
+  pending_names_.clear();
+  early_.clear();
+  rebuilds_in_flight_ = 0;
+  last_read_step_ = 0;
   for (int slot = settings.max_slots - 1; slot >= 0; --slot) free_slots_.push_back(SlotId(slot));
   next_step_ = 1;
   epoch_open_ = true;
   ever_open_ = true;
+  RestoreBlocks();
   // A shorter context than before: what no longer fits cannot go on.
   std::vector<SequencePointer> too_long;
   for (const SequencePointer& sequence : waiting_) {
@@ -41,9 +47,11 @@ void Scheduler::BeginEpoch(const EpochSettings& settings) {
   }
 }
 
-void Scheduler::EndEpoch() {
+void Scheduler::EndEpoch(EpochEnd why) {
   if (!epoch_open_) return;
   epoch_open_ = false;
+  if (why == EpochEnd::kLost) CountDeaths();
+  trial_.reset();
   for (const PlanRecord& record : in_flight_) {
     for (const SequencePointer& sequence : record.users) {
       sequence->in_flight = 0;
@@ -51,6 +59,8 @@ void Scheduler::EndEpoch() {
     }
   }
   in_flight_.clear();
+  rebuilds_.clear();
+  partial_.clear();
   copy_sources_.clear();
   finished_in_flight_ = 0;
   draining_ = 0;
@@ -58,27 +68,53 @@ void Scheduler::EndEpoch() {
   for (const SequencePointer& sequence : running) {
     LeaveWorkers(*sequence);
     sequence->state = SequenceState::kWaiting;
+    sequence->resumed = true;
     waiting_.insert(sequence);
   }
   cache_.reset();
   pool_.reset();
+  std::vector<std::shared_ptr<RequestState>> convicted;
+  for (const auto& [id, live] : live_) {
+    if (live.state->deaths_alone >= 2) convicted.push_back(live.state);
+  }
+  for (const auto& request : convicted) {
+    Abandon(request->id, FinishReason::kError,
+            absl::StrCat("ABORTED: request ", request->client_request_id,
+                         " is quarantined: its pipeline was lost twice while nothing else ran there"));
+  }
 }
 
 void Scheduler::Submit(Request request, int64_t now_ns) {
+  now_ns_ = now_ns;
   const auto existing = live_.find(request.id);
   if (existing != live_.end()) {
-    const bool newer = request.attempt > existing->second.state->attempt;
-    if (!newer) return;
+    const RequestState& known = *existing->second.state;
+    if (request.attempt <= known.attempt) return;
+    // The router may not have heard of the last death when it sent this.
+    request.deaths = std::max(request.deaths, known.deaths);
+    request.deaths_alone = std::max(request.deaths_alone, known.deaths_alone);
     Abandon(request.id, FinishReason::kNone, "");
   }
   RefusalCode code = RefusalCode::kInvalidArgument;
-  if (const absl::Status status = Validate(request, code); !status.ok()) {
+  absl::Status status = Validate(request, code);
+  int retry_after_ms = code == RefusalCode::kResourceExhausted ? 1000 : 0;
+  if (status.ok() && quarantine_.Holds(Quarantine::Fingerprint(request.prompt), now_ns)) {
+    code = RefusalCode::kAborted;
+    status = absl::AbortedError(absl::StrCat("request ", request.client_request_id,
+                                             " is refused: its prompt is quarantined, since its pipeline was lost twice "
+                                             "while nothing else ran there"));
+  }
+  if (status.ok()) {
+    status = CheckLoad(request, now_ns, retry_after_ms);
+    if (!status.ok()) code = RefusalCode::kResourceExhausted;
+  }
+  if (!status.ok()) {
     refusals_.push_back({.router = request.router,
                          .request = request.id,
                          .attempt = request.attempt,
                          .code = code,
                          .message = std::string(AsStd(status.message())),
-                         .retry_after_ms = code == RefusalCode::kResourceExhausted ? 1000 : 0});
+                         .retry_after_ms = retry_after_ms});
     return;
   }
   Accept(std::move(request), now_ns);
@@ -89,7 +125,7 @@ absl::Status Scheduler::Validate(const Request& request, RefusalCode& code) cons
     code = RefusalCode::kUnavailable;
     return absl::UnavailableError("the pipeline is not assembled yet");
   }
-  bool replay = false;
+  bool replay = request.accepted;
   const auto bad_token = [this](TokenId token) { return token < 0 || token >= settings_.vocabulary; };
   if (request.prompt.empty()) return absl::InvalidArgumentError("the prompt is empty");
   if (std::any_of(request.prompt.begin(), request.prompt.end(), bad_token)) {
@@ -125,6 +161,45 @@ absl::Status Scheduler::Validate(const Request& request, RefusalCode& code) cons
   return absl::OkStatus();
 }
 
+int64_t Scheduler::PredictedWaitNs(const std::string& tenant, int priority) const {
+  const int places = settings_.max_sequences - static_cast<int>(running_.size()) - finished_in_flight_;
+  if (static_cast<int>(waiting_.size()) < places) return 0;
+  const std::pair<int, double> mine(priority, shares_.Peek(tenant));
+  int64_t ahead = 1;
+  for (const SequencePointer& sequence : waiting_) {
+    if (std::pair(sequence->request->priority, sequence->request->start_tag) > mine) break;
+    ++ahead;
+  }
+  return times_.WaitNs(std::max<int64_t>(0, ahead - std::max(0, places)), settings_.max_sequences);
+}
+
+// Early refusal: better than to wait and be late. What was accepted once is never turned away.
+absl::Status Scheduler::CheckLoad(const Request& request, int64_t now_ns, int& retry_after_ms) const {
+  const bool replay = request.accepted || std::any_of(request.choices.begin(), request.choices.end(),
+                                                      [](const ChoiceProgress& c) { return !c.tokens.empty(); });
+  if (replay || (waiting_.empty() && running_.empty())) return absl::OkStatus();
+  const int64_t wait_ns = PredictedWaitNs(request.tenant, request.priority);
+  const int64_t wait_ms = wait_ns / 1'000'000;
+  if (wait_ns > settings_.max_queue_wait_ns) {
+    retry_after_ms = static_cast<int>(std::clamp<int64_t>(wait_ms - settings_.max_queue_wait_ns / 2'000'000, 1000, 60'000));
+    return absl::ResourceExhaustedError(absl::StrCat("the queue is too long: ", waiting_.size(), " wait, and this one would for ",
+                                                     wait_ms, " ms (at most ", settings_.max_queue_wait_ns / 1'000'000, ")"));
+  }
+  const int64_t done_ns = now_ns + wait_ns + times_.ServiceNs(request.sampling.max_tokens);
+  if (request.deadline_ns > 0 && done_ns > request.deadline_ns) {
+    retry_after_ms = static_cast<int>(std::clamp<int64_t>((done_ns - request.deadline_ns) / 1'000'000, 100, 60'000));
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the deadline cannot be met: ", (done_ns - now_ns) / 1'000'000, " ms are needed (", wait_ms,
+                     " of them in the queue), ", (request.deadline_ns - now_ns) / 1'000'000, " ms are left"));
+  }
+  return absl::OkStatus();
+}
+
+bool Scheduler::WouldMissDeadline(const RequestState& request, int64_t now_ns) const {
+  return request.deadline_ns > 0 && !request.started && !running_.empty() &&
+         now_ns + times_.ServiceNs(request.sampling->max_tokens) > request.deadline_ns;
+}
+
 void Scheduler::Accept(Request request, int64_t now_ns) {
   auto state = std::make_shared<RequestState>();
   state->id = request.id;
@@ -132,11 +207,20 @@ void Scheduler::Accept(Request request, int64_t now_ns) {
   state->attempt = request.attempt;
   state->prompt_length = static_cast<int>(request.prompt.size());
   state->priority = request.priority;
+  state->client_request_id = std::move(request.client_request_id);
+  state->tenant = std::move(request.tenant);
+  state->tenant_weight = request.tenant_weight;
+  state->deaths = request.deaths;
+  state->deaths_alone = request.deaths_alone;
+  state->resumable = request.resumable;
+  state->prompt_fingerprint = Quarantine::Fingerprint(request.prompt);
   state->arrival = next_arrival_++;
   state->arrived_ns = now_ns;
   state->deadline_ns = request.deadline_ns;
   state->cache_salt = std::move(request.cache_salt);
   state->bypass_prefix_cache = request.bypass_prefix_cache;
+  state->trace = request.trace;
+  state->canary = request.canary;
   state->sampling = std::make_shared<const Sampling>(std::move(request.sampling));
   if (state->deadline_ns > 0) deadlines_.insert(state->deadline_ns);
   LiveRequest live{.state = state, .sequences = {}};
@@ -148,10 +232,18 @@ void Scheduler::Accept(Request request, int64_t now_ns) {
     sequence->tokens = request.prompt;
     sequence->tokens.insert(sequence->tokens.end(), request.choices[i].tokens.begin(), request.choices[i].tokens.end());
     sequence->wants_prompt_logprobs = i == 0 && sequence->fresh() && state->sampling->prompt_logprobs >= 0;
-    state->started = state->started || !sequence->fresh();
+    sequence->resumed = !sequence->fresh();
+    state->started = state->started || sequence->resumed;
     live.sequences.push_back(sequence);
   }
   state->unfinished = static_cast<int>(live.sequences.size());
+  if (request.accepted || state->started) {
+    state->start_tag = shares_.now();  // it had its turn before
+  } else {
+    state->charged = static_cast<double>(state->prompt_length) +
+                     static_cast<double>(state->unfinished) * state->sampling->max_tokens;
+    state->start_tag = shares_.Charge(state->tenant, state->charged, state->tenant_weight);
+  }
   if (state->unfinished == 0) {  // nothing is left to do, and the router knows all of it
     if (state->deadline_ns > 0) deadlines_.erase(deadlines_.find(state->deadline_ns));
     return;
@@ -187,6 +279,7 @@ ChoiceOutput Scheduler::OutputOf(const Sequence& sequence) const {
   ChoiceOutput output;
   output.router = sequence.request->router;
   output.request = sequence.request->id;
+  output.resumable = sequence.request->resumable;
   output.attempt = sequence.request->attempt;
   output.choice = sequence.choice;
   output.first_index = sequence.output_count();
@@ -202,6 +295,16 @@ void Scheduler::Finish(SequencePointer sequence, FinishReason reason, std::strin
   output.finish = reason;
   output.error = std::move(error);
   output.output_tokens = sequence->output_count();
+  RequestState& request = *sequence->request;
+  if (request.charged > 0) {
+    const double unused = std::max(0, request.sampling->max_tokens - sequence->output_count());
+    shares_.Refund(request.tenant, std::min(unused, request.charged), request.tenant_weight);
+    request.charged -= std::min(unused, request.charged);
+  }
+  if ((reason == FinishReason::kStop || reason == FinishReason::kLength) && sequence->reported_first) {
+    times_.Ended(sequence->first_token_ns - sequence->first_scheduled_ns, now_ns_ - sequence->first_token_ns,
+                 sequence->output_count());
+  }
   if (reason == FinishReason::kStop && sequence->output_count() > 0) {
     const auto& stops = sequence->request->sampling->stop_token_ids;
     if (std::find(stops.begin(), stops.end(), sequence->tokens.back()) != stops.end()) {
@@ -212,6 +315,7 @@ void Scheduler::Finish(SequencePointer sequence, FinishReason reason, std::strin
 
   if (sequence->state == SequenceState::kWaiting) {
     waiting_.erase(sequence);
+    if (waiting_.empty()) times_.QueueEmpty();
   } else {
     running_.erase(sequence);
     if (sequence->state == SequenceState::kDraining) --draining_;
@@ -232,6 +336,7 @@ void Scheduler::ForgetIfEnded(const RequestState& request) {
     const auto deadline = deadlines_.find(request.deadline_ns);
     if (deadline != deadlines_.end()) deadlines_.erase(deadline);
   }
+  if (trial_.get() == &request) trial_.reset();
   live_.erase(request.id);
 }
 
@@ -244,6 +349,7 @@ void Scheduler::LeaveWorkers(Sequence& sequence) {
   sequence.scheduled = 0;
   sequence.unread_samples = 0;
   sequence.last_sample_step = 0;
+  sequence.untold = 0;
   sequence.worker_blocks = 0;
   sequence.hashes.clear();
   sequence.offered_blocks = 0;
@@ -260,6 +366,8 @@ void Scheduler::Abandon(RequestId id, FinishReason reason, const std::string& er
 }
 
 void Scheduler::Cancel(RequestId id) { Abandon(id, FinishReason::kCancelled, ""); }
+
+void Scheduler::Abort(RequestId id, const std::string& message) { Abandon(id, FinishReason::kError, message); }
 
 void Scheduler::StopChoice(RequestId id, int choice, int count) {
   const auto found = live_.find(id);
@@ -295,6 +403,7 @@ void Scheduler::Refuse(const RequestState& request, RefusalCode code, std::strin
 }
 
 void Scheduler::Tick(int64_t now_ns) {
+  now_ns_ = now_ns;
   if (deadlines_.empty() || *deadlines_.begin() > now_ns) return;
   std::vector<std::shared_ptr<RequestState>> expired;
   for (const auto& [id, live] : live_) {
@@ -324,6 +433,9 @@ SchedulerStats Scheduler::stats() const {
   stats.running = static_cast<int>(running_.size());
   stats.waiting = static_cast<int>(waiting_.size());
   stats.plans_in_flight = static_cast<int>(in_flight_.size());
+  for (const SequencePointer& sequence : running_) stats.kv_tokens += sequence->virtual_length();
+  const int places = settings_.max_sequences - stats.running - finished_in_flight_;
+  stats.predicted_wait_ns = times_.WaitNs(stats.waiting + 1 - std::max(0, places), settings_.max_sequences);
   if (pool_ != nullptr) {
     stats.blocks_total = pool_->total();
     stats.blocks_used = pool_->in_use();

@@ -8,6 +8,7 @@
 
 #include "common/block_hash.h"
 #include "coordinator/block_pool.h"
+#include "coordinator/ngram_drafter.h"
 #include "coordinator/request.h"
 
 namespace pagoda::coordinator {
@@ -18,15 +19,27 @@ struct RequestState {
   RouterId router;
   uint32_t attempt = 0;
   int prompt_length = 0;
+  std::string client_request_id;
   int priority = 0;
+  std::string tenant;
+  double start_tag = 0;  // of its tenant's fair share: the queue's order
+  double charged = 0;    // cost that the tenant was charged
+  double tenant_weight = 1;
+  int deaths = 0;
+  int deaths_alone = 0;
+  bool suspect() const { return deaths >= 2; }
+  uint64_t prompt_fingerprint = 0;
   uint64_t arrival = 0;  // dense order of submission
   int64_t arrived_ns = 0;
   int64_t deadline_ns = 0;
   std::string cache_salt;
   bool bypass_prefix_cache = false;
+  bool canary = false;
+  bool resumable = false;
   bool started = false;  // something of it ran or was emitted: too late for a refusal
   std::shared_ptr<const Sampling> sampling;
   int unfinished = 0;    // choices
+  TraceContext trace;
 };
 
 enum class SequenceState : uint8_t {
@@ -41,6 +54,7 @@ struct Sequence {
   int choice = 0;
   SequenceState state = SequenceState::kWaiting;
   std::vector<TokenId> tokens;  // prompt, then output: all that is known
+  bool resumed = false;         // it ran before in another epoch or elsewhere: what it computes again is counted
   int stop_count = -1;          // the router found a stop string: no more than so many output tokens
 
   // Of the run that it is in; reset when it leaves the workers.
@@ -49,6 +63,7 @@ struct Sequence {
   int unread_samples = 0;  // tokens sampled by plans in flight
   int in_flight = 0;       // plans in flight that have rows or samples of it
   uint64_t last_sample_step = 0;
+  int untold = 0;  // of its last tokens: verified drafts, which stage 0 hears of with the next rows
   std::vector<BlockHandle> blocks;
   int worker_blocks = 0;             // how many of them the workers' table has
   std::vector<BlockHash> hashes;     // chain over full blocks of tokens, as far as computed
@@ -57,8 +72,10 @@ struct Sequence {
   bool reported_first = false;       // cached_tokens and times went out
   int64_t first_scheduled_ns = 0;
   int64_t first_token_ns = 0;
+  int cleared_at = 0;                // of a suspect's trial: so many output tokens, and it is none any more
   bool wants_prompt_logprobs = false;
   std::vector<PositionLogprobs> prompt_logprobs;
+  std::unique_ptr<NgramDrafter> drafter;  // made when there is time to draft
 
   int length() const { return static_cast<int>(tokens.size()); }
   int output_count() const { return length() - request->prompt_length; }
@@ -66,7 +83,7 @@ struct Sequence {
   int virtual_length() const { return length() + unread_samples; }
   int pending_rows() const { return virtual_length() - scheduled; }
   // Lower goes first.
-  auto order() const { return std::tuple(request->priority, request->arrival, choice); }
+  auto order() const { return std::tuple(request->priority, request->start_tag, request->arrival, choice); }
 };
 
 struct SequenceOrder {

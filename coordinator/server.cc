@@ -7,13 +7,32 @@
 #include "absl/time/clock.h"
 #include "common/config.h"
 #include "common/limits.h"
+#include "coordinator/health.h"
 #include "coordinator/services/admin_service.h"
 #include "coordinator/services/blob_service.h"
 #include "coordinator/services/pipeline_service.h"
 #include "coordinator/services/worker_control_service.h"
+#include "coordinator/store/etcd_store.h"
 #include "coordinator/store/sqlite_store.h"
 
 namespace pagoda::coordinator {
+
+namespace {
+
+constexpr int kHandOverMs = 250;
+
+absl::StatusOr<std::unique_ptr<Store>> OpenStore(const ServerOptions& options) {
+  const absl::Duration lease = absl::Milliseconds(options.leader_lease_ms);
+  if (!IsEtcdAddress(options.store)) return OpenSqliteStore(options.store, lease);
+  PAGODA_ASSIGN_OR_RETURN(EtcdOptions etcd, ParseEtcdAddress(options.store));
+  etcd.lease = lease;
+  etcd.ca_file = options.etcd_ca_file;
+  etcd.certificate_file = options.etcd_certificate_file;
+  etcd.key_file = options.etcd_key_file;
+  return OpenEtcdStore(etcd);
+}
+
+}  // namespace
 
 struct Server::State {
   std::shared_ptr<ModelCatalog> catalog;
@@ -23,6 +42,7 @@ struct Server::State {
   std::unique_ptr<AdminService> admin;
   std::unique_ptr<BlobService> blob;
   std::unique_ptr<grpc::Server> server;
+  std::unique_ptr<HealthReporter> health;
   std::string address;
   bool stopped = false;
 };
@@ -34,11 +54,10 @@ Server::~Server() { Stop(0); }
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options, std::shared_ptr<ModelCatalog> catalog,
                                                       std::shared_ptr<prometheus::Registry> registry) {
   PAGODA_ASSIGN_OR_RETURN(HostPort listen, ParseHostPort(options.listen));
-  PAGODA_ASSIGN_OR_RETURN(std::unique_ptr<Store> store, OpenSqliteStore(options.store_path));
+  PAGODA_ASSIGN_OR_RETURN(std::unique_ptr<Store> store, OpenStore(options));
   auto state = std::make_unique<State>();
   state->catalog = catalog;
   state->coordinator = std::make_unique<Coordinator>(options.coordinator, std::move(store), catalog, std::move(registry));
-  PAGODA_RETURN_IF_ERROR(state->coordinator->Start());
   state->pipeline = std::make_unique<PipelineService>(*state->coordinator);
   state->worker_control = std::make_unique<WorkerControlService>(*state->coordinator);
   state->admin = std::make_unique<AdminService>(*state->coordinator);
@@ -55,8 +74,8 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options, std
   builder.RegisterService(state->blob.get());
   builder.SetMaxReceiveMessageSize(static_cast<int>(limits::kMaxGrpcMessageBytes));
   builder.SetMaxSendMessageSize(static_cast<int>(limits::kMaxGrpcMessageBytes));
-  // Clients may ping each 10 s, also without calls; we ping so that a vanished peer's stream ends.
-  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
+  // Clients may ping each second, also without calls; we ping so that a vanished peer's stream ends.
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 1'000);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 20'000);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
@@ -69,7 +88,12 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options, std
   }
   listen.port = port;
   state->address = listen.ToString();
-  state->coordinator->SetBlobAddress(options.advertise_blob.empty() ? state->address : options.advertise_blob);
+  const std::string& advertised = options.advertise.empty() ? state->address : options.advertise;
+  state->coordinator->SetBlobAddress(advertised);
+  PAGODA_RETURN_IF_ERROR(state->coordinator->Start(advertised));
+  if (auto* health = state->server->GetHealthCheckService()) {
+    state->health = std::make_unique<HealthReporter>(*state->coordinator, *health);
+  }
   return std::unique_ptr<Server>(new Server(std::move(state)));
 }
 
@@ -80,8 +104,10 @@ bool Server::Stop(int grace_ms) {
   if (state_->stopped) return true;
   state_->stopped = true;
   if (state_->server == nullptr) return true;
-  if (auto* health = state_->server->GetHealthCheckService()) health->SetServingStatus(false);
-  const bool finished = state_->coordinator->FinishRunning(grace_ms);
+  state_->health.reset();
+  // Routers take what runs here elsewhere as soon as they hear of it, or keep it until there is a successor: both go on
+  // exactly. To wait for long streams to end would only keep new requests waiting.
+  const bool finished = state_->coordinator->FinishRunning(std::min(grace_ms, kHandOverMs));
   state_->coordinator->Stop();
   // The streams were told to end; whoever does not is cut.
   state_->server->Shutdown(std::chrono::system_clock::now() + std::chrono::milliseconds(500));

@@ -12,8 +12,12 @@ namespace pagoda::coordinator {
 struct ServerOptions {
   CoordinatorOptions coordinator;
   std::string listen = "127.0.0.1:7070";
-  std::string advertise_blob;  // host:port of the Blob service as workers reach it; empty: as listen, with the bound port
-  std::string store_path;      // empty: in memory
+  std::string advertise;       // host:port where workers, routers and operators reach it; empty: as listen, with the bound port
+  std::string store;           // a sqlite file, or etcd://host:port[,...]; empty: in memory
+  std::string etcd_ca_file;    // PEM, for etcds:// and for etcd's client authentication
+  std::string etcd_certificate_file;
+  std::string etcd_key_file;
+  int leader_lease_ms = 2000;  // a leader that says nothing for so long is replaced
 };
 
 class Server {

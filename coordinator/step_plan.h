@@ -4,8 +4,10 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
+#include "common/block_hash.h"
 #include "common/ids.h"
 #include "coordinator/request.h"
 
@@ -20,6 +22,7 @@ struct StartSlot {
   std::vector<BlockId> blocks;
   std::shared_ptr<const Sampling> sampling;  // null for a fork
   int fork_of = 0;                           // slot + 1; 0: none
+  TraceContext trace = {};
 };
 
 struct PlanCopy {
@@ -39,12 +42,31 @@ struct PlanRows {
   std::vector<BlockId> new_blocks;
   std::vector<ReplaceBlock> replace_blocks;
   bool prompt_logprobs = false;
+  std::vector<TokenId> accepted;  // verified drafts of an earlier step, up to the last known token's position
+  std::vector<TokenId> drafts;    // tokens of the last rows, guessed
 };
 
 struct PlanSample {
   int rows_index = 0;
   SlotId slot;
   int output_index = 0;
+};
+
+struct BlockName {
+  BlockId block;
+  BlockHash hash;
+};
+
+struct RebuildChain {
+  std::vector<BlockId> blocks;
+  int first_block = 0;
+  std::vector<TokenId> tokens;  // of the blocks to fill; only when stage 0 runs
+};
+
+struct Rebuild {
+  int first_stage = 0;
+  int last_stage = 0;
+  std::vector<RebuildChain> chains;
 };
 
 struct StepPlan {
@@ -55,6 +77,8 @@ struct StepPlan {
   std::vector<PlanRows> rows;
   std::vector<PlanSample> samples;
   std::vector<SlotId> ends;
+  std::vector<BlockName> names;
+  std::optional<Rebuild> rebuild;
 
   int TotalRows() const {
     int total = 0;
@@ -67,6 +91,12 @@ struct SampledToken {
   SlotId slot;
   TokenId token = 0;
   PositionLogprobs logprobs;
+  // After a draft that came true: the token that its row gave, and so on.
+  struct Further {
+    TokenId token = 0;
+    PositionLogprobs logprobs;
+  };
+  std::vector<Further> further;
 };
 
 struct PromptLogprobs {

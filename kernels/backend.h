@@ -2,13 +2,15 @@
 // is its twin. A backend owns its threads or streams, its packed weights, activations and KV storage (as handles).
 //
 // Thread rule: one thread (the engine's) calls a backend. Operations run in call order; results in host memory are valid
-// when Synchronize() returns (on CPU: at once). Pointers in views are the backend's own memory (NewBuffer).
+// when Synchronize() returns (on CPU: at once). Pointers in views are the backend's own memory (NewBuffer), which the host may
+// read and write only where host_memory() says so; Upload, Download, CopyRows and GatherRows work everywhere.
 // Errors: kInvalidArgument when shapes do not fit (our bug, reported and not computed), kInternal when the device failed.
 // Row counts may be 0: nothing is done. The arithmetic is stated in numerics.h.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string_view>
@@ -23,7 +25,7 @@ namespace pagoda::kernels {
 enum class WeightFormat : uint8_t {
   kF32, kF16, kBF16, kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ8_0, kQ2_K, kQ3_K, kQ4_K, kQ5_K, kQ6_K,
 };
-enum class KvType : uint8_t { kF32, kF16, kBF16, kI8 };
+enum class KvType : uint8_t { kF32, kF16, kBF16, kI8, kF8 };  // kF8: e4m3, CUDA only
 enum class GateKind : uint8_t { kSilu, kGelu };
 
 // Rows of a weight matrix as they lie in a model file (not copied; must stay valid only during the call).
@@ -46,6 +48,14 @@ struct PackOptions {
   int activation_bits = 8;      // 8 or 12: what the input is quantised to; ignored by float formats
 };
 
+struct ActivationForms {
+  bool f32 = false;
+  bool int8 = false;
+  bool int12 = false;
+  bool f16 = false;   // devices that multiply 16-bit weights by 16-bit inputs
+  bool bf16 = false;
+};
+
 // A weight matrix in the backend's own layout. Immutable.
 class PackedMatrix {
  public:
@@ -55,6 +65,12 @@ class PackedMatrix {
   virtual int planes() const = 0;
   virtual int activation_bits() const = 0;  // 0: takes f32 input
   virtual size_t bytes() const = 0;
+  // Adds the forms that its input must have.
+  virtual void AddForms(ActivationForms& forms) const {
+    forms.f32 |= activation_bits() == 0;
+    forms.int8 |= activation_bits() == 8;
+    forms.int12 |= activation_bits() == 12;
+  }
 };
 
 // f32 values in the backend's memory.
@@ -71,11 +87,6 @@ class Activation {
   virtual ~Activation() = default;
   virtual int64_t max_rows() const = 0;
   virtual int64_t columns() const = 0;
-};
-struct ActivationForms {
-  bool f32 = false;
-  bool int8 = false;
-  bool int12 = false;
 };
 
 struct KvShape {
@@ -137,6 +148,56 @@ class Backend {
   virtual std::string_view numerics_profile() const = 0;
   // The instruction set or device in use, for people: "avx512-vnni".
   virtual std::string_view implementation() const = 0;
+
+  // Whether the host may read and write the backend's memory after Synchronize(). The operations below have this meaning
+  // everywhere; their defaults (backend.cc) are those of host memory.
+  virtual bool host_memory() const { return true; }
+  virtual absl::Status Upload(const void* from, void* to, size_t bytes);    // `from` may be reused when it returns
+  virtual absl::Status Download(const void* from, void* to, size_t bytes);  // waits for what was called before
+  // Host memory that transfers quickly to and from the backend's own.
+  virtual absl::StatusOr<std::unique_ptr<Buffer>> NewHostBuffer(size_t bytes) { return NewBuffer(bytes); }
+  // Rows of a file kept where Embed can read them: null where they can stay as they lie, else their new place.
+  virtual absl::StatusOr<std::unique_ptr<Buffer>> Hold(const MatrixRows& rows);
+
+  struct CopyRowsParams {
+    const float* from = nullptr;  // [rows, columns], rows from_stride apart
+    int64_t from_stride = 0;
+    float* to = nullptr;
+    int64_t to_stride = 0;
+    int64_t rows = 0;
+    int64_t columns = 0;
+  };
+  virtual absl::Status CopyRows(const CopyRowsParams& params);  // does not overlap
+  // out[i] = from[rows[i]]. Requires rows in range (checked).
+  virtual absl::Status GatherRows(F32View from, std::span<const int> rows, F32View out);
+
+  // A step's rows, known before its first operation: a device plans and uploads once here, and every layer reuses it. The
+  // spans stay valid and unchanged until the next call. RopeAndStore, Attend and Embed of a step take what was begun.
+  struct StepBegin {
+    StepRows step = {};
+    std::span<const int32_t> tokens = {};  // [rows] on the first stage, else empty
+    const AttentionParams* attention = nullptr;  // of every layer (but for the layer's number)
+    const RopeParams* rope = nullptr;
+    const KvCache* cache = nullptr;
+  };
+  virtual absl::Status BeginStep(const StepBegin&) { return absl::OkStatus(); }
+  // How many rows the layers should compute for a step of `rows`: a device with recorded steps rounds up to one it has
+  // recorded (rows past the step's own are computed and never read).
+  virtual int64_t PaddedRows(int64_t rows) const { return rows; }
+  // Runs `body`, which calls operations on the padded rows and does not wait or transfer. A device may record what `body`
+  // called under `key` and replay the record when a later step has the same key: then `body` is not called.
+  struct StepKey {
+    const void* owner = nullptr;  // whose body it is; ForgetSteps(owner) before it goes
+    int64_t rows = 0;             // padded
+    bool single_rows = false;     // every sequence has one row
+  };
+  virtual absl::Status RunStep(const StepKey&, const std::function<absl::Status()>& body) { return body(); }
+  virtual void ForgetSteps(const void*) {}
+
+  // Not OK: the device is lost for this process, which should end (the message names what failed).
+  virtual absl::Status Health() const { return absl::OkStatus(); }
+  // Bytes free for weights, KV and workspace; 0: the host's memory is meant.
+  virtual int64_t FreeMemoryBytes() const { return 0; }
 
   virtual absl::StatusOr<std::unique_ptr<Buffer>> NewBuffer(size_t bytes) = 0;
   virtual absl::StatusOr<std::unique_ptr<Activation>> NewActivation(int64_t max_rows, int64_t columns,
@@ -229,6 +290,34 @@ class Backend {
   };
   // All layers, K and V. Copies do not overlap.
   virtual absl::Status CopyBlocks(std::span<const BlockCopy> copies, KvCache& cache) = 0;
+
+  // Chooses a token of each row of raw logits as worker/sampler does, on the device; only the tokens come to the host. -1: this row is
+  // left to the host (its cut keeps more candidates than the device looks at).
+  struct SampleEdit {
+    int32_t token = 0;
+    bool forbid = false;
+    bool seen = false;   // in prompt or output: the repetition penalty applies
+    int output = 0;      // times put out
+    float bias = 0;      // added before the penalties
+  };
+  struct SampleRow {
+    int row = 0;                                 // of the logits
+    std::span<const SampleEdit> edits = {};      // each token at most once
+    float repetition = 1, frequency = 0, presence = 0;
+    float factor = 0;                            // 1 / temperature; 0: the largest
+    int top_k = 0;                               // 0: all
+    double top_p = 1;
+    uint32_t least = 0;                          // the least weight that is kept (min_p), in 2^-30 of the largest
+    double uniform = 0;
+  };
+  virtual bool samples() const { return false; }
+  virtual absl::Status Sample(F32View, std::span<const SampleRow>, std::span<int32_t>) {
+    return absl::UnimplementedError("this backend leaves sampling to the host");
+  }
+  // Host work beside the operations (sampling): body(thread, task) for every task in [0, tasks), each on one of
+  // host_threads() threads; returns when all are done.
+  virtual int host_threads() const = 0;
+  virtual void RunOnHost(int64_t tasks, const std::function<void(int thread, int64_t task)>& body) = 0;
 
   virtual absl::Status Synchronize() = 0;
 };

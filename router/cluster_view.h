@@ -42,6 +42,8 @@ struct PipelineView {
   int64_t preemptions = 0;
   int64_t prefix_hit_tokens = 0;
   int64_t prefix_query_tokens = 0;
+  bool epoch_closed = false;  // it was lost, and may be assembled again
+  int64_t predicted_wait_ms = 0;
 };
 
 struct ClusterView {

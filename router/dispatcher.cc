@@ -13,13 +13,17 @@ namespace {
 
 namespace wire = pagoda::internal::v1;
 
-constexpr int kMaxLosses =
-    3;  // times that a live coordinator may give an accepted request up unasked
-constexpr int64_t kRetryDelayMs = 50;    // after a refusal of an accepted request
+constexpr int64_t kRetryDelayMs = 50;        // after a refusal of an accepted request
+constexpr int64_t kMostRetryDelayMs = 2000;  // between losses of one request
 constexpr int64_t kRetryAfterMs = 1000;  // told to clients
 
 double SecondsBetween(MonotonicNs from, MonotonicNs to) {
   return static_cast<double>(to - from) / static_cast<double>(kNsPerSecond);
+}
+
+absl::Status NoPipelineError() {
+  return WithCode(WithRetryAfter(absl::UnavailableError("no pipeline of this model takes work now"), kRetryAfterMs),
+                  "loading");
 }
 
 absl::Status DeadlineError() {
@@ -60,42 +64,159 @@ absl::Status Dispatcher::Start(GenerationRequest request, std::shared_ptr<Genera
   running.session = std::make_unique<Session>(std::move(request));
   running.sink = std::move(sink);
   running.last_news_ns = edges_.now();
+  // Only what a coordinator knows of was accepted before: a position alone proves nothing.
+  running.accepted = running.session->request().attempts_before > 0;
   auto [place, added] = sessions_.try_emplace(id, std::move(running));
   if (!added) return absl::InternalError("two requests have one id");
-  if (!Place(place->second)) {
-    sessions_.erase(place);
-    metrics_->Rejected("no_pipeline");
-    return WithCode(
-        WithRetryAfter(absl::UnavailableError("no pipeline of this model takes work now"),
-                       kRetryAfterMs),
-        "loading");
+  if (place->second.accepted || place->second.session->finished()) {
+    OpenResumed(id);
+  } else if (!Place(place->second)) {
+    if (!MayComeBack(place->second.session->request())) {
+      sessions_.erase(place);
+      metrics_->Rejected("no_pipeline");
+      return NoPipelineError();
+    }
+    place->second.held_until_ns = edges_.now() + options_.hold_ms * kNsPerMs;
   }
   metrics_->PromptTokens(prompt_tokens);
   metrics_->SetInFlight(in_flight());
   return absl::OkStatus();
 }
 
+// A pipeline of its model was lost a moment ago: a request that waits for it is better than one that is refused.
+bool Dispatcher::MayComeBack(const GenerationRequest& request) const {
+  return std::ranges::any_of(view_.pipelines, [&](const PipelineView& pipeline) {
+    return pipeline.model == request.model && pipeline.digest == request.model_digest && pipeline.epoch_closed;
+  });
+}
+
+// A stream that another router began: first what its log tells by itself, then the rest from a pipeline.
+void Dispatcher::OpenResumed(RequestId id) {
+  Running& running = sessions_.find(id)->second;
+  std::vector<ChoiceDelta> news = running.session->Opening();
+  metrics_->Retried("resumed");
+  if (!running.session->finished() && !Place(running)) running.retry_at_ns = edges_.now() + kRetryDelayMs * kNsPerMs;
+  const std::shared_ptr<GenerationSink> sink = running.sink;
+  for (ChoiceDelta& delta : news) {
+    const auto found = sessions_.find(id);
+    if (found == sessions_.end()) return;  // cancelled by its own sink
+    sink->OnDelta(*found->second.session, std::move(delta));
+  }
+  CloseStep(id);
+}
+
+void Dispatcher::FindStream(const std::string& tenant, const std::string& resume_id,
+                            std::function<void(FoundStream)> done) {
+  // The client left this very router's stream for a new one.
+  std::vector<RequestId> here;
+  for (const auto& [id, running] : sessions_) {
+    const GenerationRequest& request = running.session->request();
+    if (request.resume_id == resume_id && request.tenant == tenant) here.push_back(id);
+  }
+  for (RequestId id : here) {
+    SendCancel(sessions_.find(id)->second);
+    Fail(id, absl::AbortedError("the client came back for this stream by another connection"));
+  }
+  Query query;
+  query.done = std::move(done);
+  query.until_ns = edges_.now() + limits::kResumeQueryMs * kNsPerMs;
+  const uint64_t number = next_query_++;
+  for (const auto& [link, entry] : links_) {
+    if (entry.protocol < 2) continue;
+    auto message = std::make_unique<wire::RouterMessage>();
+    message->mutable_resume_query()->set_query(number);
+    message->mutable_resume_query()->set_tenant(tenant);
+    message->mutable_resume_query()->set_resume_id(resume_id);
+    if (edges_.send(link, std::move(message))) query.links.insert(link);
+  }
+  query.found.asked = !query.links.empty();
+  if (query.links.empty()) return query.done(std::move(query.found));
+  queries_.emplace(number, std::move(query));
+}
+
+void Dispatcher::OnResumeAnswer(int link, const wire::ResumeAnswer& answer) {
+  const auto place = queries_.find(answer.query());
+  if (place == queries_.end()) return;
+  Query& query = place->second;
+  query.links.erase(link);
+  for (FoundPart& part : PartsOf(answer)) {
+    const auto same = std::ranges::find_if(query.found.parts, [&](const FoundPart& p) { return p.part == part.part; });
+    if (same == query.found.parts.end()) {
+      query.found.parts.push_back(std::move(part));
+    } else if (part.attempt > same->attempt) {
+      *same = std::move(part);
+    }
+  }
+  EndQueries([](const Query& q) { return q.links.empty(); });
+}
+
+void Dispatcher::EndQueries(const std::function<bool(const Query&)>& which) {
+  std::vector<Query> over;
+  for (auto place = queries_.begin(); place != queries_.end();) {
+    if (which(place->second)) {
+      over.push_back(std::move(place->second));
+      place = queries_.erase(place);
+    } else {
+      ++place;
+    }
+  }
+  for (Query& query : over) query.done(std::move(query.found));
+}
+
+void Dispatcher::OnDeaths(const wire::Deaths& deaths) {
+  for (const wire::RequestDeaths& from : deaths.requests()) {
+    const auto found = sessions_.find(RequestId{from.request().high(), from.request().low()});
+    if (found == sessions_.end()) continue;
+    found->second.deaths = from.deaths();
+    found->second.deaths_alone = from.deaths_alone();
+  }
+}
+
+void Dispatcher::HandOver(const absl::Status& status) {
+  std::vector<RequestId> ids;
+  for (const auto& [id, running] : sessions_) {
+    if (!running.session->request().resume_id.empty()) ids.push_back(id);
+  }
+  for (RequestId id : ids) {
+    const auto found = sessions_.find(id);
+    if (found == sessions_.end()) continue;  // went with another part of its request
+    SendCancel(found->second);
+    const std::shared_ptr<GenerationSink> sink = found->second.sink;
+    End(id);
+    sink->OnHandOver(status);
+  }
+}
+
 bool Dispatcher::Place(Running& running) {
   const GenerationRequest& request = running.session->request();
   const auto prompt = static_cast<int64_t>(request.prompt.size());
+  const MonotonicNs now = edges_.now();
+  std::vector<PipelineKey> avoid = running.avoid;
+  for (const PipelineView& pipeline : view_.pipelines) {
+    if (breakers_.IsOpen(pipeline.key, now)) avoid.push_back(pipeline.key);
+  }
   const auto key = ChoosePipeline({.model = request.model,
                                    .digest = request.model_digest,
                                    .prompt_tokens = prompt,
                                    .total_tokens = prompt + request.sampling.max_tokens,
                                    .chain = running.chain,
                                    .preferred_profile = running.profile,
-                                   .avoid = running.avoid},
+                                   .avoid = avoid},
                                   view_, loads_, prefixes_, options_.policy);
   if (!key) return false;
   const PipelineView& pipeline = *view_.Find(*key);
   auto message =
-      SubmitMessage(*running.session, running.session->NextSubmission(), *key, edges_.now());
+      SubmitMessage(*running.session, running.session->NextSubmission(), *key, now);
+  message->mutable_submit()->set_accepted(running.accepted);
+  message->mutable_submit()->set_deaths(running.deaths);
+  message->mutable_submit()->set_deaths_alone(running.deaths_alone);
   if (!edges_.send(key->link, std::move(message))) return false;  // its loss is on its way to us
 
   if (!running.profile.empty() && running.session->any_token() &&
       running.profile != pipeline.numerics_profile) {
     metrics_->ProfileChanged();
   }
+  breakers_.Chosen(*key, now);
   running.pipeline = *key;
   running.epoch = pipeline.epoch;
   running.counted_tokens = prompt + running.session->output_tokens();
@@ -105,6 +226,12 @@ bool Dispatcher::Place(Running& running) {
   load.last_choice = ++choices_made_;
   prefixes_.Insert(running.chain, *key);
   return true;
+}
+
+void Dispatcher::PipelineFailed(PipelineKey key) {
+  if (!breakers_.Failed(key, edges_.now())) return;
+  metrics_->CircuitOpened();
+  LogWarning("circuit_opened", {{"link", key.link}, {"pipeline", key.pipeline.value()}});
 }
 
 void Dispatcher::Unplace(Running& running) {
@@ -125,7 +252,12 @@ void Dispatcher::Replace(Running& running, const char* reason) {
            {"attempt", running.session->attempt() + 1},
            {"tokens", running.session->output_tokens()}});
   Unplace(running);
-  if (!Place(running)) running.retry_at_ns = edges_.now() + kRetryDelayMs * kNsPerMs;
+  // Lost three times and more: not in a tight circle.
+  const int64_t pause_ms =
+      running.losses < 3 ? 0 : std::min(kMostRetryDelayMs, kRetryDelayMs << std::min(running.losses - 3, 10));
+  if (pause_ms > 0 || !Place(running)) {
+    running.retry_at_ns = edges_.now() + std::max(pause_ms, kRetryDelayMs) * kNsPerMs;
+  }
 }
 
 void Dispatcher::SendCancel(const Running& running) {
@@ -176,6 +308,7 @@ void Dispatcher::OnMessage(int link, const wire::CoordinatorMessage& message) {
       const wire::CoordinatorHello& hello = message.hello();
       Link& entry = links_[link];
       entry.coordinator = hello.coordinator();
+      entry.protocol = hello.protocol();
       metrics_->SetCoordinators(attached());
       LogInfo("coordinator_attached",
               {{"coordinator", hello.coordinator()}, {"leader", hello.leader()}});
@@ -189,6 +322,11 @@ void Dispatcher::OnMessage(int link, const wire::CoordinatorMessage& message) {
       return OnStep(link, message.tokens());
     case wire::CoordinatorMessage::kRefused:
       return OnRefused(link, message.refused());
+    case wire::CoordinatorMessage::kResumeAnswer:
+      return OnResumeAnswer(link, message.resume_answer());
+    case wire::CoordinatorMessage::kDeaths:
+      return OnDeaths(message.deaths());
+    case wire::CoordinatorMessage::kCluster:  // the status page's
     case wire::CoordinatorMessage::KIND_NOT_SET:
       return;
   }
@@ -199,6 +337,14 @@ void Dispatcher::MergeView(bool whole) {
   for (const auto& [link, entry] : links_) {
     view_.pipelines.insert(view_.pipelines.end(), entry.pipelines.begin(), entry.pipelines.end());
   }
+  // What a lost coordinator served is known a while longer, unless another serves it.
+  const MonotonicNs now = edges_.now();
+  std::erase_if(ghosts_, [&](const Ghost& ghost) {
+    return now >= ghost.until_ns || std::ranges::any_of(view_.pipelines, [&](const PipelineView& pipeline) {
+             return pipeline.model == ghost.pipeline.model;
+           });
+  });
+  for (const Ghost& ghost : ghosts_) view_.pipelines.push_back(ghost.pipeline);
   // A count of nothing is dropped with its pipeline; others go when their requests have moved on.
   absl::erase_if(loads_, [this](const auto& entry) {
     return entry.second.requests == 0 && view_.Find(entry.first) == nullptr;
@@ -214,7 +360,9 @@ void Dispatcher::OnSnapshot(int link, const wire::Snapshot& snapshot) {
     const bool kept =
         std::ranges::any_of(pipelines, [&](const PipelineView& p) { return p.key == old.key; });
     if (!kept) prefixes_.Erase(old.key);
+    if (!kept) breakers_.Forget(old.key);
   }
+  std::set<PipelineKey> lost;
   entry.pipelines = std::move(pipelines);
   MergeView(/*whole=*/true);
   // A pipeline that is gone, or was assembled anew: what ran there is submitted again with its
@@ -222,45 +370,69 @@ void Dispatcher::OnSnapshot(int link, const wire::Snapshot& snapshot) {
   for (auto& [id, running] : sessions_) {
     if (running.pipeline.link != link) continue;
     const PipelineView* pipeline = view_.Find(running.pipeline);
-    if (pipeline == nullptr || pipeline->epoch != running.epoch) Replace(running, "pipeline_lost");
+    const bool gone = pipeline == nullptr || pipeline->epoch != running.epoch;
+    if (!gone && !(pipeline->epoch_closed && AnotherIsReady(running))) continue;
+    running.accepted = true;
+    // Once for all that ran there, and not when it was taken away.
+    if (pipeline != nullptr && lost.insert(running.pipeline).second) PipelineFailed(running.pipeline);
+    Replace(running, "pipeline_lost");
   }
+}
+
+// Than where it was: no need to wait for that one to come back.
+bool Dispatcher::AnotherIsReady(const Running& running) const {
+  const GenerationRequest& request = running.session->request();
+  return std::ranges::any_of(view_.pipelines, [&](const PipelineView& pipeline) {
+    return pipeline.ready && pipeline.key != running.pipeline && pipeline.model == request.model &&
+           pipeline.digest == request.model_digest;
+  });
 }
 
 void Dispatcher::OnLinkLost(int link) {
   const auto found = links_.find(link);
   if (found != links_.end()) {
-    for (const PipelineView& pipeline : found->second.pipelines) prefixes_.Erase(pipeline.key);
+    for (PipelineView& pipeline : found->second.pipelines) {
+      prefixes_.Erase(pipeline.key);
+      breakers_.Forget(pipeline.key);
+      if (!pipeline.ready && !pipeline.epoch_closed) continue;  // it was on its way out
+      pipeline.ready = false;
+      pipeline.epoch_closed = true;
+      ghosts_.push_back({std::move(pipeline), edges_.now() + options_.hold_ms * kNsPerMs});
+    }
     links_.erase(found);
     metrics_->SetCoordinators(attached());
     MergeView(/*whole=*/false);
   }
   for (auto& [id, running] : sessions_) {
-    if (running.pipeline.link == link) Replace(running, "coordinator_lost");
+    if (running.pipeline.link != link) continue;
+    running.accepted = true;
+    Replace(running, "coordinator_lost");
   }
+  for (auto& [number, query] : queries_) query.links.erase(link);
+  EndQueries([](const Query& query) { return query.links.empty(); });
 }
 
 void Dispatcher::OnStep(int link, const wire::StepTokens& step) {
   std::vector<RequestId> touched;
   touched.reserve(static_cast<size_t>(step.choices_size()));
   for (const wire::ChoiceTokens& tokens : step.choices()) OnChoice(link, tokens, touched);
-  for (RequestId id : touched) {
-    const auto found = sessions_.find(id);
-    if (found == sessions_.end()) continue;  // cancelled by its own sink
-    found->second.touched = false;
-    const std::shared_ptr<GenerationSink> sink = found->second.sink;
-    if (!found->second.session->finished()) {
-      sink->OnStepEnd();
-      continue;
-    }
-    // The sink reads the session's totals, so the session outlives its entry.
-    const std::unique_ptr<Session> session = std::move(found->second.session);
-    Unplace(found->second);
-    sessions_.erase(found);
-    metrics_->Tokens(static_cast<int64_t>(session->request().prompt.size()),
-                     session->cached_tokens(), session->output_tokens());
-    metrics_->SetInFlight(in_flight());
-    sink->OnDone(*session);
-  }
+  for (RequestId id : touched) CloseStep(id);
+}
+
+void Dispatcher::CloseStep(RequestId id) {
+  const auto found = sessions_.find(id);
+  if (found == sessions_.end()) return;  // cancelled by its own sink
+  found->second.touched = false;
+  const std::shared_ptr<GenerationSink> sink = found->second.sink;
+  if (!found->second.session->finished()) return sink->OnStepEnd();
+  // The sink reads the session's totals, so the session outlives its entry.
+  const std::unique_ptr<Session> session = std::move(found->second.session);
+  Unplace(found->second);
+  sessions_.erase(found);
+  metrics_->Tokens(static_cast<int64_t>(session->request().prompt.size()),
+                   session->cached_tokens(), session->output_tokens());
+  metrics_->SetInFlight(in_flight());
+  sink->OnDone(*session);
 }
 
 void Dispatcher::OnChoice(int link, const wire::ChoiceTokens& tokens,
@@ -277,15 +449,15 @@ void Dispatcher::OnChoice(int link, const wire::ChoiceTokens& tokens,
       return;
     case Session::Update::Kind::kFailed:
       SendCancel(running);
-      return Fail(id, update.error);
+      if (absl::IsInternal(update.error)) PipelineFailed(running.pipeline);
+      return Fail(id, absl::IsAborted(update.error) ? WithCode(update.error, "request_quarantined") : update.error);
     case Session::Update::Kind::kGap:
       return Replace(running, "gap");
     case Session::Update::Kind::kLost:
       if (edges_.now() >= running.session->request().deadline_ns) return Fail(id, DeadlineError());
-      if (++running.losses > kMaxLosses) {
-        return Fail(id,
-                    absl::UnavailableError("the coordinator gave the request up several times"));
-      }
+      PipelineFailed(running.pipeline);
+      ++running.losses;
+      running.accepted = true;
       running.avoid.push_back(running.pipeline);
       return Replace(running, "pipeline_lost");
     case Session::Update::Kind::kDelta:
@@ -300,9 +472,14 @@ void Dispatcher::OnChoice(int link, const wire::ChoiceTokens& tokens,
   }
   const MonotonicNs now = edges_.now();
   const auto count = static_cast<int64_t>(update.delta.tokens.size());
+  if (count > 0) {
+    running.accepted = true;
+    running.losses = 0;
+    breakers_.Succeeded(running.pipeline);
+    running.avoid.clear();
+  }
   if (update.first_token) {
     metrics_->FirstToken(SecondsBetween(running.session->request().received_ns, now));
-    running.refusals = 0;
     if (pipeline != nullptr && running.profile.empty())
       running.profile = pipeline->numerics_profile;
   } else if (count > 0 && !running.touched) {
@@ -332,32 +509,42 @@ void Dispatcher::OnRefused(int link, const wire::Refused& refused) {
   const auto code = static_cast<absl::StatusCode>(refused.code());
   const bool may_pass = code == absl::StatusCode::kResourceExhausted ||
                         code == absl::StatusCode::kUnavailable ||
-                        code == absl::StatusCode::kNotFound || code == absl::StatusCode::kAborted;
+                        code == absl::StatusCode::kNotFound;
   const PipelineKey refuser = running.pipeline;
   absl::Status status(code, refused.message());
   if (!may_pass) {
-    metrics_->Rejected("invalid");
-    return Fail(id, status);
+    const bool late = code == absl::StatusCode::kDeadlineExceeded;
+    const bool quarantined = code == absl::StatusCode::kAborted;
+    metrics_->Rejected(late ? "deadline" : quarantined ? "quarantined" : "invalid");
+    return Fail(id, quarantined ? WithCode(status, "request_quarantined") : status);
   }
   running.avoid.push_back(refuser);
-  ++running.refusals;
   // An accepted stream goes on until its deadline. A new request tries each pipeline once, then is
   // told to come later.
-  const bool accepted = running.session->any_token() ||
-                        running.session->attempt() > static_cast<uint32_t>(running.refusals);
   const bool another = std::ranges::any_of(view_.pipelines, [&](const PipelineView& pipeline) {
     return pipeline.ready && pipeline.model == running.session->request().model &&
            pipeline.digest == running.session->request().model_digest &&
            std::ranges::count(running.avoid, pipeline.key) == 0;
   });
   if (another) return Replace(running, "refused");
-  if (accepted) {
+  if (running.accepted) {
     metrics_->Retried("refused");
     running.avoid.clear();
     Unplace(running);
     running.retry_at_ns =
         edges_.now() + std::max<int64_t>(kRetryDelayMs, refused.retry_after_ms()) * kNsPerMs;
     return;
+  }
+  // Not full but on its way out, or not up yet (a coordinator that is being replaced): as if it had been lost.
+  if (code != absl::StatusCode::kResourceExhausted) {
+    const MonotonicNs now = edges_.now();
+    if (running.held_until_ns == 0) running.held_until_ns = now + options_.hold_ms * kNsPerMs;
+    if (now < running.held_until_ns) {
+      running.avoid.clear();
+      Unplace(running);
+      running.retry_at_ns = now + kRetryDelayMs * kNsPerMs;
+      return;
+    }
   }
   if (code == absl::StatusCode::kNotFound) status = absl::UnavailableError(refused.message());
   metrics_->Rejected(code == absl::StatusCode::kResourceExhausted ? "queue_full" : "no_pipeline");
@@ -367,13 +554,20 @@ void Dispatcher::OnRefused(int link, const wire::Refused& refused) {
 
 void Dispatcher::Tick() {
   const MonotonicNs now = edges_.now();
-  std::vector<RequestId> late;
+  EndQueries([now](const Query& query) { return now >= query.until_ns; });
+  if (std::ranges::any_of(ghosts_, [now](const Ghost& ghost) { return now >= ghost.until_ns; })) MergeView(/*whole=*/false);
+  std::vector<RequestId> late, unserved;
   for (auto& [id, running] : sessions_) {
     if (now >= running.session->request().deadline_ns) {
       late.push_back(id);
-    } else if (running.pipeline.link < 0 && now >= running.retry_at_ns) {
-      if (!Place(running)) running.retry_at_ns = now + kRetryDelayMs * kNsPerMs;
+    } else if (running.pipeline.link < 0 && now >= running.retry_at_ns && !Place(running)) {
+      running.retry_at_ns = now + kRetryDelayMs * kNsPerMs;
+      if (!running.accepted && running.held_until_ns > 0 && now >= running.held_until_ns) unserved.push_back(id);
     }
+  }
+  for (RequestId id : unserved) {
+    metrics_->Rejected("no_pipeline");
+    Fail(id, NoPipelineError());
   }
   for (RequestId id : late) {
     SendCancel(sessions_.find(id)->second);

@@ -8,19 +8,25 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "common/limits.h"
 #include "router/cluster_view.h"
+#include "router/found_stream.h"
 #include "router/metrics.h"
 #include "router/model_registry.h"
+#include "router/policy/breaker.h"
 #include "router/policy/policy.h"
 #include "router/session.h"
 
 namespace pagoda::internal::v1 {
 class ChoiceTokens;
 class CoordinatorMessage;
+class Deaths;
 class Refused;
+class ResumeAnswer;
 class RouterMessage;
 class Snapshot;
 class StepTokens;
@@ -37,6 +43,8 @@ class GenerationSink {
   virtual void OnStepEnd() = 0;
   virtual void OnDone(const Session& session) = 0;
   virtual void OnError(const absl::Status& status) = 0;
+  // This router goes: a client that can come back should do so, to another one.
+  virtual void OnHandOver(const absl::Status& status) { OnError(status); }
 };
 
 class Dispatcher {
@@ -45,6 +53,7 @@ class Dispatcher {
     int max_requests_in_flight = 4096;
     size_t prefix_index_bytes = 64u << 20;
     PolicyOptions policy;
+    int64_t hold_ms = limits::kHoldMs;  // new requests wait so long for a lost pipeline to come back
   };
   struct Edges {
     std::function<bool(int link, std::unique_ptr<internal::v1::RouterMessage>)> send;
@@ -58,6 +67,11 @@ class Dispatcher {
   absl::Status Start(GenerationRequest request, std::shared_ptr<GenerationSink> sink);
   // No word about the request follows. Unknown ids are ignored.
   void Cancel(RequestId id);
+  // Asks all coordinators what they know of a client's stream, and takes it from whoever generates for it (here or elsewhere).
+  // `done` is called once, now or later.
+  void FindStream(const std::string& tenant, const std::string& resume_id, std::function<void(FoundStream)> done);
+  // Ends everything whose client can come back to another router.
+  void HandOver(const absl::Status& status);
 
   void OnMessage(int link, const internal::v1::CoordinatorMessage& message);
   void OnLinkLost(int link);
@@ -80,8 +94,10 @@ class Dispatcher {
     std::string profile;             // of the first pipeline that gave tokens
     std::vector<PipelineKey> avoid;  // of the current attempt
     int64_t counted_tokens = 0;      // in loads_
-    int refusals = 0;
-    int losses = 0;  // given up by a coordinator that is alive
+    bool accepted = false;  // it ran or waited somewhere: only its deadline ends it
+    int losses = 0;         // given up by a coordinator that is alive
+    int deaths = 0, deaths_alone = 0;  // as coordinators said
+    MonotonicNs held_until_ns = 0;     // of one that was never accepted
     MonotonicNs retry_at_ns = 0;
     MonotonicNs last_news_ns = 0;
     bool touched = false;  // in this step
@@ -89,12 +105,31 @@ class Dispatcher {
   struct Link {
     std::string coordinator;
     std::vector<PipelineView> pipelines;
-    bool heard_snapshot = false;
+    uint32_t protocol = 1;
+  };
+  // A pipeline of a coordinator that was lost; it keeps its model known for a while.
+  struct Ghost {
+    PipelineView pipeline;
+    MonotonicNs until_ns = 0;
+  };
+  struct Query {
+    std::set<int> links;  // that have not answered
+    FoundStream found;
+    std::function<void(FoundStream)> done;
+    MonotonicNs until_ns = 0;
   };
 
   bool Place(Running& running);    // chooses and submits; false: no pipeline now
   void Unplace(Running& running);  // takes it out of the load counts
   void Replace(Running& running, const char* reason);
+  bool MayComeBack(const GenerationRequest& request) const;  // a lost pipeline of its model
+  void OpenResumed(RequestId id);
+  void OnResumeAnswer(int link, const internal::v1::ResumeAnswer& answer);
+  void EndQueries(const std::function<bool(const Query&)>& which);
+  void OnDeaths(const internal::v1::Deaths& deaths);
+  void CloseStep(RequestId id);
+  void PipelineFailed(PipelineKey key);
+  bool AnotherIsReady(const Running& running) const;
   void OnSnapshot(int link, const internal::v1::Snapshot& snapshot);
   void OnStep(int link, const internal::v1::StepTokens& step);
   void OnChoice(int link, const internal::v1::ChoiceTokens& tokens,
@@ -114,6 +149,10 @@ class Dispatcher {
   PipelineLoads loads_;
   PrefixIndex prefixes_;
   uint64_t choices_made_ = 0;
+  CircuitBreakers breakers_;
+  std::vector<Ghost> ghosts_;
+  uint64_t next_query_ = 1;
+  std::map<uint64_t, Query> queries_;
   absl::flat_hash_map<RequestId, Running> sessions_;
 };
 

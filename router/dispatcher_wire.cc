@@ -56,6 +56,7 @@ void FillSampling(const SettledSampling& from, bool want_prompt_logprobs,
   to->mutable_stop_token_ids()->Add(from.stop_token_ids.begin(), from.stop_token_ids.end());
   to->set_logprobs(from.logprobs);
   to->set_prompt_logprobs(want_prompt_logprobs ? from.prompt_logprobs : -1);
+  to->set_speculative_tokens(from.speculative_tokens);
 }
 
 }  // namespace
@@ -95,7 +96,30 @@ std::unique_ptr<wire::RouterMessage> SubmitMessage(const Session& session,
   submit->set_bypass_prefix_cache(request.bypass_prefix_cache);
   submit->set_deadline_ms(std::max<int64_t>(1, (request.deadline_ns - now) / kNsPerMs));
   submit->set_client_request_id(request.client_request_id);
+  if (request.trace.sampled()) {
+    submit->mutable_trace()->set_trace_high(request.trace.trace_high);
+    submit->mutable_trace()->set_trace_low(request.trace.trace_low);
+    submit->mutable_trace()->set_span(request.trace.span);
+  }
+  submit->set_resume_id(request.resume_id);
+  submit->set_resume_part(request.resume_part);
+  submit->set_router_state(request.router_state);
   return message;
+}
+
+std::vector<FoundPart> PartsOf(const wire::ResumeAnswer& answer) {
+  std::vector<FoundPart> parts;
+  for (const wire::ResumePart& from : answer.parts()) {
+    FoundPart part{.part = from.part(),
+                   .request = {from.request().high(), from.request().low()},
+                   .attempt = from.attempt(),
+                   .router_state = from.router_state(),
+                   .choices = {},
+                   .cached_tokens = from.cached_tokens()};
+    for (const wire::ChoiceLog& choice : from.choices()) part.choices.emplace_back(choice.tokens().begin(), choice.tokens().end());
+    parts.push_back(std::move(part));
+  }
+  return parts;
 }
 
 TokenBatch BatchOf(const wire::ChoiceTokens& tokens, RequestId id) {
@@ -140,6 +164,8 @@ std::vector<PipelineView> PipelinesOf(int link, const wire::Snapshot& snapshot) 
     to.preemptions = from.preemptions();
     to.prefix_hit_tokens = from.prefix_hit_tokens();
     to.prefix_query_tokens = from.prefix_query_tokens();
+    to.epoch_closed = from.epoch_closed();
+    to.predicted_wait_ms = from.predicted_wait_ms();
     pipelines.push_back(std::move(to));
   }
   return pipelines;

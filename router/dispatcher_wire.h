@@ -9,6 +9,7 @@
 #include "common/clock.h"
 #include "pagoda/internal/v1/pipeline.pb.h"
 #include "router/cluster_view.h"
+#include "router/found_stream.h"
 #include "router/session.h"
 
 namespace pagoda::router {
@@ -19,6 +20,8 @@ std::string CacheSalt(const GenerationRequest& request);
 std::unique_ptr<internal::v1::RouterMessage> SubmitMessage(const Session& session,
                                                            const Session::Submission& submission,
                                                            PipelineKey pipeline, MonotonicNs now);
+// Of a resumed stream's log, out of one coordinator's answer.
+std::vector<FoundPart> PartsOf(const internal::v1::ResumeAnswer& answer);
 // The spans of the batch point into `tokens`.
 TokenBatch BatchOf(const internal::v1::ChoiceTokens& tokens, RequestId id);
 std::vector<PipelineView> PipelinesOf(int link, const internal::v1::Snapshot& snapshot);

@@ -14,6 +14,7 @@
 #include "common/clock.h"
 #include "common/ids.h"
 #include "common/status.h"
+#include "common/trace.h"
 #include "text/text_bundle.h"
 
 namespace pagoda::router {
@@ -44,6 +45,7 @@ struct GenerationFields {
   bool include_stop_in_output = false;
   bool skip_special_tokens = true;
   std::optional<int64_t> logprobs, prompt_logprobs;
+  std::optional<int64_t> num_speculative_tokens;
   std::string cache_salt;
   bool bypass_prefix_cache = false;
 };
@@ -68,6 +70,15 @@ struct SettledSampling {
   std::vector<TokenId> stop_token_ids;  // with the model's own unless ignore_eos
   int logprobs = -1;                    // -1: none
   int prompt_logprobs = -1;
+  int speculative_tokens = 0;  // guessed at a time; 0: as many as pay, -1: none
+};
+
+// What is known of a choice of a stream that another router began.
+struct KnownChoice {
+  std::vector<TokenId> tokens;  // its output so far, as far as the client has it
+  int delivered = 0;            // tokens that the client has: no news of these
+  bool text_ended = false;      // the client has the text that the end let go of
+  bool finished = false;        // the client has its end
 };
 
 struct GenerationRequest {
@@ -90,6 +101,16 @@ struct GenerationRequest {
   bool bypass_prefix_cache = false;
   MonotonicNs received_ns = 0;
   MonotonicNs deadline_ns = 0;
+  TraceContext trace;  // of its server span
+  // Of a stream that may outlive this router: the name its client comes back with, and what another router needs to go on.
+  std::string resume_id;  // empty: it does not
+  int resume_part = 0;
+  std::string router_state;
+  int64_t created_unix_s = 0;
+  // It was begun elsewhere.
+  std::vector<KnownChoice> known;  // one per choice; empty: it begins here
+  uint32_t attempts_before = 0;
+  int cached_tokens = 0;
 };
 
 // Tokens of one choice out of one step. Spans are valid during the call only.
@@ -113,6 +134,7 @@ struct ChoiceDelta {
   std::string text;  // whole characters
   std::vector<TokenId> tokens;
   std::vector<PositionLogprobs> logprobs;  // one per token, when asked for
+  std::vector<TokenId> skipped;            // tokens before these, which the client has
   FinishReason finish = FinishReason::kNone;
   std::optional<TokenId> stop_token;  // why it stopped, when the client's stop_token_ids say so
   std::optional<std::string> stop_string;

@@ -11,6 +11,7 @@
 
 #include "common/config.h"
 #include "common/log.h"
+#include "common/trace.h"
 #include "router/router.h"
 
 namespace pagoda::router {
@@ -87,7 +88,20 @@ void Declare(CLI::App& app, Flags& flags) {
                  "silence after which a coordinator counts as lost")
       ->check(CLI::Range(int64_t{100}, int64_t{3'600'000}))
       ->capture_default_str();
+  app.add_option("--announce-protocol", o.upstream.announced_protocol,
+                 "protocol version told to coordinators, at most (for tests of two versions together)")
+      ->group("");
+  app.add_option("--hold-ms", o.dispatcher.hold_ms,
+                 "new requests wait so long for a lost pipeline to come back")
+      ->check(CLI::Range(int64_t{0}, int64_t{600'000}))
+      ->capture_default_str();
   app.add_option("--grpc-reflection", o.grpc_reflection, "serve gRPC reflection")
+      ->capture_default_str();
+  app.add_option("--otlp-endpoint", o.otlp_endpoint,
+                 "http://host:port of an OpenTelemetry collector that takes traces; empty: no traces");
+  app.add_option("--trace-sampling-ratio", o.trace_sampling_ratio,
+                 "share of requests to trace; a caller's own decision (traceparent) comes first")
+      ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
   app.add_option("--threads", o.pool_threads, "threads for long prompts and tokenizer loading")
       ->check(CLI::Range(1, 256))
@@ -114,6 +128,9 @@ absl::Status Check(const Flags& flags) {
   for (const std::string& address : flags.options.upstream.coordinators) {
     if (auto parsed = ParseHostPort(address); !parsed.ok())
       return Annotate(parsed.status(), "--coordinators");
+  }
+  if (const std::string& endpoint = flags.options.otlp_endpoint; !endpoint.empty()) {
+    if (absl::Status status = Tracer::CheckEndpoint(endpoint); !status.ok()) return status;
   }
   return ParseLogLevel(flags.log_level).status();
 }

@@ -30,9 +30,9 @@ constexpr std::array kCodes = {200, 400, 404, 405, 408, 413, 415,
                                429, 431, 499, 500, 501, 503, 504};
 constexpr std::array kRejectReasons = {"invalid",    "too_large",   "queue_full",
                                        "overloaded", "no_pipeline", "not_found",
-                                       "draining",   "connections", "deadline"};
-constexpr std::array kCutReasons = {"client_gone", "slow_reader", "shutdown"};
-constexpr std::array kRetryReasons = {"coordinator_lost", "pipeline_lost", "refused", "gap"};
+                                       "draining",   "connections", "deadline", "quarantined"};
+constexpr std::array kCutReasons = {"client_gone", "slow_reader", "shutdown", "handed_over"};
+constexpr std::array kRetryReasons = {"coordinator_lost", "pipeline_lost", "refused", "gap", "resumed"};
 
 Counter* Find(const std::map<std::string, Counter*, std::less<>>& counters, std::string_view name) {
   const auto found = counters.find(name);
@@ -92,6 +92,9 @@ struct Metrics::State {
   Counter& profile_changes =
       CounterOf("pagoda_router_profile_changes_total",
                 "Streams resumed on a pipeline of another numerics profile.");
+  Counter& circuits =
+      CounterOf("pagoda_router_circuits_opened_total",
+                "Times that a pipeline failed so often in a row that it got no work for a while.");
   Gauge& in_flight =
       GaugeOf("pagoda_router_requests_in_flight", "Generations accepted and not ended.");
   Gauge& connections = GaugeOf("pagoda_router_connections", "Open HTTP connections.");
@@ -163,6 +166,7 @@ Metrics::Metrics() : state_(std::make_unique<State>()) {
 Metrics::~Metrics() = default;
 
 void Metrics::RequestEnded(std::string_view endpoint, int code, double seconds) {
+  if (endpoint != "other") live_.Ended(code);
   auto duration = state_->request_seconds.find(endpoint);
   if (duration == state_->request_seconds.end()) duration = state_->request_seconds.find("other");
   duration->second->Observe(seconds);
@@ -173,30 +177,42 @@ void Metrics::RequestEnded(std::string_view endpoint, int code, double seconds) 
 }
 
 void Metrics::Rejected(std::string_view reason) {
+  live_.Rejected();
   if (Counter* counter = Find(state_->rejected, reason)) counter->Increment();
 }
 void Metrics::StreamCut(std::string_view reason) {
   if (Counter* counter = Find(state_->cuts, reason)) counter->Increment();
 }
 void Metrics::Retried(std::string_view reason) {
+  live_.Retried();
   if (Counter* counter = Find(state_->retries, reason)) counter->Increment();
 }
-void Metrics::FirstToken(double seconds) { state_->first_token.Observe(seconds); }
-void Metrics::InterToken(double seconds) { state_->inter_token.Observe(seconds); }
+void Metrics::FirstToken(double seconds) {
+  state_->first_token.Observe(seconds);
+  live_.FirstToken(seconds);
+}
+void Metrics::InterToken(double seconds) {
+  state_->inter_token.Observe(seconds);
+  live_.InterToken(seconds);
+}
 void Metrics::PromptTokens(int64_t tokens) {
   state_->prompt_tokens.Increment(static_cast<double>(tokens));
+  live_.Prompt(tokens);
 }
 void Metrics::OutputTokens(int64_t tokens) {
   state_->output_tokens.Increment(static_cast<double>(tokens));
+  live_.Output(tokens);
 }
 void Metrics::Tokens(int64_t prompt, int64_t cached, int64_t output) {
   state_->prompt_sizes.Observe(static_cast<double>(prompt));
   state_->output_sizes.Observe(static_cast<double>(output));
   state_->cached_tokens.Increment(static_cast<double>(cached));
 }
+void Metrics::CircuitOpened() { state_->circuits.Increment(); }
 void Metrics::ProfileChanged() { state_->profile_changes.Increment(); }
 void Metrics::SetInFlight(int64_t requests) {
   state_->in_flight.Set(static_cast<double>(requests));
+  live_.SetInFlight(requests);
 }
 void Metrics::SetConnections(int64_t count) { state_->connections.Set(static_cast<double>(count)); }
 void Metrics::SetCoordinators(int64_t attached) {
@@ -260,6 +276,8 @@ void Metrics::SetCluster(const ClusterView& view, bool whole) {
     }
   }
 }
+
+std::function<void(std::string_view, int64_t)> Metrics::span_counter() { return SpanCounter(state_->registry, "pagoda_router"); }
 
 std::string Metrics::Expose() const { return ExposeMetrics(state_->registry); }
 

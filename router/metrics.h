@@ -3,11 +3,13 @@
 // may be called from any thread.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
 
 #include "router/cluster_view.h"
+#include "router/live_figures.h"
 
 namespace prometheus {
 class Registry;
@@ -30,6 +32,7 @@ class Metrics {
   void StreamCut(std::string_view reason);
   void Retried(std::string_view reason);
   void ProfileChanged();
+  void CircuitOpened();
   void SetInFlight(int64_t requests);
   void SetConnections(int64_t connections);
   void SetCoordinators(int64_t attached);
@@ -39,10 +42,14 @@ class Metrics {
   void SetCluster(const ClusterView& view, bool whole);
 
   std::string Expose() const;
+  // The last minutes, for the status page. Fed by the methods above.
+  LiveFigures& live() { return live_; }
+  std::function<void(std::string_view outcome, int64_t spans)> span_counter();
 
  private:
   struct State;
   std::unique_ptr<State> state_;
+  LiveFigures live_;
 };
 
 }  // namespace pagoda::router

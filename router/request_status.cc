@@ -72,7 +72,6 @@ int HttpStatusOf(const absl::Status& status) {
     case absl::StatusCode::kNotFound:
       return 404;
     case absl::StatusCode::kAlreadyExists:
-    case absl::StatusCode::kAborted:
       return 409;
     case absl::StatusCode::kResourceExhausted:
       return 429;

@@ -5,23 +5,30 @@
 
 #include "common/log.h"
 #include "common/pulse.h"
+#include "common/trace.h"
 #include "pagoda/internal/v1/pipeline.pb.h"
 #include "router/event_loop.h"
 #include "router/grpc/inference_service.h"
 #include "router/openai/service.h"
+#include "router/request_status.h"
+#include "router/ui/status_page.h"
 
 namespace pagoda::router {
 namespace {
 
 constexpr int64_t kTickMs = 50;
+constexpr int64_t kFiguresEveryMs = 1000;
 constexpr size_t kPoolQueue = 1024;
 
 }  // namespace
 
 // In the order of construction; destroyed from the last to the first.
 struct Router::State {
-  explicit State(const Options& o)
+  State(const Options& o, std::unique_ptr<Metrics> m, std::unique_ptr<Tracer> t)
       : options(o),
+        metrics_owned(std::move(m)),
+        metrics(*metrics_owned),
+        tracer(std::move(t)),
         pool(std::make_unique<WorkerPool>(o.pool_threads, kPoolQueue)),
         registry(
             {.fetch =
@@ -52,7 +59,15 @@ struct Router::State {
                  .pool = pool.get(),
                  .dispatcher = &dispatcher,
                  .registry = &registry,
-                 .metrics = &metrics}) {}
+                 .metrics = &metrics,
+                 .tracer = tracer.get()}),
+        page({.version = kVersion, .router_name = o.upstream.router_name},
+             {.send =
+                  [this](int link, std::unique_ptr<internal::v1::RouterMessage> message) {
+                    return upstream->Send(link, std::move(message));
+                  },
+              .may_see_cluster = [](const http::Request&) { return absl::OkStatus(); }},
+             &metrics) {}
 
   absl::Status Listen();
   void Attach();
@@ -64,13 +79,16 @@ struct Router::State {
   void CheckShutdown();
 
   const Options options;
-  Metrics metrics;
+  const std::unique_ptr<Metrics> metrics_owned;
+  Metrics& metrics;
+  const std::unique_ptr<Tracer> tracer;  // null: off
   EventLoop loop;  // what is still queued in it at the end may count something
   std::unique_ptr<WorkerPool> pool;
   std::unique_ptr<Upstream> upstream;
   ModelRegistry registry;
   Dispatcher dispatcher;
   openai::Service service;
+  ui::StatusPage page;
   std::unique_ptr<http::Server> http;
   std::unique_ptr<InferenceServer> grpc;
   Pulse pulse{options.pulse_file};
@@ -84,6 +102,7 @@ absl::Status Router::State::Listen() {
   http::Events events;
   events.request = [this](std::shared_ptr<http::Request> request,
                           std::shared_ptr<http::Response> response) {
+    if (ui::StatusPage::Owns(request->path)) return page.Handle(*request, std::move(response));
     service.Handle(std::move(request), std::move(response));
   };
   events.error_body = [](int status, std::string_view code, std::string_view message) {
@@ -100,7 +119,7 @@ absl::Status Router::State::Listen() {
                               .reflection = options.grpc_reflection,
                               .access_log = options.access_log,
                               .request_timeout_ms = options.request_timeout_ms},
-                             {.loop = &loop, .dispatcher = &dispatcher, .metrics = &metrics}));
+                             {.loop = &loop, .dispatcher = &dispatcher, .metrics = &metrics, .tracer = tracer.get()}));
   return absl::OkStatus();
 }
 
@@ -113,15 +132,23 @@ void Router::State::Attach() {
           .message =
               [this](int link, std::unique_ptr<internal::v1::CoordinatorMessage> message) {
                 loop.Post([this, link, held = std::shared_ptr(std::move(message))] {
+                  page.OnMessage(link, *held);
+                  if (held->has_cluster()) return;
                   dispatcher.OnMessage(link, *held);
                   PublishModels();
                 });
               },
           .lost =
               [this](int link, const std::string&, const absl::Status&) {
-                loop.Post([this, link] { dispatcher.OnLinkLost(link); });
+                loop.Post([this, link] {
+                  dispatcher.OnLinkLost(link);
+                  page.OnLinkLost(link);
+                });
               }});
   loop.Every(kTickMs, [this] { OnTick(); });
+  loop.Every(kFiguresEveryMs, [this] {
+    if (!ending) page.EverySecond();
+  });
 }
 
 void Router::State::OnTick() {
@@ -154,7 +181,19 @@ void Router::State::CheckShutdown() {
 Router::Router(std::unique_ptr<State> state) : state_(std::move(state)) {}
 
 absl::StatusOr<std::unique_ptr<Router>> Router::Start(Options options) {
-  auto state = std::make_unique<State>(options);
+  auto metrics = std::make_unique<Metrics>();
+  std::unique_ptr<Tracer> tracer;
+  const auto count = metrics->span_counter();
+  if (!options.otlp_endpoint.empty()) {
+    PAGODA_ASSIGN_OR_RETURN(tracer, Tracer::Start({.endpoint = options.otlp_endpoint,
+                                                   .sampling_ratio = options.trace_sampling_ratio,
+                                                   .service = "pagoda-router",
+                                                   .instance = options.upstream.router_name,
+                                                   .version = kVersion,
+                                                   .count = count,
+                                                   .transport = {}}));
+  }
+  auto state = std::make_unique<State>(options, std::move(metrics), std::move(tracer));
   if (absl::Status status = state->Listen(); !status.ok()) return status;
   state->Attach();
   return std::unique_ptr<Router>(new Router(std::move(state)));
@@ -182,7 +221,10 @@ void Router::BeginShutdown(int64_t grace_ms) {
   state_->loop.Post([state = state_.get(), grace_ms] {
     state->service.Drain();
     state->grpc->Drain();
+    state->page.Drain();
     state->http->Drain();
+    state->dispatcher.HandOver(
+        WithRetryAfter(absl::UnavailableError("this router is shutting down; come back to another"), 100));
     state->stop_at_ns = NowNs() + grace_ms * kNsPerMs + 1;
     state->OnTick();
   });

@@ -17,6 +17,8 @@ inline constexpr char kVersion[] = "0.1.0";
 class Router {
  public:
   struct Options {
+    std::string otlp_endpoint;  // empty: no traces
+    double trace_sampling_ratio = 1;
     Upstream::Options upstream;
     Dispatcher::Options dispatcher;
     http::Limits http;

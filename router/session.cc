@@ -5,16 +5,54 @@
 namespace pagoda::router {
 
 Session::Session(GenerationRequest request)
-    : request_(std::move(request)), choices_(request_.choices), unfinished_(request_.choices) {
-  if (!request_.detokenize) return;
-  for (Choice& choice : choices_) {
-    choice.detokenizer = std::make_unique<text::Detokenizer>(
-        *request_.text->tokenizer,
-        text::DetokenizerOptions{.skip_special_tokens = request_.skip_special_tokens,
-                                 .stop = request_.stop,
-                                 .include_stop_in_output = request_.include_stop_in_output,
-                                 .min_tokens = request_.sampling.min_tokens});
+    : request_(std::move(request)),
+      choices_(request_.choices),
+      unfinished_(request_.choices),
+      attempt_(request_.attempts_before),
+      cached_tokens_(request_.cached_tokens) {
+  for (size_t i = 0; i < choices_.size(); ++i) {
+    Choice& choice = choices_[i];
+    if (request_.detokenize) MakeDetokenizer(choice);
+    if (i < request_.known.size()) Prime(request_.known[i], choice);
   }
+}
+
+void Session::Prime(const KnownChoice& known, Choice& choice) {
+  choice.delivered = known.delivered;
+  choice.text_ended = known.text_ended;
+  for (TokenId token : known.tokens) {
+    choice.tokens.push_back(token);
+    any_token_ = true;
+    if (!choice.detokenizer || known.finished) continue;
+    choice.stop_string = choice.detokenizer->Add(token).stop_string;
+    if (choice.stop_string) break;
+  }
+  if (!known.finished) return;
+  choice.finished = true;
+  --unfinished_;
+}
+
+std::vector<ChoiceDelta> Session::Opening() {
+  std::vector<ChoiceDelta> news;
+  for (size_t i = 0; i < choices_.size(); ++i) {
+    Choice& choice = choices_[i];
+    if (choice.finished || !choice.stop_string) continue;
+    ChoiceDelta delta;
+    delta.choice = static_cast<int>(i);
+    delta.stop_string = std::move(choice.stop_string);
+    Finish(choice, FinishReason::kStop, TokenBatch(), delta);
+    news.push_back(std::move(delta));
+  }
+  return news;
+}
+
+void Session::MakeDetokenizer(Choice& choice) const {
+  choice.detokenizer = std::make_unique<text::Detokenizer>(
+      *request_.text->tokenizer,
+      text::DetokenizerOptions{.skip_special_tokens = request_.skip_special_tokens,
+                               .stop = request_.stop,
+                               .include_stop_in_output = request_.include_stop_in_output,
+                               .min_tokens = request_.sampling.min_tokens});
 }
 
 Session::Submission Session::NextSubmission() {
@@ -45,6 +83,8 @@ Session::Update Session::OnTokens(const TokenBatch& batch) {
     update.kind = text.starts_with("UNAVAILABLE:") ? Update::Kind::kLost : Update::Kind::kFailed;
     if (text.starts_with("DEADLINE_EXCEEDED:")) {
       update.error = absl::DeadlineExceededError(batch.error);
+    } else if (text.starts_with("ABORTED:")) {
+      update.error = absl::AbortedError(batch.error);
     } else {
       update.error =
           absl::InternalError(text.empty() ? "the pipeline failed this request" : batch.error);
@@ -101,15 +141,16 @@ bool Session::Append(const TokenBatch& batch, size_t skip, Update& update) {
     if (static_cast<int>(choice.tokens.size()) >= request_.sampling.max_tokens) break;
     const TokenId token = batch.tokens[i];
     choice.tokens.push_back(token);
-    delta.tokens.push_back(token);
-    if (i < batch.logprobs.size()) delta.logprobs.push_back(batch.logprobs[i]);
+    const bool skipped = static_cast<int>(choice.tokens.size()) <= choice.delivered;
+    (skipped ? delta.skipped : delta.tokens).push_back(token);
+    if (i < batch.logprobs.size() && !skipped) delta.logprobs.push_back(batch.logprobs[i]);
     if (!choice.detokenizer) continue;
     // The token that stopped the choice is counted and listed, but its text is shown only when
     // asked for.
     const bool ending = batch.stop_token.has_value() && i + 1 == batch.tokens.size();
     if (ending && !request_.include_stop_in_output) continue;
     text::Detokenizer::Output output = choice.detokenizer->Add(token);
-    delta.text += output.text;
+    if (!skipped) delta.text += output.text;
     if (output.stop_string) {
       delta.stop_string = std::move(output.stop_string);
       return true;
@@ -124,7 +165,7 @@ void Session::Finish(Choice& choice, FinishReason reason, const TokenBatch& batc
   --unfinished_;
   delta.finish = reason;
   if (delta.stop_string) return;  // the detokenizer has let go of everything before the stop string
-  if (choice.detokenizer) delta.text += choice.detokenizer->Finish();
+  if (choice.detokenizer && !choice.text_ended) delta.text += choice.detokenizer->Finish();
   if (batch.stop_token &&
       std::ranges::count(request_.client_stop_token_ids, *batch.stop_token) > 0) {
     delta.stop_token = batch.stop_token;

@@ -29,6 +29,8 @@ class Session {
     bool want_prompt_logprobs = false;
   };
   Submission NextSubmission();
+  // News that a resumed request has before any token: ends that its client does not know of. Once, before the first submission.
+  std::vector<ChoiceDelta> Opening();
 
   struct StopAt {
     int choice = 0;
@@ -64,7 +66,12 @@ class Session {
     std::vector<TokenId> tokens;
     std::unique_ptr<text::Detokenizer> detokenizer;  // null: no text wanted
     bool finished = false;
+    int delivered = 0;                       // output tokens that the client had from another router
+    bool text_ended = false;                 // and the text behind them
+    std::optional<std::string> stop_string;  // found in what was known
   };
+  void MakeDetokenizer(Choice& choice) const;
+  void Prime(const KnownChoice& known, Choice& choice);
   // Appends the new tokens of `batch` from `skip` on; true when a stop string ended the choice.
   bool Append(const TokenBatch& batch, size_t skip, Update& update);
   void Finish(Choice& choice, FinishReason reason, const TokenBatch& batch, ChoiceDelta& delta);

@@ -71,6 +71,7 @@ absl::Status CheckNumbers(const GenerationFields& f) {
            IntegerRange{"no_repeat_ngram_size", f.no_repeat_ngram_size, 0, kInt32Max},
            IntegerRange{"logprobs", f.logprobs, 0, limits::kMaxTopLogprobs},
            IntegerRange{"prompt_logprobs", f.prompt_logprobs, 0, limits::kMaxPromptLogprobs},
+           IntegerRange{"num_speculative_tokens", f.num_speculative_tokens, 0, limits::kMaxDraftTokens},
            IntegerRange{"priority", f.priority, -kInt32Max, kInt32Max},
        }) {
     if (absl::Status status = CheckInteger(range); !status.ok()) return status;
@@ -267,6 +268,10 @@ absl::StatusOr<GenerationRequest> Settle(SettleInput input) {
   s.seed = f.seed ? static_cast<uint64_t>(*f.seed) : RequestId::Random().low >> 1;
   s.logprobs = static_cast<int>(f.logprobs.value_or(-1));
   s.prompt_logprobs = static_cast<int>(f.prompt_logprobs.value_or(-1));
+  // The coordinator's 0 means "as many as pay"; a client's 0 means none.
+  if (f.num_speculative_tokens) {
+    s.speculative_tokens = *f.num_speculative_tokens == 0 ? -1 : static_cast<int>(*f.num_speculative_tokens);
+  }
   if (request.choices > 1 && s.temperature == 0) {
     return InvalidField("n", "must be 1 with temperature 0: all choices would be the same");
   }

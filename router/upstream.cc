@@ -25,6 +25,7 @@ namespace {
 namespace wire = pagoda::internal::v1;
 
 constexpr size_t kMaxUnsentMessages = 65'536;
+constexpr uint32_t kProtocol = 2;  // see coordinator/services/pipeline_service.cc
 
 absl::Status FromGrpc(const grpc::Status& status) {
   if (status.ok()) return absl::OkStatus();
@@ -68,10 +69,10 @@ class AttachStream : public grpc::ClientBidiReactor<wire::RouterMessage, wire::C
         events_(events),
         ended_(std::move(ended)) {}
 
-  void Start(const std::string& router, const std::string& version) {
+  void Start(const std::string& router, const std::string& version, uint32_t protocol) {
     auto hello = std::make_unique<wire::RouterMessage>();
     hello->mutable_hello()->set_router(router);
-    hello->mutable_hello()->set_protocol(1);
+    hello->mutable_hello()->set_protocol(protocol);
     hello->mutable_hello()->set_version(version);
     last_word_ns_ = NowNs();
     stub_->async()->Attach(&context_, this);
@@ -265,7 +266,7 @@ void Upstream::State::StartDue(MonotonicNs now) {
             self->OnEnded(ended, why);
           });
       streams[target.link] = stream;
-      stream->Start(options.router_name, options.version);
+      stream->Start(options.router_name, options.version, std::min(kProtocol, options.announced_protocol));
     }
     ++place;
   }

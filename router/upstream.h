@@ -27,6 +27,7 @@ class Upstream {
         coordinators;  // host:port each; a host may be a name with several addresses
     std::string router_name;
     std::string version;
+    uint32_t announced_protocol = ~0u;  // at most; for tests of two versions together
     int64_t silence_timeout_ms =
         10'000;  // a stream without a word (snapshots come each second) is given up
     int64_t resolve_interval_ms = 5'000;

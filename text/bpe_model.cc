@@ -136,16 +136,21 @@ void ScoreModel::Encode(std::string_view piece, std::vector<TokenId>* out) const
     push(left.previous, best.left);
     push(best.left, left.next);
   }
+  bool unknown_open = false;  // a run of unknown characters is one token, as in SentencePiece
   for (int32_t i = 0; i >= 0; i = symbols[i].next) {
     const std::string_view text = piece.substr(symbols[i].begin, symbols[i].size);
-    if (const TokenId id = Find(text); id >= 0) {
+    const TokenId id = Find(text);
+    const bool bytes = id < 0 && std::all_of(text.begin(), text.end(), [&](char c) {
+      return byte_tokens_[static_cast<unsigned char>(c)] >= 0;
+    });
+    if (id >= 0) {
       out->push_back(id);
-      continue;
+    } else if (bytes) {
+      for (char c : text) out->push_back(byte_tokens_[static_cast<unsigned char>(c)]);
+    } else if (unknown_ >= 0 && !unknown_open) {
+      out->push_back(unknown_);
     }
-    for (char c : text) {
-      const TokenId byte = byte_tokens_[static_cast<unsigned char>(c)];
-      if (byte >= 0 || unknown_ >= 0) out->push_back(byte >= 0 ? byte : unknown_);
-    }
+    unknown_open = id < 0 && !bytes;
   }
 }
 

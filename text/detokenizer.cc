@@ -9,8 +9,9 @@ namespace {
 
 // Appends `bytes` to `out`, which is valid UTF-8 but for a possible truncated last character, and repairs what can
 // no longer become valid. Returns where the truncated last character begins (out->size() when there is none).
-size_t Repair(std::string* out, size_t from) {
-  size_t i = from;
+// `each_byte`: one U+FFFD for each byte, not for each beginning of a character.
+size_t Repair(std::string* out, bool each_byte) {
+  size_t i = 0;
   while (i < out->size()) {
     const Utf8Step step = DecodeUtf8(*out, i);
     if (step.valid) {
@@ -18,7 +19,7 @@ size_t Repair(std::string* out, size_t from) {
     } else if (step.truncated) {
       return i;
     } else {
-      out->replace(i, step.length, kReplacement);
+      out->replace(i, each_byte ? 1 : step.length, kReplacement);
       i += kReplacement.size();
     }
   }
@@ -47,7 +48,7 @@ Detokenizer::Output Detokenizer::Add(TokenId token) {
   if (special && options_.skip_special_tokens) return {};
   std::string_view bytes = tokenizer_.TokenBytes(token);
   if (first_ && !special) {
-    if (tokenizer_.StripsLeadingSpace() && bytes.starts_with(' ')) bytes.remove_prefix(1);
+    if (tokenizer_.StripsLeadingSpace(token) && bytes.starts_with(' ')) bytes.remove_prefix(1);
     first_ = false;
   }
   pending_ += bytes;
@@ -59,9 +60,11 @@ std::string Detokenizer::Finish() { return Release(true).text; }
 Detokenizer::Output Detokenizer::Release(bool flush) {
   Output output;
   if (pending_.empty()) return output;
-  size_t whole = Repair(&pending_, 0);
+  const bool each_byte = tokenizer_.ReplacesEachByte();
+  size_t whole = Repair(&pending_, each_byte);
   if (flush && whole < pending_.size()) {
-    pending_.replace(whole, std::string::npos, kReplacement);
+    const std::string rest = ReplaceInvalidUtf8(std::string_view(pending_).substr(whole), each_byte);
+    pending_.replace(whole, std::string::npos, rest);
     whole = pending_.size();
   }
   const std::string_view text(pending_.data(), whole);

@@ -95,9 +95,10 @@ absl::Status ReadSpecialIds(const GgufHeader& header, bool default_bos, bool def
   return absl::OkStatus();
 }
 
-// Fills tokens and added tokens; `bytes_of(text)` is what a normal token stands for.
+// Fills tokens and added tokens; `bytes_of(text)` is what a normal token stands for. `user_defined_normalized`: the user's
+// own tokens are looked for in normalised text (SentencePiece), not in the text as it came.
 template <typename BytesOf>
-void FillTokens(const RawVocabulary& raw, BytesOf bytes_of, TokenizerParts* parts) {
+void FillTokens(const RawVocabulary& raw, bool user_defined_normalized, BytesOf bytes_of, TokenizerParts* parts) {
   parts->tokens.resize(raw.tokens->size());
   for (size_t i = 0; i < raw.tokens->size(); ++i) {
     Token& token = parts->tokens[i];
@@ -111,6 +112,7 @@ void FillTokens(const RawVocabulary& raw, BytesOf bytes_of, TokenizerParts* part
       entry.content = token.text;
       entry.id = static_cast<TokenId>(i);
       entry.special = token.special;
+      entry.normalized = user_defined_normalized && !token.special;
       parts->added.push_back(std::move(entry));
     }
   }
@@ -147,7 +149,7 @@ absl::StatusOr<TokenizerParts> ByteLevelParts(const GgufHeader& header, const Ra
                           FindGgufPretokenizer(pre != nullptr ? *pre : "default"));
   TokenizerParts parts;
   FillTokens(
-      raw, [](const std::string& text, int) { return BytesOfAlphabet(text).value_or(text); }, &parts);
+      raw, false, [](const std::string& text, int) { return BytesOfAlphabet(text).value_or(text); }, &parts);
   TextIndex by_text;
   parts.index = std::make_unique<TextIndex>();
   for (size_t i = 0; i < parts.tokens.size(); ++i) {
@@ -208,7 +210,7 @@ absl::StatusOr<TokenizerParts> ScoreParts(const GgufHeader& header, const RawVoc
   std::array<TokenId, 256> byte_tokens;
   byte_tokens.fill(-1);
   FillTokens(
-      raw,
+      raw, true,
       [](const std::string& text, int type) {
         const int byte = type == kByte ? ByteOfSpelling(text) : -1;
         return byte >= 0 ? std::string(1, static_cast<char>(byte)) : SpacesForMarks(text);
@@ -234,6 +236,7 @@ absl::StatusOr<TokenizerParts> ScoreParts(const GgufHeader& header, const RawVoc
   if (prefix) parts.normalizer.push_back(PrependStep{std::string(kSpaceMark)});
   parts.prefix_after_special_only = true;
   parts.strips_leading_space = prefix;
+  parts.sentencepiece_bytes = true;
   const auto has = [&](TokenId id) {
     return static_cast<size_t>(id) < parts.tokens.size() ? std::optional(id) : std::nullopt;
   };

@@ -66,7 +66,7 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> PipelineTokenizer::Build(TokenizerPar
   std::vector<AddedToken> raw, normalized;
   for (AddedToken token : parts.added) {
     if (token.normalized) {  // is looked for in normalised text
-      token.content = Normalize(parts.normalizer, token.content, true);
+      token.content = Normalize(parts.normalizer, token.content, !parts.prefix_after_special_only);
       if (!token.content.empty()) normalized.push_back(std::move(token));
     } else {
       raw.push_back(std::move(token));
@@ -153,6 +153,10 @@ std::string_view PipelineTokenizer::TokenBytes(TokenId token) const {
 
 std::string_view PipelineTokenizer::TokenText(TokenId token) const {
   return Known(token) ? std::string_view(parts_.tokens[token].text) : std::string_view();
+}
+
+bool PipelineTokenizer::StripsLeadingSpace(TokenId first) const {
+  return parts_.strips_leading_space && !(parts_.sentencepiece_bytes && TokenText(first).starts_with("<0x"));
 }
 
 bool PipelineTokenizer::IsSpecial(TokenId token) const {

@@ -42,13 +42,15 @@ struct TokenizerParts {
   std::vector<NormalizerStep> normalizer;
   std::vector<PretokenizerStep> pretokenizer;
   bool pieces_in_alphabet = false;  // an AlphabetStep ran: pieces go back to bytes before the model
-  // llama.cpp: "▁" is prepended to the first text and to text after a special token only.
+  // "▁" is prepended to the first text and to text after a special token only (llama.cpp), never to a normalised added token.
   bool prefix_after_special_only = false;
   std::vector<TokenId> prefix;  // BOS
   std::vector<TokenId> suffix;  // EOS
   TokenId bos = -1;
   std::vector<TokenId> end_of_generation;
   bool strips_leading_space = false;
+  // Byte tokens are shown as SentencePiece shows them: a space stays where it is, and bad ones are U+FFFD each.
+  bool sentencepiece_bytes = false;
 };
 
 class PipelineTokenizer : public Tokenizer {
@@ -59,7 +61,8 @@ class PipelineTokenizer : public Tokenizer {
   std::string_view TokenBytes(TokenId token) const override;
   std::string_view TokenText(TokenId token) const override;
   bool IsSpecial(TokenId token) const override;
-  bool StripsLeadingSpace() const override { return parts_.strips_leading_space; }
+  bool StripsLeadingSpace(TokenId first) const override;
+  bool ReplacesEachByte() const override { return parts_.sentencepiece_bytes; }
   int vocabulary_size() const override { return static_cast<int>(parts_.tokens.size()); }
   TokenId bos() const override { return parts_.bos; }
   const std::vector<TokenId>& end_of_generation() const override {

@@ -6,17 +6,17 @@ namespace pagoda::text {
 
 std::string Tokenizer::Decode(std::span<const TokenId> tokens, bool skip_special) const {
   std::string bytes;
-  bool strip = StripsLeadingSpace();
+  bool first = true;
   for (const TokenId token : tokens) {
     if (skip_special && IsSpecial(token)) continue;
     std::string_view piece = TokenBytes(token);
-    if (strip && !IsSpecial(token)) {
-      if (piece.starts_with(' ')) piece.remove_prefix(1);
-      strip = false;
+    if (first && !IsSpecial(token)) {
+      if (StripsLeadingSpace(token) && piece.starts_with(' ')) piece.remove_prefix(1);
+      first = false;
     }
     bytes += piece;
   }
-  return IsValidUtf8(bytes) ? bytes : ReplaceInvalidUtf8(bytes);
+  return IsValidUtf8(bytes) ? bytes : ReplaceInvalidUtf8(bytes, ReplacesEachByte());
 }
 
 }  // namespace pagoda::text

@@ -29,8 +29,11 @@ class Tokenizer {
   // The token as the vocabulary spells it ("Ġhello", "▁hello").
   virtual std::string_view TokenText(TokenId token) const = 0;
   virtual bool IsSpecial(TokenId token) const = 0;
-  // A SentencePiece vocabulary writes "▁" at the start of a text, which decoding drops again.
-  virtual bool StripsLeadingSpace() const = 0;
+  // A SentencePiece vocabulary writes "▁" at the start of a text, which decoding drops again. True when `first`, the first
+  // token of a text, loses a leading space.
+  virtual bool StripsLeadingSpace(TokenId first) const = 0;
+  // SentencePiece shows each byte that makes no character as U+FFFD; elsewhere each beginning of a character is one.
+  virtual bool ReplacesEachByte() const { return false; }
 
   virtual int vocabulary_size() const = 0;
   virtual TokenId bos() const = 0;  // -1: none

@@ -117,13 +117,13 @@ bool IsValidUtf8(std::string_view text) {
   return true;
 }
 
-std::string ReplaceInvalidUtf8(std::string_view text) {
+std::string ReplaceInvalidUtf8(std::string_view text, bool each_byte) {
   std::string out;
   out.reserve(text.size());
   for (size_t i = 0; i < text.size();) {
     const Utf8Step step = DecodeUtf8(text, i);
     out.append(step.valid ? text.substr(i, step.length) : kReplacement);
-    i += step.length;
+    i += !step.valid && each_byte ? 1 : step.length;
   }
   return out;
 }

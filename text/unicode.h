@@ -23,8 +23,8 @@ Utf8Step DecodeUtf8(std::string_view text, size_t position);
 void AppendUtf8(char32_t code_point, std::string* out);
 bool IsAscii(std::string_view text);
 bool IsValidUtf8(std::string_view text);
-// A copy in which every ill-formed sequence is U+FFFD.
-std::string ReplaceInvalidUtf8(std::string_view text);
+// A copy in which every ill-formed sequence is U+FFFD; with `each_byte` every byte of it.
+std::string ReplaceInvalidUtf8(std::string_view text, bool each_byte = false);
 size_t CountCodePoints(std::string_view utf8);
 
 // Normalisation form C of valid UTF-8 as the reference tokenizers do it (see unicode_additions.h), in O(n log n),

@@ -14,7 +14,9 @@
 #include "common/config.h"
 #include "common/log.h"
 #include "common/metrics.h"
+#include "common/trace.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/factory.h"
 #include "worker/blob/blob_service.h"
 #include "worker/comm/ucx_transport.h"
 #include "worker/control/coordinator_client.h"
@@ -25,6 +27,8 @@ namespace pagoda::worker {
 namespace {
 
 constexpr uint32_t kProtocol = 1;
+constexpr int64_t kMostReplayBytes = int64_t{256} << 20;
+constexpr int kExitDeviceLost = 70;
 
 struct WorkerOptions {
   std::string coordinators = "127.0.0.1:7070";
@@ -33,7 +37,11 @@ struct WorkerOptions {
   int threads = 0;
   int64_t memory_bytes = 0;
   int64_t kv_cache_bytes = 0;
+  int64_t replay_bytes = -1;
   std::string cache_dir;
+  std::string device = "auto";
+  double gpu_memory_utilization = 0.9;
+  std::string numerics = "invariant";
   std::string isa = "auto";
   bool pin_threads = false;
   std::string transports = "auto";
@@ -46,6 +54,7 @@ struct WorkerOptions {
   std::string log_format = "json";
   int shutdown_timeout_ms = 30000;
   bool check_config = false;
+  std::string otlp_endpoint;
 };
 
 void AddOptions(CLI::App& app, WorkerOptions& options) {
@@ -58,7 +67,19 @@ void AddOptions(CLI::App& app, WorkerOptions& options) {
       ->check(CLI::NonNegativeNumber);
   app.add_option("--kv-cache-bytes", options.kv_cache_bytes, "refuse a larger KV cache; 0: no bound")
       ->check(CLI::NonNegativeNumber);
+  app.add_option("--replay-bytes", options.replay_bytes,
+                 "host memory for what was sent to the next stage, so that a lost stage's KV is replayed and not recomputed; "
+                 "-1: a sixteenth of the memory, at most 256 MiB; 0: none")
+      ->check(CLI::Range(int64_t{-1}, int64_t{1} << 50));
   app.add_option("--cache-dir", options.cache_dir, "where models are; default: the user's cache folder");
+  app.add_option("--device", options.device, "auto (cuda where there is a device)|cpu|cuda|cuda:N")->capture_default_str();
+  app.add_option("--gpu-memory-utilization", options.gpu_memory_utilization,
+                 "part of a GPU's free memory for weights, KV and workspace, unless --memory-bytes says how much")
+      ->check(CLI::Range(0.01, 1.0))
+      ->capture_default_str();
+  app.add_option("--numerics", options.numerics, "CUDA: invariant (same bits in any batch)|fast")
+      ->check(CLI::IsMember({"invariant", "fast"}))
+      ->capture_default_str();
   app.add_option("--isa", options.isa, "auto|scalar|avx2|avx512|amx")->capture_default_str();
   app.add_flag("--pin-threads", options.pin_threads, "bind each compute thread to a core");
   app.add_option("--transports", options.transports, "UCX_TLS")->capture_default_str();
@@ -70,6 +91,8 @@ void AddOptions(CLI::App& app, WorkerOptions& options) {
   app.add_option("--shutdown-timeout-ms", options.shutdown_timeout_ms, "grace after SIGTERM")->capture_default_str();
   app.add_option("--log-level", options.log_level, "debug|info|warning|error")->capture_default_str();
   app.add_option("--log-format", options.log_format, "json|plain")->capture_default_str();
+  app.add_option("--otlp-endpoint", options.otlp_endpoint,
+                 "http://host:port of an OpenTelemetry collector that takes traces; empty: no traces");
   app.add_flag("--check-config", options.check_config, "parse and validate, then exit");
 }
 
@@ -89,6 +112,8 @@ absl::Status Validate(const WorkerOptions& options) {
   PAGODA_RETURN_IF_ERROR(ParseHostPort(options.blob_listen).status());
   PAGODA_RETURN_IF_ERROR(ParseHostPort(options.metrics_listen).status());
   PAGODA_RETURN_IF_ERROR(ParseLogLevel(options.log_level).status());
+  if (!options.otlp_endpoint.empty()) PAGODA_RETURN_IF_ERROR(Tracer::CheckEndpoint(options.otlp_endpoint));
+  PAGODA_RETURN_IF_ERROR(kernels::ParseDevice(options.device).status());
   PAGODA_ASSIGN_OR_RETURN(const kernels::Isa isa, kernels::ParseIsa(options.isa));
   if (!kernels::IsaSupported(isa)) {
     return absl::InvalidArgumentError(absl::StrCat("--isa ", options.isa, ": this machine does not have it; use auto"));
@@ -134,6 +159,14 @@ void WriteReadyFile(const std::string& path, const std::string& text) {
   std::rename(beside.c_str(), path.c_str());
 }
 
+int64_t MemoryFor(const WorkerOptions& options, const kernels::Backend& backend) {
+  if (options.memory_bytes > 0) return options.memory_bytes;
+  if (const int64_t device = backend.FreeMemoryBytes(); device > 0) {
+    return static_cast<int64_t>(static_cast<double>(device) * options.gpu_memory_utilization);
+  }
+  return AvailableMemoryBytes() / 10 * 8;
+}
+
 wire::Register Identity(const WorkerOptions& options, kernels::Backend& backend, int threads) {
   wire::Register identity;
   identity.set_name(options.name.empty() ? absl::StrCat("worker-", getpid()) : options.name);
@@ -147,7 +180,7 @@ wire::Register Identity(const WorkerOptions& options, kernels::Backend& backend,
   const std::string_view implementation = backend.implementation();
   identity.set_implementation(implementation.data(), implementation.size());
   identity.set_threads(threads);
-  identity.set_memory_bytes(options.memory_bytes > 0 ? options.memory_bytes : AvailableMemoryBytes() / 10 * 8);
+  identity.set_memory_bytes(MemoryFor(options, backend));
   const MachineRates rates = MeasureRates(backend, threads);
   identity.set_memory_bandwidth(rates.memory_bandwidth);
   identity.set_compute_rate(rates.compute_rate);
@@ -181,8 +214,10 @@ absl::Status Serve(const WorkerOptions& options) {
   PAGODA_ASSIGN_OR_RETURN(const std::vector<std::string> coordinators, SplitAddresses(options.coordinators));
   PAGODA_ASSIGN_OR_RETURN(const kernels::Isa isa, kernels::ParseIsa(options.isa));
   const int threads = options.threads > 0 ? options.threads : AvailableThreads();
-  PAGODA_ASSIGN_OR_RETURN(std::unique_ptr<kernels::Backend> backend,
-                          kernels::MakeCpuBackend({.threads = threads, .isa = isa, .pin = options.pin_threads}));
+  PAGODA_ASSIGN_OR_RETURN(const kernels::DeviceChoice device, kernels::ParseDevice(options.device));
+  PAGODA_ASSIGN_OR_RETURN(
+      std::unique_ptr<kernels::Backend> backend,
+      kernels::MakeBackend({.device = device, .fast = options.numerics == "fast", .cpu = {.threads = threads, .isa = isa, .pin = options.pin_threads}}));
   PAGODA_ASSIGN_OR_RETURN(std::unique_ptr<Transport> transport,
                           MakeUcxTransport({.transports = options.transports,
                                             .net_devices = options.net_devices,
@@ -194,6 +229,16 @@ absl::Status Serve(const WorkerOptions& options) {
   identity.set_blob_address(HostPort{.host = options.advertise, .port = blobs.port}.ToString());
 
   WorkerMetrics metrics;
+  std::unique_ptr<Tracer> tracer;
+  const auto count_spans = SpanCounter(*metrics.registry(), "pagoda_worker");
+  if (!options.otlp_endpoint.empty()) {
+    PAGODA_ASSIGN_OR_RETURN(tracer, Tracer::Start({.endpoint = options.otlp_endpoint,
+                                                   .service = "pagoda-worker",
+                                                   .instance = identity.name(),
+                                                   .version = PAGODA_VERSION,
+                                                   .count = count_spans,
+                                                   .transport = {}}));
+  }
   PAGODA_ASSIGN_OR_RETURN(const std::unique_ptr<MetricsServer> metrics_server,
                           MetricsServer::Start(options.metrics_listen, metrics.registry()));
   LogInfo("started", {{"name", identity.name()},
@@ -203,6 +248,8 @@ absl::Status Serve(const WorkerOptions& options) {
                       {"memory_bandwidth", identity.memory_bandwidth()},
                       {"compute_rate", identity.compute_rate()},
                       {"metrics_port", metrics_server->port()}});
+  const int64_t replay_bytes =
+      options.replay_bytes >= 0 ? options.replay_bytes : std::min(kMostReplayBytes, identity.memory_bytes() / 16);
   const std::string ready = absl::StrCat(identity.name(), "\nmetrics ", metrics_server->port(), "\n");
   CoordinatorClient client({.coordinators = coordinators,
                             .identity = std::move(identity),
@@ -213,7 +260,13 @@ absl::Status Serve(const WorkerOptions& options) {
                  .transport = std::move(transport),
                  .open_model = MakeModelOpener({.cache_root = options.cache_dir, .catalog = blobs.catalog}),
                  .kv_cache_bytes = options.kv_cache_bytes,
-                 .sink = &client});
+                 .replay_bytes = replay_bytes,
+                 .sink = &client,
+                 .tracer = tracer.get(),
+                 .on_device_lost = [](const absl::Status& status) {
+                   LogError("device_lost", {{"error", status.ToString()}});
+                   _exit(kExitDeviceLost);  // its context is broken: only a new process can use the device again
+                 }});
   client.Start(engine);
   shutdown.Wait();
   shutdown.ExitOnNext(options.shutdown_timeout_ms);

@@ -2,82 +2,18 @@
 
 #include "coordinator/services/chunk_writer.h"
 #include "coordinator/services/convert.h"
+#include "coordinator/services/describe.h"
 
 namespace pagoda::coordinator {
-namespace {
 
 namespace v1 = ::pagoda::v1;
 
-void Describe(const DeploymentRecord& deployment, const ClusterView& view, v1::Deployment& out) {
-  ToWire(deployment.spec, *out.mutable_spec());
-  int ready = 0, loading = 0, draining = 0;
-  std::string message = deployment.message;
-  for (const ClusterView::Pipeline& pipeline : view.pipelines) {
-    if (pipeline.record.deployment != deployment.spec.name) continue;
-    draining += pipeline.record.draining;
-    if (pipeline.record.draining) continue;
-    ready += pipeline.record.phase == PipelinePhase::kReady;
-    loading += pipeline.record.phase == PipelinePhase::kLoading || pipeline.record.phase == PipelinePhase::kLinking;
-    if (message.empty()) message = Explain(pipeline.record, view.now_ns);
-    if (pipeline.record.phase == PipelinePhase::kReady) out.set_max_model_len(pipeline.record.placement.max_model_len);
-  }
-  out.set_replicas_ready(ready);
-  out.set_message(message);
-  if (deployment.spec.replicas == 0) {
-    out.set_state(draining > 0 ? v1::DEPLOYMENT_STATE_DRAINING : v1::DEPLOYMENT_STATE_STOPPED);
-  } else if (ready >= deployment.spec.replicas) {
-    out.set_state(v1::DEPLOYMENT_STATE_READY);
-  } else if (ready > 0) {
-    out.set_state(v1::DEPLOYMENT_STATE_DEGRADED);
-  } else {
-    out.set_state(loading > 0 ? v1::DEPLOYMENT_STATE_LOADING : v1::DEPLOYMENT_STATE_PENDING);
-  }
-}
+namespace {
 
-void Describe(const ClusterView::Pipeline& pipeline, v1::PipelineState& out) {
-  const PipelineRecord& record = pipeline.record;
-  out.set_id(record.id.value());
-  out.set_deployment(record.deployment);
-  out.set_epoch(record.epoch.value());
-  out.set_state(std::string(NameOf(record.phase)));
-  for (const WorkerId worker : record.workers) out.add_workers(worker.value());
-  out.set_running(pipeline.status.stats.running);
-  out.set_waiting(pipeline.status.stats.waiting);
-  out.set_blocks_total(pipeline.status.stats.blocks_total);
-  out.set_blocks_used(pipeline.status.stats.blocks_used);
-  out.set_prompt_tokens_per_s(pipeline.prompt_tokens_per_s);
-  out.set_output_tokens_per_s(pipeline.output_tokens_per_s);
-  out.set_max_model_len(record.placement.max_model_len);
-  out.set_preemptions(pipeline.status.stats.preemptions);
-  out.set_prefix_hit_tokens(pipeline.status.stats.prefix_hit_tokens);
-  out.set_prefix_query_tokens(pipeline.status.stats.prefix_query_tokens);
-}
-
-void Describe(const WorkerRecord& worker, const ClusterView& view, v1::WorkerState& out) {
-  out.set_id(worker.id.value());
-  out.set_name(worker.info.name);
-  out.set_host(worker.info.host);
-  out.set_state(std::string(NameOf(worker.phase)));
-  out.set_pipeline(worker.pipeline.value());
-  out.set_stage(worker.stage);
-  out.set_rank(worker.rank);
-  out.set_cores(worker.info.threads);
-  out.set_memory_bytes(worker.info.memory_bytes);
-  out.set_load_progress(worker.load_progress);
-  out.set_numerics_profile(worker.info.numerics_profile);
-  out.set_implementation(worker.info.implementation);
-  out.set_heartbeat_age_ms(static_cast<double>(view.now_ns - worker.heard_ns) / 1e6);
-  out.set_weights_bytes(worker.weights_bytes);
-  out.set_kv_bytes(worker.kv_bytes);
-  out.set_step_ms(worker.step_ms);
-  out.set_wait_ms(worker.wait_ms);
-  for (const ClusterView::Pipeline& pipeline : view.pipelines) {
-    if (pipeline.record.id != worker.pipeline) continue;
-    if (worker.stage >= static_cast<int>(pipeline.record.placement.stages.size())) continue;
-    const StagePlacement& stage = pipeline.record.placement.stages[static_cast<size_t>(worker.stage)];
-    out.set_layer_begin(stage.layer_begin);
-    out.set_layer_end(stage.layer_end);
-  }
+absl::Status NotLeader(const ClusterView& view) {
+  return absl::UnavailableError(view.leader_address.empty() ? "this coordinator does not lead, and no other one is known to"
+                                                            : absl::StrCat("this coordinator does not lead; ask ",
+                                                                           view.leader_address));
 }
 
 }  // namespace
@@ -123,6 +59,7 @@ grpc::ServerUnaryReactor* AdminService::ListDeployments(grpc::CallbackServerCont
                                                         v1::ListDeploymentsResponse* response) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   coordinator_.View([reactor, response](ClusterView view) {
+    if (!view.leads) return reactor->Finish(ToGrpc(NotLeader(view)));
     for (const DeploymentRecord& deployment : view.deployments) Describe(deployment, view, *response->add_deployments());
     reactor->Finish(grpc::Status::OK);
   });
@@ -161,12 +98,8 @@ grpc::ServerUnaryReactor* AdminService::GetCluster(grpc::CallbackServerContext* 
                                                    v1::ClusterState* response) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   coordinator_.View([this, reactor, response](ClusterView view) {
-    response->set_coordinator(coordinator_.options().name);
-    response->set_leader(true);
-    response->set_version(PAGODA_VERSION);
-    for (const DeploymentRecord& deployment : view.deployments) Describe(deployment, view, *response->add_deployments());
-    for (const ClusterView::Pipeline& pipeline : view.pipelines) Describe(pipeline, *response->add_pipelines());
-    for (const WorkerRecord& worker : view.workers) Describe(worker, view, *response->add_workers());
+    if (!view.leads) return reactor->Finish(ToGrpc(NotLeader(view)));
+    Describe(view, coordinator_.options(), *response);
     reactor->Finish(grpc::Status::OK);
   });
   return reactor;

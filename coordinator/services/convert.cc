@@ -27,6 +27,7 @@ absl::Status CheckSampling(const wire::SettledSampling& in) {
   PAGODA_RETURN_IF_ERROR(CheckNumber("prompt_logprobs", in.prompt_logprobs(), -1, limits::kMaxPromptLogprobs));
   PAGODA_RETURN_IF_ERROR(CheckNumber("max_tokens", in.max_tokens(), 1, limits::kMaxTotalNewTokens));
   PAGODA_RETURN_IF_ERROR(CheckNumber("min_tokens", in.min_tokens(), 0, limits::kMaxTotalNewTokens));
+  PAGODA_RETURN_IF_ERROR(CheckNumber("speculative_tokens", in.speculative_tokens(), -1, limits::kMaxDraftTokens));
   PAGODA_RETURN_IF_ERROR(CheckNumber("number of logit_bias", in.logit_bias_size(), 0, limits::kMaxLogitBias));
   PAGODA_RETURN_IF_ERROR(CheckNumber("number of bad_words", in.bad_words_size(), 0, limits::kMaxBadWords));
   // The router adds the model's own end tokens to the client's.
@@ -57,6 +58,7 @@ Sampling SamplingOf(const wire::SettledSampling& in) {
   out.stop_token_ids.assign(in.stop_token_ids().begin(), in.stop_token_ids().end());
   out.logprobs = in.logprobs();
   out.prompt_logprobs = in.prompt_logprobs();
+  out.speculative_tokens = in.speculative_tokens();
   return out;
 }
 
@@ -97,6 +99,8 @@ int CodeOf(RefusalCode code) {  // google.rpc.Code
       return 8;
     case RefusalCode::kUnavailable:
       return 14;
+    case RefusalCode::kAborted:
+      return 10;
   }
   return 2;
 }
@@ -131,12 +135,23 @@ absl::StatusOr<Request> FromWire(wire::Submit& submit, RouterId router, int64_t 
   if (request.choices.empty()) request.choices.resize(1);
   request.sampling = SamplingOf(submit.sampling());
   request.priority = submit.priority();
+  request.tenant = std::move(*submit.mutable_tenant());
+  request.tenant_weight = submit.tenant_weight() > 0 && std::isfinite(submit.tenant_weight()) ? submit.tenant_weight() : 1;
+  request.deaths = std::max(0, submit.deaths());
+  request.deaths_alone = std::max(0, submit.deaths_alone());
+  request.accepted = submit.accepted();
   request.cache_salt = std::move(*submit.mutable_cache_salt());
   request.bypass_prefix_cache = submit.bypass_prefix_cache();
   if (submit.deadline_ms() > 0) {
     request.deadline_ns = now_ns + std::min<int64_t>(submit.deadline_ms(), limits::kMaxRequestMs) * kNsPerMs;
   }
   request.client_request_id = std::move(*submit.mutable_client_request_id());
+  if (submit.has_trace()) {
+    request.trace = {.trace_high = submit.trace().trace_high(),
+                     .trace_low = submit.trace().trace_low(),
+                     .span = submit.trace().span()};
+    request.trace_parent = request.trace.span;
+  }
   return request;
 }
 
@@ -166,6 +181,7 @@ void ToWire(const Sampling& sampling, wire::SettledSampling& out) {
   for (const TokenId token : sampling.stop_token_ids) out.add_stop_token_ids(token);
   out.set_logprobs(sampling.logprobs);
   out.set_prompt_logprobs(sampling.prompt_logprobs);
+  out.set_speculative_tokens(sampling.speculative_tokens);
 }
 
 void ToWire(const StepTokens& head, std::span<ChoiceOutput* const> outputs, wire::StepTokens& out) {
@@ -198,6 +214,31 @@ void ToWire(const Refusal& refusal, wire::Refused& out) {
   out.set_retry_after_ms(refusal.retry_after_ms);
 }
 
+void ToWire(std::span<const DeathNotice> notices, wire::Deaths& out) {
+  for (const DeathNotice& notice : notices) {
+    auto* added = out.add_requests();
+    SetKey(notice.request, *added->mutable_request());
+    added->set_deaths(notice.deaths);
+    added->set_deaths_alone(notice.deaths_alone);
+  }
+}
+
+void ToWire(const std::vector<ResumeTable::Part>& parts, wire::ResumeAnswer& out) {
+  for (const ResumeTable::Part& part : parts) {
+    auto* added = out.add_parts();
+    added->set_part(part.part);
+    SetKey(part.request, *added->mutable_request());
+    added->set_attempt(part.attempt);
+    added->set_router_state(part.router_state);
+    for (const ChoiceProgress& choice : part.choices) {
+      auto* log = added->add_choices();
+      log->mutable_tokens()->Add(choice.tokens.begin(), choice.tokens.end());
+      log->set_finished(choice.finished);
+    }
+    added->set_cached_tokens(part.cached_tokens);
+  }
+}
+
 void ToWire(const Snapshot& snapshot, wire::Snapshot& out) {
   out.set_version(snapshot.version);
   for (const PipelineSnapshot& pipeline : snapshot.pipelines) {
@@ -221,6 +262,8 @@ void ToWire(const Snapshot& snapshot, wire::Snapshot& out) {
     added->set_preemptions(pipeline.preemptions);
     added->set_prefix_hit_tokens(pipeline.prefix_hit_tokens);
     added->set_prefix_query_tokens(pipeline.prefix_query_tokens);
+    added->set_epoch_closed(pipeline.epoch_closed);
+    added->set_predicted_wait_ms(pipeline.predicted_wait_ms);
   }
 }
 
@@ -237,6 +280,7 @@ absl::StatusOr<DeploymentSpec> FromWire(const ::pagoda::v1::DeploymentSpec& in) 
   spec.max_num_batched_tokens = in.max_num_batched_tokens();
   spec.max_num_seqs = in.max_num_seqs();
   spec.disable_prefix_caching = in.disable_prefix_caching();
+  spec.disable_chunked_prefill = in.disable_chunked_prefill();
   spec.layers_per_stage.assign(in.layers_per_stage().begin(), in.layers_per_stage().end());
   spec.kv_cache_bytes = in.kv_cache_bytes();
   spec.block_size = in.block_size();
@@ -256,6 +300,7 @@ void ToWire(const DeploymentSpec& spec, ::pagoda::v1::DeploymentSpec& out) {
   out.set_max_num_batched_tokens(spec.max_num_batched_tokens);
   out.set_max_num_seqs(spec.max_num_seqs);
   out.set_disable_prefix_caching(spec.disable_prefix_caching);
+  out.set_disable_chunked_prefill(spec.disable_chunked_prefill);
   for (const int layers : spec.layers_per_stage) out.add_layers_per_stage(layers);
   out.set_kv_cache_bytes(spec.kv_cache_bytes);
   out.set_block_size(spec.block_size);

@@ -8,6 +8,7 @@
 #include "coordinator/cluster_state.h"
 #include "coordinator/links.h"
 #include "coordinator/request.h"
+#include "coordinator/resume_table.h"
 #include "coordinator/step_plan.h"
 #include "pagoda/internal/v1/pipeline.pb.h"
 #include "pagoda/internal/v1/worker.pb.h"
@@ -22,10 +23,13 @@ absl::StatusOr<Request> FromWire(wire::Submit& submit, RouterId router, int64_t 
 void ToWire(const Sampling& sampling, wire::SettledSampling& out);
 void ToWire(const StepTokens& head, std::span<ChoiceOutput* const> outputs, wire::StepTokens& out);
 void ToWire(const Refusal& refusal, wire::Refused& out);
+void ToWire(std::span<const DeathNotice> notices, wire::Deaths& out);
+void ToWire(const std::vector<ResumeTable::Part>& parts, wire::ResumeAnswer& out);
 void ToWire(const Snapshot& snapshot, wire::Snapshot& out);
 
 WorkerInfo FromWire(const wire::Register& registration);
 WorkerProgress FromWire(const wire::Heartbeat& heartbeat);
+LoadDetails FromWire(const wire::LoadState& state);
 StepResult FromWire(wire::StepResult& result);
 void ToWire(const StepPlan& plan, wire::StepPlan& out);
 void ToWire(const Assignment& assignment, wire::Assignment& out);

@@ -1,3 +1,5 @@
+#include <cstring>
+
 #include "coordinator/services/convert.h"
 
 namespace pagoda::coordinator {
@@ -20,6 +22,11 @@ void ToWire(const StartSlot& start, wire::StartSlot& out) {
   for (const BlockId block : start.blocks) out.add_blocks(block.value());
   if (start.sampling != nullptr) ToWire(*start.sampling, *out.mutable_sampling());
   out.set_fork_of(start.fork_of);
+  if (start.trace.sampled()) {
+    out.mutable_trace()->set_trace_high(start.trace.trace_high);
+    out.mutable_trace()->set_trace_low(start.trace.trace_low);
+    out.mutable_trace()->set_span(start.trace.span);
+  }
 }
 
 }  // namespace
@@ -39,6 +46,7 @@ WorkerInfo FromWire(const wire::Register& in) {
   info.kv_cache_bytes = in.kv_cache_bytes();
   info.data_address = in.data_address();
   info.blob_address = in.blob_address();
+  info.held_shard = in.held().shard_digest();
   return info;
 }
 
@@ -53,7 +61,35 @@ WorkerProgress FromWire(const wire::Heartbeat& in) {
   progress.wait_in_us = in.wait_in_us();
   progress.send_us = in.send_us();
   progress.steps = in.steps();
+  progress.bytes_sent = in.bytes_sent();
+  progress.layers_us = in.layers_us();
+  progress.head_us = in.head_us();
+  progress.decode_rows = in.decode_rows();
+  progress.operation = in.operation();
   return progress;
+}
+
+LoadDetails FromWire(const wire::LoadState& in) {
+  LoadDetails details{.progress = in.progress(),
+                      .weights_bytes = in.weights_bytes(),
+                      .kv_bytes = in.kv_bytes(),
+                      .shard_digest = in.shard_digest(),
+                      .held = nullptr};
+  const wire::HeldBlocks& held = in.held_blocks();
+  const size_t count = static_cast<size_t>(held.blocks_size());
+  if (count == 0 || held.hashes().size() != count * 16) return details;
+  auto blocks = std::make_shared<HeldBlocks>(count);
+  for (size_t i = 0; i < count; ++i) {
+    HeldBlock& block = (*blocks)[i];
+    block.block = BlockId(held.blocks(static_cast<int>(i)));
+    std::memcpy(&block.hash.high, held.hashes().data() + i * 16, 8);
+    std::memcpy(&block.hash.low, held.hashes().data() + i * 16 + 8, 8);
+  }
+  for (const int index : held.outputs()) {
+    if (index >= 0 && static_cast<size_t>(index) < count) (*blocks)[static_cast<size_t>(index)].output = true;
+  }
+  details.held = std::move(blocks);
+  return details;
 }
 
 StepResult FromWire(wire::StepResult& in) {
@@ -63,7 +99,10 @@ StepResult FromWire(wire::StepResult& in) {
   result.compute_us = in.compute_us();
   result.samples.reserve(static_cast<size_t>(in.samples_size()));
   for (const auto& sample : in.samples()) {
-    result.samples.push_back({SlotId(sample.slot()), sample.token_id(), FromWire(sample.logprobs())});
+    SampledToken added{.slot = SlotId(sample.slot()), .token = sample.token_id(), .logprobs = FromWire(sample.logprobs()),
+                       .further = {}};
+    for (const auto& further : sample.further()) added.further.push_back({further.token_id(), FromWire(further.logprobs())});
+    result.samples.push_back(std::move(added));
   }
   for (const auto& part : in.prompt_logprobs()) {
     PromptLogprobs added{.slot = SlotId(part.slot()), .first_position = part.first_position(), .positions = {}};
@@ -94,6 +133,8 @@ void ToWire(const StepPlan& plan, wire::StepPlan& out) {
       entry->set_block(replace.block.value());
     }
     added->set_prompt_logprobs(rows.prompt_logprobs);
+    if (!rows.accepted.empty()) added->mutable_accepted()->Assign(rows.accepted.begin(), rows.accepted.end());
+    if (!rows.drafts.empty()) added->mutable_drafts()->Assign(rows.drafts.begin(), rows.drafts.end());
   }
   for (const PlanSample& sample : plan.samples) {
     auto* added = out.add_samples();
@@ -102,6 +143,21 @@ void ToWire(const StepPlan& plan, wire::StepPlan& out) {
     added->set_output_index(sample.output_index);
   }
   for (const SlotId slot : plan.ends) out.add_ends(slot.value());
+  for (const BlockName& name : plan.names) {
+    auto* added = out.add_names();
+    added->set_block(name.block.value());
+    added->set_hash_high(name.hash.high);
+    added->set_hash_low(name.hash.low);
+  }
+  if (!plan.rebuild.has_value()) return;
+  out.mutable_rebuild()->set_first_stage(plan.rebuild->first_stage);
+  out.mutable_rebuild()->set_last_stage(plan.rebuild->last_stage);
+  for (const RebuildChain& chain : plan.rebuild->chains) {
+    auto* added = out.mutable_rebuild()->add_chains();
+    for (const BlockId block : chain.blocks) added->add_blocks(block.value());
+    added->set_first_block(chain.first_block);
+    added->mutable_tokens()->Assign(chain.tokens.begin(), chain.tokens.end());
+  }
 }
 
 void ToWire(const Assignment& in, wire::Assignment& out) {

@@ -1,22 +1,36 @@
 #include "coordinator/services/pipeline_service.h"
 
+#include <atomic>
+
 #include "common/clock.h"
 #include "common/limits.h"
 #include "common/log.h"
 #include "coordinator/services/bidi_stream.h"
 #include "coordinator/services/chunk_writer.h"
 #include "coordinator/services/convert.h"
+#include "coordinator/services/describe.h"
 
 namespace pagoda::coordinator {
 namespace {
 
-constexpr uint32_t kProtocol = 1;
+// 2: resumable streams, counts of deaths. A router of 1 gets none of these; what it sends means the same.
+constexpr uint32_t kProtocol = 2;
+constexpr uint32_t kOldestProtocol = kProtocol - 1;
 
 class RouterStream final : public BidiStream<wire::RouterMessage, wire::CoordinatorMessage>, public RouterLink {
  public:
   RouterStream(grpc::CallbackServerContext* context, Coordinator& coordinator)
       : BidiStream(context), coordinator_(coordinator) {}
 
+  void SendHello(bool leads, const std::string& leader_address) override {
+    wire::CoordinatorMessage message;
+    message.mutable_hello()->set_coordinator(coordinator_.options().name);
+    message.mutable_hello()->set_protocol(std::min(kProtocol, coordinator_.options().announced_protocol));
+    message.mutable_hello()->set_version(PAGODA_VERSION);
+    message.mutable_hello()->set_leader(leads);
+    message.mutable_hello()->set_leader_address(leader_address);
+    Send(std::move(message));
+  }
   void SendTokens(const StepTokens& head, std::span<ChoiceOutput* const> outputs) override {
     wire::CoordinatorMessage message;
     ToWire(head, outputs, *message.mutable_tokens());
@@ -27,9 +41,21 @@ class RouterStream final : public BidiStream<wire::RouterMessage, wire::Coordina
     ToWire(refusal, *message.mutable_refused());
     Send(std::move(message));
   }
+  void SendDeaths(std::span<const DeathNotice> notices) override {
+    if (protocol_ < 2) return;
+    wire::CoordinatorMessage message;
+    ToWire(notices, *message.mutable_deaths());
+    Send(std::move(message));
+  }
   void SendSnapshot(const Snapshot& snapshot) override {
     wire::CoordinatorMessage message;
     ToWire(snapshot, *message.mutable_snapshot());
+    Send(std::move(message));
+  }
+  bool watching() const override { return watching_.load(std::memory_order_relaxed); }
+  void SendCluster(const ClusterView& view) override {
+    wire::CoordinatorMessage message;
+    Describe(view, coordinator_.options(), *message.mutable_cluster());
     Send(std::move(message));
   }
   void Close(const std::string& why) override { Finish(grpc::Status(grpc::StatusCode::UNAVAILABLE, why)); }
@@ -51,6 +77,18 @@ class RouterStream final : public BidiStream<wire::RouterMessage, wire::Coordina
       case wire::RouterMessage::kStop:
         coordinator_.StopChoice(FromWire(message.stop().request()), message.stop().choice(), message.stop().count());
         break;
+      case wire::RouterMessage::kWatch:
+        watching_.store(message.watch().cluster(), std::memory_order_relaxed);
+        coordinator_.SnapshotDue();
+        break;
+      case wire::RouterMessage::kResumeQuery: {
+        const wire::ResumeQuery& query = message.resume_query();
+        wire::CoordinatorMessage answer;
+        ToWire(coordinator_.TakeOver(query.tenant(), query.resume_id()), *answer.mutable_resume_answer());
+        answer.mutable_resume_answer()->set_query(query.query());
+        Send(std::move(answer));
+        break;
+      }
       default:
         break;  // of a newer version
     }
@@ -58,21 +96,28 @@ class RouterStream final : public BidiStream<wire::RouterMessage, wire::Coordina
 
   void OnHello(const wire::RouterHello& hello) {
     if (greeted_) return;
+    if (hello.protocol() < kOldestProtocol) {
+      Finish(grpc::Status(grpc::StatusCode::FAILED_PRECONDITION,
+                          absl::StrCat("router ", hello.router(), " (", hello.version(), ") speaks protocol ", hello.protocol(),
+                                       "; this coordinator speaks ", kOldestProtocol, " to ", kProtocol,
+                                       ": upgrade the router first to the release in between")));
+      return;
+    }
     greeted_ = true;
+    protocol_ = std::min(hello.protocol(), kProtocol);
     LogInfo("router_joined", {{"router", hello.router()}, {"version", hello.version()}});
-    wire::CoordinatorMessage message;
-    message.mutable_hello()->set_coordinator(coordinator_.options().name);
-    message.mutable_hello()->set_protocol(kProtocol);
-    message.mutable_hello()->set_version(PAGODA_VERSION);
-    message.mutable_hello()->set_leader(true);
-    Send(std::move(message));
     id_ = coordinator_.RouterJoined(std::static_pointer_cast<RouterStream>(shared_from_this()));
   }
 
   void OnSubmit(wire::Submit& submit) {
     const PipelineId pipeline(submit.pipeline());
+    ResumeTable::Label label{.tenant = submit.tenant(),
+                             .resume_id = std::move(*submit.mutable_resume_id()),
+                             .part = submit.resume_part(),
+                             .router_state = std::move(*submit.mutable_router_state())};
+    if (label.resume_id.size() > limits::kMaxRequestIdBytes) label.resume_id.clear();
     absl::StatusOr<Request> request = FromWire(submit, id_, NowNs());
-    if (request.ok()) return coordinator_.Submit(pipeline, *std::move(request), *this);
+    if (request.ok()) return coordinator_.Submit(pipeline, *std::move(request), std::move(label), *this);
     SendRefused({.router = id_,
                  .request = FromWire(submit.request()),
                  .attempt = submit.attempt(),
@@ -87,6 +132,8 @@ class RouterStream final : public BidiStream<wire::RouterMessage, wire::Coordina
 
   Coordinator& coordinator_;
   bool greeted_ = false;
+  std::atomic<bool> watching_{false};
+  uint32_t protocol_ = 1;
   RouterId id_;
 };
 

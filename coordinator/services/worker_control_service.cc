@@ -25,6 +25,12 @@ class WorkerStream final : public BidiStream<wire::WorkerMessage, wire::WorkerCo
     welcome->set_lease_ms(greeting.lease_ms);
     BidiStream::Send(std::move(command));
   }
+  void SendNotLeader(const std::string& leader_address) override {
+    wire::WorkerCommand command;
+    command.mutable_not_leader()->set_leader_address(leader_address);
+    BidiStream::Send(std::move(command));
+    Finish(grpc::Status::OK);
+  }
   void Send(const Assignment& assignment, int step_deadline_ms) override {
     wire::WorkerCommand command;
     ToWire(assignment, *command.mutable_assignment());
@@ -86,6 +92,11 @@ class WorkerStream final : public BidiStream<wire::WorkerMessage, wire::WorkerCo
       case wire::WorkerMessage::kLeft:
         coordinator_.WorkerLeft(Link(), Epoch(message.left().epoch()));
         break;
+      case wire::WorkerMessage::kLeaving:
+        leaving_ = true;
+        coordinator_.WorkerGone(Link(), /*planned=*/true);
+        Finish(grpc::Status::OK);
+        break;
       default:
         break;  // of a newer version
     }
@@ -108,17 +119,17 @@ class WorkerStream final : public BidiStream<wire::WorkerMessage, wire::WorkerCo
     LoadPhase phase = LoadPhase::kLoading;
     if (state.state() == wire::LoadState::LOADED) phase = LoadPhase::kLoaded;
     if (state.state() == wire::LoadState::LINKED) phase = LoadPhase::kLinked;
-    coordinator_.WorkerLoaded(Link(), Epoch(state.epoch()), phase, state.progress(), state.weights_bytes(),
-                              state.kv_bytes());
+    coordinator_.WorkerLoaded(Link(), Epoch(state.epoch()), phase, FromWire(state));
   }
 
   void OnGone() override {
     SetEngine(nullptr);
-    if (registered_) coordinator_.WorkerGone(Link());
+    if (registered_ && !leaving_) coordinator_.WorkerGone(Link(), /*planned=*/false);
   }
 
   Coordinator& coordinator_;
   bool registered_ = false;
+  bool leaving_ = false;
   Mutex engine_mutex_;
   std::shared_ptr<PipelineEngine> engine_ ABSL_GUARDED_BY(engine_mutex_);
 };

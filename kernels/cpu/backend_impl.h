@@ -64,6 +64,8 @@ class CpuBackend final : public Backend {
   absl::Status MatMulGated(const GatedMatMulParams& params, Activation& out) override;
   absl::Status MatMulLargest(const MatMulParams& params, std::span<Largest> largest) override;
   absl::Status CopyBlocks(std::span<const BlockCopy> copies, KvCache& cache) override;
+  int host_threads() const override { return team_.threads(); }
+  void RunOnHost(int64_t tasks, const std::function<void(int, int64_t)>& body) override { team_.Run(tasks, body); }
   absl::Status Synchronize() override { return absl::OkStatus(); }
 
  private:

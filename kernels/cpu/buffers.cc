@@ -94,6 +94,9 @@ absl::StatusOr<std::unique_ptr<CpuKvCache>> CpuKvCache::Make(const KvShape& shap
         absl::StrCat("a KV cache of ", shape.layers, " layers, ", shape.blocks, " blocks of ", shape.block_tokens,
                      " tokens, ", shape.kv_heads, " heads of ", shape.head_dim));
   }
+  if (shape.type == KvType::kF8) {
+    return absl::UnimplementedError("a KV cache of f8 is only there on CUDA: choose f32, f16, bf16 or i8");
+  }
   auto cache = std::make_unique<CpuKvCache>();
   cache->shape_ = shape;
   cache->layout_ = LayoutOf(shape);

@@ -5,6 +5,7 @@
 // Thread rule: one thread calls Run, not from within a task.
 #pragma once
 
+#include <type_traits>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -31,7 +32,8 @@ class ThreadTeam {
   // body(thread, task) for every task in [0, tasks), on any thread, and returns when all are done.
   template <typename Body>
   void Run(int64_t tasks, Body&& body) {
-    RunJob(tasks, [](void* context, int thread, int64_t task) { (*static_cast<Body*>(context))(thread, task); },
+    using Plain = std::remove_reference_t<Body>;
+    RunJob(tasks, [](void* context, int thread, int64_t task) { (*static_cast<Plain*>(context))(thread, task); },
            const_cast<void*>(static_cast<const void*>(&body)));
   }
 

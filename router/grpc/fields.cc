@@ -23,6 +23,7 @@ void ReadSampling(const v1::SamplingParams& in, GenerationFields& out) {
   Take(in.has_frequency_penalty(), in.frequency_penalty(), out.frequency_penalty);
   Take(in.has_no_repeat_ngram_size(), in.no_repeat_ngram_size(), out.no_repeat_ngram_size);
   Take(in.has_seed(), in.seed(), out.seed);
+  Take(in.has_num_speculative_tokens(), in.num_speculative_tokens(), out.num_speculative_tokens);
   for (const auto& [token, bias] : in.logit_bias()) out.logit_bias.emplace_back(token, bias);
   for (const auto& word : in.bad_words()) {
     out.bad_word_tokens.emplace_back(word.token_ids().begin(), word.token_ids().end());

@@ -36,22 +36,66 @@ void GenerateCall::Name(std::string_view request_id, std::string_view model) {
   model_ = model;
 }
 
-void GenerateCall::Submit(GenerationRequest request) {
+void GenerateCall::Submit(GenerationRequest request, std::optional<StreamPosition> position) {
   Name(request.client_request_id, request.model);
   prompt_tokens_ = static_cast<int64_t>(request.prompt.size());
-  loop_->Post(
-      [self = shared_from_this(), held = std::make_shared<GenerationRequest>(std::move(request))] {
-        if (self->over_) return;  // cancelled meanwhile
-        self->id_ = held->id;
-        self->output_tokens_.resize(static_cast<size_t>(held->choices));
-        self->submitted_ = true;
-        const absl::Status status = self->dispatcher_->Start(std::move(*held), self);
-        if (!status.ok()) self->OnError(status);
-      });
+  trace_.Asked(request, /*stream=*/true, 1);
+  request.trace = trace_.context();
+  loop_->Post([self = shared_from_this(), held = std::make_shared<GenerationRequest>(std::move(request)),
+               position = std::move(position)]() mutable {
+    if (self->over_) return;  // cancelled meanwhile
+    self->output_tokens_.resize(static_cast<size_t>(held->choices));
+    if (!position) {
+      if (!held->resume_id.empty()) {
+        self->position_.emplace();
+        self->position_->created_unix_s = held->created_unix_s;
+        self->position_->choices.resize(static_cast<size_t>(held->choices));
+      }
+      return self->Start(std::move(*held));
+    }
+    self->position_ = std::move(position);
+    self->dispatcher_->FindStream(held->tenant, held->resume_id, [self, held](const FoundStream& found) {
+      if (self->over_) return;
+      self->FillKnown(found, *held);
+      self->Start(std::move(*held));
+    });
+  });
+}
+
+void GenerateCall::Start(GenerationRequest request) {
+  id_ = request.id;
+  submitted_ = true;
+  const absl::Status status = dispatcher_->Start(std::move(request), shared_from_this());
+  if (!status.ok()) OnError(status);
+}
+
+// Cut to what the client has; without a log it is made again from the beginning, and what the client has is left out.
+void GenerateCall::FillKnown(const FoundStream& found, GenerationRequest& request) {
+  const FoundPart* part = found.parts.empty() ? nullptr : &found.parts.front();
+  if (part != nullptr) {
+    request.id = part->request;
+    request.attempts_before = part->attempt;
+    request.cached_tokens = part->cached_tokens;
+  }
+  for (size_t i = 0; i < position_->choices.size(); ++i) {
+    const StreamPosition::Choice& at = position_->choices[i];
+    KnownChoice known{.tokens = {}, .delivered = at.tokens, .text_ended = at.text_ended, .finished = at.finished};
+    if (part != nullptr && i < part->choices.size()) known.tokens = part->choices[i];
+    if (known.tokens.size() > static_cast<size_t>(at.tokens)) known.tokens.resize(static_cast<size_t>(at.tokens));
+    output_tokens_[i] = at.finished ? at.tokens : static_cast<int>(known.tokens.size());
+    first_sent_ = first_sent_ || at.begun;
+    request.known.push_back(std::move(known));
+  }
 }
 
 void GenerateCall::OnDelta(const Session& session, ChoiceDelta delta) {
   if (over_) return;
+  trace_.FirstToken();
+  trace_.Finished(delta.finish);
+  cached_tokens_ = session.cached_tokens();
+  output_tokens_[static_cast<size_t>(delta.choice)] += static_cast<int>(delta.skipped.size());
+  const bool ends = delta.finish != FinishReason::kNone;
+  if (!delta.skipped.empty() && delta.tokens.empty() && delta.text.empty() && !ends) return;
   v1::GenerateResponse response;
   response.set_request_id(client_request_id_);
   response.set_index(delta.choice);
@@ -73,7 +117,14 @@ void GenerateCall::OnDelta(const Session& session, ChoiceDelta delta) {
     }
     info->set_seed(static_cast<int64_t>(request.sampling.seed));
   }
-  if (delta.finish != FinishReason::kNone) {
+  if (position_) {
+    position_->choices[static_cast<size_t>(delta.choice)] = {.begun = true,
+                                                             .tokens = output_tokens_[static_cast<size_t>(delta.choice)],
+                                                             .text_ended = ends,
+                                                             .finished = ends};
+    response.set_event_id(position_->ToString());
+  }
+  if (ends) {
     v1::Finish* finish = response.mutable_finish();
     finish->set_reason(ToProto(delta.finish));
     finish->set_output_tokens(output_tokens_[static_cast<size_t>(delta.choice)]);
@@ -128,6 +179,12 @@ void GenerateCall::End(const absl::Status& status) {
   if (ended_) return;
   ended_ = true;
   status_ = status;
+  trace_.End({.response_id = client_request_id_,
+              .prompt_tokens = prompt_tokens_,
+              .output_tokens = std::accumulate(output_tokens_.begin(), output_tokens_.end(), int64_t{0}),
+              .cached_tokens = cached_tokens_,
+              .http_status = HttpStatusOf(status),
+              .error = std::string(status.message())});
   if (access_log_) WriteLog(status);
   if (unsent_.empty()) FinishWhenWritten();
 }

@@ -8,13 +8,16 @@
 #include <algorithm>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "common/mutex.h"
 #include "pagoda/v1/inference.grpc.pb.h"
 #include "router/dispatcher.h"
+#include "router/request_trace.h"
 #include "router/event_loop.h"
+#include "router/stream_position.h"
 
 namespace pagoda::router {
 
@@ -31,8 +34,10 @@ class GenerateCall : public grpc::ServerWriteReactor<v1::GenerateResponse>,
 
   // Fails at once; the request was never submitted. Also the way to end with success.
   void End(const absl::Status& status);
-  // Hands the request to the event loop.
-  void Submit(GenerationRequest request);
+  // Hands the request to the event loop. `position`: its client comes back with it.
+  void Submit(GenerationRequest request, std::optional<StreamPosition> position);
+  // Before Submit.
+  void Trace(RequestTrace trace) { trace_ = std::move(trace); }
   // Keeps the call alive until gRPC is done with it.
   void Hold() { self_ = shared_from_this(); }
 
@@ -48,6 +53,9 @@ class GenerateCall : public grpc::ServerWriteReactor<v1::GenerateResponse>,
   void OnError(const absl::Status& status) override;
 
  private:
+  // On the loop.
+  void Start(GenerationRequest request);
+  void FillKnown(const FoundStream& found, GenerationRequest& request);
   void Write(v1::GenerateResponse response);
   void CancelGeneration();
   void WriteLog(const absl::Status& status) const;
@@ -67,10 +75,13 @@ class GenerateCall : public grpc::ServerWriteReactor<v1::GenerateResponse>,
   std::string model_;
   int64_t prompt_tokens_ = 0;
   double first_token_seconds_ = -1;
+  RequestTrace trace_;
+  int64_t cached_tokens_ = 0;
   bool first_sent_ = false;
   bool submitted_ = false;
   bool over_ = false;
   std::vector<int> output_tokens_;  // by choice
+  std::optional<StreamPosition> position_;  // of a resumable stream: what the next message brings the client to
 
   Mutex mutex_;
   std::deque<v1::GenerateResponse> unsent_ ABSL_GUARDED_BY(mutex_);  // the first is being written

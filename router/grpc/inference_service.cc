@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <atomic>
 
+#include "common/block_hash.h"
 #include "common/limits.h"
 #include "common/log.h"
 #include "common/mutex.h"
@@ -50,7 +51,8 @@ class InferenceService : public v1::Inference::CallbackService {
                                                parts_.metrics, now, options_.access_log);
     call->Hold();
     call->Name(request->request_id(), request->model());
-    absl::StatusOr<GenerationRequest> prepared = PrepareGenerate(*request);
+    std::optional<StreamPosition> position;
+    absl::StatusOr<GenerationRequest> prepared = PrepareGenerate(*request, position);
     if (!prepared.ok()) {
       parts_.metrics->Rejected(absl::IsNotFound(prepared.status()) ? "not_found"
                                : draining_                         ? "draining"
@@ -60,7 +62,13 @@ class InferenceService : public v1::Inference::CallbackService {
     }
     prepared->received_ns = now;
     prepared->deadline_ns = DeadlineOf(*context, now, options_.request_timeout_ms);
-    call->Submit(*std::move(prepared));
+    const auto header = [context](const char* name) {
+      const auto found = context->client_metadata().find(name);
+      return found == context->client_metadata().end() ? std::string_view()
+                                                       : std::string_view(found->second.data(), found->second.size());
+    };
+    call->Trace(RequestTrace(parts_.tracer, header("traceparent"), header("tracestate"), "text_completion", now));
+    call->Submit(*std::move(prepared), std::move(position));
     return call.get();
   }
 
@@ -101,7 +109,8 @@ class InferenceService : public v1::Inference::CallbackService {
     return models_;
   }
 
-  absl::StatusOr<GenerationRequest> PrepareGenerate(const v1::GenerateRequest& request) const {
+  absl::StatusOr<GenerationRequest> PrepareGenerate(const v1::GenerateRequest& request,
+                                                    std::optional<StreamPosition>& position) const {
     if (draining_)
       return WithRetryAfter(absl::UnavailableError("this router is shutting down"), 1000);
     if (request.request_id().size() > limits::kMaxRequestIdBytes) {
@@ -110,15 +119,29 @@ class InferenceService : public v1::Inference::CallbackService {
     }
     const GenerationFields fields = FieldsOf(request);
     if (absl::Status status = CheckFields(fields); !status.ok()) return status;
+    int64_t created_unix_s = NowUnix();
+    if (!request.last_event_id().empty()) {
+      PAGODA_ASSIGN_OR_RETURN(position, StreamPosition::Parse(request.last_event_id()));
+      if (request.request_id().empty()) return InvalidField("request_id", "is needed with last_event_id");
+      if (position->choices.size() != static_cast<size_t>(std::max(1, request.n())))
+        return InvalidField("last_event_id", "does not belong to a stream of this request");
+      created_unix_s = position->created_unix_s;
+    }
     const auto served = models();
     PAGODA_ASSIGN_OR_RETURN(const ServedModel* model, served->Find(request.model()));
-    PAGODA_ASSIGN_OR_RETURN(std::vector<TokenId> prompt, PromptOf(request, *model, NowUnix()));
+    PAGODA_ASSIGN_OR_RETURN(std::vector<TokenId> prompt, PromptOf(request, *model, created_unix_s));
     PAGODA_ASSIGN_OR_RETURN(
         GenerationRequest prepared,
         Settle({.fields = fields, .model = *model, .prompt = std::move(prompt)}));
     prepared.id = RequestId::Random();
     prepared.client_request_id =
         request.request_id().empty() ? prepared.id.ToString() : request.request_id();
+    if (request.resumable() || position) {
+      prepared.resume_id = prepared.client_request_id;
+      prepared.created_unix_s = created_unix_s;
+      if (!fields.seed)
+        prepared.sampling.seed = ChainStart(absl::StrCat("seed of 0 of ", prepared.resume_id)).low >> 1;
+    }
     // Stop strings are found in text, so it is made even when it is not sent.
     prepared.detokenize = !request.skip_text() || !prepared.stop.empty();
     return prepared;

@@ -25,6 +25,7 @@ class InferenceServer {
     EventLoop* loop;
     Dispatcher* dispatcher;  // used on the loop's thread only
     Metrics* metrics;
+    Tracer* tracer = nullptr;  // null: off
   };
   // kUnavailable when the address cannot be bound.
   static absl::StatusOr<std::unique_ptr<InferenceServer>> Start(Options options, Parts parts);

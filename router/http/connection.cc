@@ -78,6 +78,7 @@ class ConnectionResponse : public Response {
   }
   bool Write(std::string_view data) override { return connection_->WriteStream(serial_, data); }
   void EndStream() override { connection_->FinishStream(serial_); }
+  void Abort() override { connection_->AbortStream(serial_); }
   void OnClosed(std::function<void(CloseReason)> closed) override {
     if (connection_->serial_ == serial_ && connection_->phase_ == Connection::Phase::kAnswering) {
       connection_->closed_ = std::move(closed);
@@ -354,6 +355,12 @@ bool Connection::WriteStream(uint64_t serial, std::string_view data) {
   }
   Flush();
   return phase_ == Phase::kAnswering;
+}
+
+void Connection::AbortStream(uint64_t serial) {
+  if (serial != serial_ || phase_ != Phase::kAnswering) return;
+  closed_ = nullptr;
+  Close();
 }
 
 void Connection::FinishStream(uint64_t serial) {

@@ -62,6 +62,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void BeginStream(uint64_t serial, int status, std::string_view content_type, Headers headers);
   bool WriteStream(uint64_t serial, std::string_view data);
   void FinishStream(uint64_t serial);
+  void AbortStream(uint64_t serial);
   void AppendHead(int status, std::string_view content_type, const Headers& headers);
   void Flush();
   void OnWritten(const boost::system::error_code& error);

@@ -62,6 +62,8 @@ class Response {
   // will be called.
   virtual bool Write(std::string_view data) = 0;
   virtual void EndStream() = 0;
+  // Closes the connection where it is, so that the client sees a cut stream and not an end. `closed` is not called.
+  virtual void Abort() = 0;
   // `closed` is called once if the client goes away, or is cut, before the response is complete.
   enum class CloseReason { kClientGone, kSlowReader };
   virtual void OnClosed(std::function<void(CloseReason)> closed) = 0;

@@ -106,14 +106,17 @@ void Exchange::SendError(const absl::Status& status) {
                          std::to_string(std::max<int64_t>(1, (*retry_ms + 999) / 1000)));
     headers.emplace_back("retry-after-ms", std::to_string(*retry_ms));
   }
+  // The same again would end the same: OpenAI's clients heed this.
+  if (absl::IsAborted(status)) headers.emplace_back("x-should-retry", "false");
   response_->Send(http_status, "application/json", ErrorBody(status), std::move(headers));
   Ended(http_status);
 }
 
 void Exchange::StartEventStream() {
-  response_->StartStream(
-      200, "text/event-stream; charset=utf-8",
-      {{"X-Request-Id", id_}, {"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}});
+  http::Headers headers{
+      {"X-Request-Id", id_}, {"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}};
+  if (resumable) headers.emplace_back("Pagoda-Resumable", "1");
+  response_->StartStream(200, "text/event-stream; charset=utf-8", std::move(headers));
 }
 
 void Exchange::EndEventStream(int logged_status) {

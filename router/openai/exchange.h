@@ -31,6 +31,8 @@ class Exchange {
   const http::Request& request() const { return *request_; }
   http::Response& response() { return *response_; }
   const std::string& id() const { return id_; }  // of X-Request-Id, given or made
+  // The request is gone on with from what another router kept.
+  void ReplaceBody(std::string body) { request_->body = std::move(body); }
 
   void SendJson(std::string body) { Send(200, "application/json", std::move(body)); }
   void Send(int status, std::string_view content_type, std::string body);
@@ -45,6 +47,7 @@ class Exchange {
   int64_t output_tokens = 0;
   double first_token_seconds = -1;
   std::string model;
+  bool resumable = false;  // and the client is told so
 
  private:
   void Ended(int status);

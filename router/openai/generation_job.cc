@@ -1,6 +1,8 @@
 #include "router/openai/generation_job.h"
 
+#include "common/block_hash.h"
 #include "router/openai/json_output.h"
+#include "router/request_status.h"
 #include "text/unicode.h"
 
 namespace pagoda::router::openai {
@@ -22,6 +24,7 @@ class GenerationJob::Sink : public GenerationSink {
   void OnStepEnd() override { job_->OnStepEnd(); }
   void OnDone(const Session& session) override { job_->OnDone(prompt_, session); }
   void OnError(const absl::Status& status) override { job_->OnError(status); }
+  void OnHandOver(const absl::Status& status) override { job_->OnHandOver(status); }
 
  private:
   const std::shared_ptr<GenerationJob> job_;
@@ -29,12 +32,16 @@ class GenerationJob::Sink : public GenerationSink {
 };
 
 GenerationJob::GenerationJob(std::shared_ptr<Exchange> exchange, PreparedGeneration prepared,
-                             Dispatcher* dispatcher, Metrics* metrics, int64_t created_unix_s)
+                             Dispatcher* dispatcher, Metrics* metrics, Tracer* tracer,
+                             int64_t created_unix_s)
     : exchange_(std::move(exchange)),
       prepared_(std::move(prepared)),
       dispatcher_(dispatcher),
       metrics_(metrics),
       created_unix_s_(created_unix_s) {
+  const http::Request& request = exchange_->request();
+  trace_ = RequestTrace(tracer, request.Header("traceparent"), request.Header("tracestate"),
+                        chat() ? "chat" : "text_completion", request.received_ns);
   const std::string& given = prepared_.input.request_id;
   answer_id_ = absl::StrCat(chat() ? "chatcmpl-" : "cmpl-",
                             given.empty() ? RequestId::Random().ToString() : given);
@@ -44,17 +51,82 @@ GenerationJob::GenerationJob(std::shared_ptr<Exchange> exchange, PreparedGenerat
   parts_.resize(prepared_.requests.size());
   choices_.resize(parts_.size() * static_cast<size_t>(per_prompt_));
   unfinished_ = parts_.size();
-  chunk_head_ = "data: {\"id\":";
-  AppendString(chunk_head_, answer_id_);
-  absl::StrAppend(&chunk_head_, ",\"object\":\"",
-                  chat() ? "chat.completion.chunk" : "text_completion",
+  chunk_head_ = ChunkHead();
+}
+
+std::string GenerationJob::ChunkHead() const {
+  std::string head = "data: {\"id\":";
+  AppendString(head, answer_id_);
+  absl::StrAppend(&head, ",\"object\":\"", chat() ? "chat.completion.chunk" : "text_completion",
                   "\",\"created\":", created_unix_s_, ",\"model\":");
-  AppendString(chunk_head_, model_);
+  AppendString(head, model_);
+  return head;
 }
 
 LogprobStyle GenerationJob::style() const {
   return {*text_->tokenizer, prepared_.input.return_tokens_as_token_ids,
           static_cast<int>(prepared_.input.fields.logprobs.value_or(0))};
+}
+
+void GenerationJob::MakeResumable(Resumable resumable) {
+  resumable_ = std::move(resumable);
+  // The same for every router, whatever it knows.
+  answer_id_ = absl::StrCat(chat() ? "chatcmpl-" : "cmpl-", exchange_->id());
+  chunk_head_ = ChunkHead();
+  position_.created_unix_s = created_unix_s_;
+  position_.choices.resize(choices_.size());
+  for (size_t i = 0; i < parts_.size(); ++i) {
+    if (prepared_.input.fields.seed) continue;
+    prepared_.requests[i].sampling.seed =
+        ChainStart(absl::StrCat("seed of ", i, " of ", exchange_->id())).low >> 1;
+  }
+  if (resumable_->position) position_ = *resumable_->position;
+}
+
+void GenerationJob::FillKnown(int prompt, GenerationRequest& request) {
+  request.resume_id = exchange_->id();
+  request.resume_part = prompt;
+  request.router_state = prompt == 0 ? resumable_->router_state : "";
+  const FoundPart* found = nullptr;
+  for (const FoundPart& part : resumable_->found.parts) {
+    if (part.part == prompt) found = &part;
+  }
+  if (found != nullptr) {
+    request.id = found->request;
+    request.attempts_before = found->attempt;
+    request.cached_tokens = found->cached_tokens;
+  }
+  if (!resumable_->position) return;
+  Part& part = parts_[static_cast<size_t>(prompt)];
+  // A choice that has not begun still needs the prompt's logprobs, which only a run from the beginning gives.
+  const auto begun = [&](int i) { return position_.choices[static_cast<size_t>(prompt * per_prompt_ + i)].begun; };
+  bool from_start = false;
+  for (int i = 0; i < per_prompt_; ++i) from_start = from_start || (request.sampling.prompt_logprobs >= 0 && !begun(i));
+  for (int i = 0; i < per_prompt_; ++i) {
+    const int index = prompt * per_prompt_ + i;
+    const StreamPosition::Choice& at = position_.choices[static_cast<size_t>(index)];
+    KnownChoice known{.tokens = {}, .delivered = at.tokens, .text_ended = at.text_ended, .finished = at.finished};
+    if (found != nullptr && !from_start && static_cast<size_t>(i) < found->choices.size()) {
+      known.tokens = found->choices[static_cast<size_t>(i)];
+      if (known.tokens.size() > static_cast<size_t>(at.tokens)) known.tokens.resize(static_cast<size_t>(at.tokens));
+    }
+    // Without a log a finished choice has nothing to compute again: its tokens count all the same.
+    const auto counted = static_cast<int64_t>(at.finished ? at.tokens : static_cast<int>(known.tokens.size()));
+    part.output_tokens += counted;
+    Choice& choice = choices_[static_cast<size_t>(index)];
+    choice.role_sent = at.begun;
+    choice.ids_sent = at.begun;
+    choice.tokens_done = static_cast<int>(counted);
+    if (at.begun && prepared_.input.echo) SkipTokens(index, part.prompt);
+    SkipTokens(index, known.tokens);
+    request.known.push_back(std::move(known));
+  }
+}
+
+// Their text was sent: offsets count it.
+void GenerationJob::SkipTokens(int choice, const std::vector<TokenId>& tokens) {
+  if (chat() || !prepared_.input.fields.logprobs) return;
+  choices_[static_cast<size_t>(choice)].text_offset += CodePointsOf(style(), tokens);
 }
 
 void GenerationJob::Start(MonotonicNs deadline_ns) {
@@ -66,9 +138,13 @@ void GenerationJob::Start(MonotonicNs deadline_ns) {
     request.client_request_id = exchange_->id();
     request.received_ns = exchange_->request().received_ns;
     request.deadline_ns = deadline_ns;
-    parts_[i].id = request.id;
+    if (i == 0) trace_.Asked(request, prepared_.input.stream, parts_.size());
+    request.trace = trace_.context();
     exchange_->prompt_tokens += static_cast<int64_t>(request.prompt.size());
     parts_[i].prompt = request.prompt;
+    if (resumable_) FillKnown(static_cast<int>(i), request);
+    parts_[i].id = request.id;
+    parts_[i].cached_tokens = request.cached_tokens;
     const absl::Status status =
         dispatcher_->Start(std::move(request), std::make_shared<Sink>(self, static_cast<int>(i)));
     if (!status.ok()) {
@@ -83,6 +159,7 @@ void GenerationJob::Start(MonotonicNs deadline_ns) {
 void GenerationJob::OnClientGone(http::Response::CloseReason reason) {
   if (over_) return;
   over_ = true;
+  EndTrace(499, "the client went away, or read too slowly");
   metrics_->StreamCut(reason == http::Response::CloseReason::kClientGone ? "client_gone"
                                                                          : "slow_reader");
   CancelRest();
@@ -95,14 +172,37 @@ void GenerationJob::CancelRest() {
   }
 }
 
+void GenerationJob::EndTrace(int http_status, std::string error) {
+  int64_t cached = 0;
+  for (const Part& part : parts_) cached += part.cached_tokens;
+  trace_.End({.response_id = answer_id_,
+              .prompt_tokens = exchange_->prompt_tokens,
+              .output_tokens = exchange_->output_tokens,
+              .cached_tokens = cached,
+              .http_status = http_status,
+              .error = std::move(error)});
+}
+
 void GenerationJob::OnError(const absl::Status& status) {
   if (over_) return;
   over_ = true;
+  EndTrace(HttpStatusOf(status), std::string(status.message()));
   CancelRest();
   if (!streaming_) return exchange_->SendError(status);
   absl::StrAppend(&pending_, "data: ", ErrorBody(status), "\n\ndata: [DONE]\n\n");
   exchange_->response().Write(pending_);
   exchange_->EndEventStream(500);
+}
+
+// The stream is cut where it is, without an end: the client comes back with its position to another router.
+void GenerationJob::OnHandOver(const absl::Status& status) {
+  if (over_) return;
+  over_ = true;
+  CancelRest();
+  metrics_->StreamCut("handed_over");
+  if (!streaming_) return exchange_->SendError(status);
+  exchange_->response().Abort();
+  exchange_->Abandon(503);
 }
 
 void GenerationJob::OnDelta(int prompt, const Session& session, ChoiceDelta delta) {
@@ -114,14 +214,18 @@ void GenerationJob::OnDelta(int prompt, const Session& session, ChoiceDelta delt
         static_cast<double>(NowNs() - exchange_->request().received_ns) /
         static_cast<double>(kNsPerSecond);
   }
+  trace_.FirstToken();
+  trace_.Finished(delta.finish);
   part.cached_tokens = session.cached_tokens();
   // Before its tokens are counted: what leads a stream (a role, an echo) carries none of them.
   if (prepared_.input.stream) StreamLead(prompt, session, static_cast<int>(index));
   const auto count = static_cast<int64_t>(delta.tokens.size());
   if (!prepared_.input.echo_only) {
-    part.output_tokens += count;
+    part.output_tokens += count + static_cast<int64_t>(delta.skipped.size());
     exchange_->output_tokens += count;
+    choices_[index].tokens_done += static_cast<int>(count) + static_cast<int>(delta.skipped.size());
   }
+  SkipTokens(static_cast<int>(index), delta.skipped);
   if (prepared_.input.stream) return StreamDelta(prompt, std::move(delta));
   Choice& choice = choices_[index];
   choice.text += delta.text;
@@ -153,14 +257,20 @@ void GenerationJob::OnDone(int prompt, const Session& session) {
   part.cached_tokens = session.cached_tokens();
   part.prompt_logprobs = session.prompt_logprobs();
   if (--unfinished_ > 0) return OnStepEnd();
+  EndTrace(200, "");
   if (!prepared_.input.stream) {
     over_ = true;
     return SendWhole();
   }
-  if (prepared_.input.include_usage) {
+  SendTail();
+}
+
+void GenerationJob::SendTail() {
+  if (prepared_.input.include_usage && !position_.usage_sent) {
     absl::StrAppend(&pending_, chunk_head_, ",\"choices\":[],\"usage\":");
     AppendUsage(pending_);
-    pending_ += "}\n\n";
+    position_.usage_sent = true;
+    CloseEvent();
   }
   pending_ += "data: [DONE]\n\n";
   OnStepEnd();
@@ -183,7 +293,13 @@ void GenerationJob::CloseChunk(bool with_usage) {
   } else if (prepared_.input.include_usage) {
     pending_ += ",\"usage\":null";
   }
-  pending_ += "}\n\n";
+  CloseEvent();
+}
+
+void GenerationJob::CloseEvent() {
+  pending_ += '}';
+  if (resumable_) absl::StrAppend(&pending_, "\nid: ", position_.ToString());
+  pending_ += "\n\n";
 }
 
 void GenerationJob::StreamRole(int choice) {
@@ -220,6 +336,7 @@ void GenerationJob::StreamLead(int prompt, const Session& session, int index) {
   Choice& choice = choices_[index];
   if (choice.role_sent) return;
   choice.role_sent = true;
+  if (resumable_) position_.choices[static_cast<size_t>(index)].begun = true;
   if (chat()) StreamRole(index);
   parts_[prompt].prompt_logprobs = session.prompt_logprobs();
   if (prepared_.input.echo) StreamEcho(prompt, index);
@@ -241,6 +358,10 @@ void GenerationJob::StreamDelta(int prompt, ChoiceDelta delta) {
   const bool lists = !delta.tokens.empty() && (input.fields.logprobs || input.return_token_ids);
   const bool text_chunk = !delta.text.empty() || lists || (!chat() && finished);
   if (text_chunk) {
+    if (resumable_) {
+      StreamPosition::Choice& at = position_.choices[static_cast<size_t>(index)];
+      at = {.begun = true, .tokens = choice.tokens_done, .text_ended = finished, .finished = finished && !chat()};
+    }
     OpenChunk(index);
     pending_ += chat() ? ",\"delta\":{\"content\":" : ",\"text\":";
     AppendString(pending_, delta.text);
@@ -275,6 +396,10 @@ void GenerationJob::StreamDelta(int prompt, ChoiceDelta delta) {
     CloseChunk(true);
   }
   if (!finished || !chat()) return;
+  if (resumable_) {
+    position_.choices[static_cast<size_t>(index)] = {
+        .begun = true, .tokens = choice.tokens_done, .text_ended = true, .finished = true};
+  }
   OpenChunk(index);
   pending_ += ",\"delta\":{},\"logprobs\":null,\"finish_reason\":";
   AppendString(pending_, NameOf(delta.finish));

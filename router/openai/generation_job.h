@@ -10,13 +10,23 @@
 #include "router/openai/exchange.h"
 #include "router/openai/logprobs.h"
 #include "router/openai/prepare.h"
+#include "router/request_trace.h"
+#include "router/stream_position.h"
 
 namespace pagoda::router::openai {
 
 class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
  public:
   GenerationJob(std::shared_ptr<Exchange> exchange, PreparedGeneration prepared,
-                Dispatcher* dispatcher, Metrics* metrics, int64_t created_unix_s);
+                Dispatcher* dispatcher, Metrics* metrics, Tracer* tracer, int64_t created_unix_s);
+
+  // Of a stream that may outlive this router.
+  struct Resumable {
+    std::string router_state;                // for another router
+    std::optional<StreamPosition> position;  // its client comes back with it; else it begins here
+    FoundStream found;                       // what coordinators know of it
+  };
+  void MakeResumable(Resumable resumable);
 
   // Submits everything, or answers with an error.
   void Start(MonotonicNs deadline_ns);
@@ -26,6 +36,7 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
   struct Choice {
     bool role_sent = false;
     bool ids_sent = false;
+    int tokens_done = 0;  // of the position
     std::string text;
     std::vector<TokenId> tokens;
     std::vector<PositionLogprobs> logprobs;
@@ -47,7 +58,13 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
   void OnStepEnd();
   void OnDone(int prompt, const Session& session);
   void OnError(const absl::Status& status);
+  void OnHandOver(const absl::Status& status);
   void OnClientGone(http::Response::CloseReason reason);
+
+  // What is known of the prompt's choices, cut to what the client has.
+  void FillKnown(int prompt, GenerationRequest& request);
+  void SkipTokens(int choice, const std::vector<TokenId>& tokens);
+  void SendTail();
 
   // What comes before a choice's first tokens, once.
   void StreamLead(int prompt, const Session& session, int choice);
@@ -55,6 +72,7 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
   // Opens an event up to its choice's own fields: data: {...,"choices":[{"index":N
   void OpenChunk(int choice);
   void CloseChunk(bool with_usage);
+  void CloseEvent();
   void StreamRole(int choice);
   void StreamEcho(int prompt, int choice);
   void SendWhole();
@@ -65,6 +83,8 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
   void AppendStopReason(std::string& out, const std::optional<TokenId>& token,
                         const std::optional<std::string>& text) const;
   void CancelRest();
+  void EndTrace(int http_status, std::string error);
+  std::string ChunkHead() const;
   bool chat() const { return prepared_.input.endpoint == Endpoint::kChat; }
   LogprobStyle style() const;
 
@@ -73,6 +93,7 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
   Dispatcher* const dispatcher_;
   Metrics* const metrics_;
   const int64_t created_unix_s_;
+  RequestTrace trace_;
   std::string answer_id_;
   std::string model_;
   std::shared_ptr<const text::TextModel> text_;  // outlives the session
@@ -81,6 +102,8 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
   int per_prompt_ = 1;
   std::vector<Part> parts_;
   std::vector<Choice> choices_;
+  std::optional<Resumable> resumable_;
+  StreamPosition position_;  // of a resumable stream: what the event being written brings the client to
   size_t unfinished_ = 0;
   bool streaming_ = false;  // the head of the stream is sent
   bool over_ = false;

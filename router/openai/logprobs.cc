@@ -63,6 +63,14 @@ void AppendChatLogprobs(std::string& out, const LogprobStyle& style,
   out += ",\"refusal\":null}";
 }
 
+int64_t CodePointsOf(const LogprobStyle& style, std::span<const TokenId> tokens) {
+  int64_t count = 0;
+  for (TokenId token : tokens)
+    count += static_cast<int64_t>(
+        text::CountCodePoints(text::ReplaceInvalidUtf8(BytesOf(style, token))));
+  return count;
+}
+
 void AppendCompletionLogprobs(std::string& out, const LogprobStyle& style,
                               std::span<const TokenId> tokens,
                               std::span<const PositionLogprobs> positions, int64_t& text_offset) {
@@ -71,8 +79,7 @@ void AppendCompletionLogprobs(std::string& out, const LogprobStyle& style,
   for (size_t i = 0; i < count; ++i) {
     const char* comma = i == 0 ? "" : ",";
     absl::StrAppend(&offsets, comma, text_offset);
-    text_offset += static_cast<int64_t>(
-        text::CountCodePoints(text::ReplaceInvalidUtf8(BytesOf(style, tokens[i]))));
+    text_offset += CodePointsOf(style, tokens.subspan(i, 1));
     names += comma;
     AppendString(names, TokenLabel(style, tokens[i]));
     values += comma;

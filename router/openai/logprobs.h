@@ -30,6 +30,9 @@ void AppendCompletionLogprobs(std::string& out, const LogprobStyle& style,
                               std::span<const TokenId> tokens,
                               std::span<const PositionLogprobs> positions, int64_t& text_offset);
 
+// How many characters the tokens' texts have, as text_offset counts them.
+int64_t CodePointsOf(const LogprobStyle& style, std::span<const TokenId> tokens);
+
 // [null,{"<id>":{"logprob","rank","decoded_token"}...}...]
 void AppendPromptLogprobs(std::string& out, const LogprobStyle& style,
                           std::span<const PositionLogprobs> positions);

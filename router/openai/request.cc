@@ -161,6 +161,7 @@ void ReadSampling(Fields& in, GenerationFields& out) {
   out.include_stop_in_output = in.Bool("include_stop_str_in_output", false);
   out.skip_special_tokens = in.Bool("skip_special_tokens", true);
   out.prompt_logprobs = in.Integer("prompt_logprobs");
+  out.num_speculative_tokens = in.Integer("num_speculative_tokens");
   out.cache_salt = in.String("cache_salt");
   const Json* salt = in.Find("cache_salt");
   if (salt != nullptr && salt->is_string() && out.cache_salt.empty())

@@ -3,8 +3,9 @@
 #include <algorithm>
 #include <chrono>
 
+#include "absl/strings/numbers.h"
+#include "pagoda/internal/v1/pipeline.pb.h"
 #include "router/http/head.h"
-#include "router/openai/generation_job.h"
 #include "router/openai/json_output.h"
 #include "router/request_status.h"
 
@@ -41,6 +42,19 @@ bool IsEncoded(const http::Request& request) {
     return http::EqualsIgnoringCase(header.first, "content-encoding") && !header.second.empty() &&
            !http::EqualsIgnoringCase(header.second, "identity");
   });
+}
+
+absl::Status ShuttingDown() {
+  return WithRetryAfter(absl::UnavailableError("this router is shutting down"), 1000);
+}
+absl::Status NobodyToAsk() {
+  return WithCode(WithRetryAfter(absl::UnavailableError("no coordinator is attached that could know this stream"), 500),
+                  "loading");
+}
+absl::Status StreamUnknown() {
+  return WithCode(absl::NotFoundError("no coordinator knows this stream (any more); send its body again, and it is made anew "
+                                      "from where you are"),
+                  "stream_not_found");
 }
 
 // %2F and the like; what is not two hexadecimal digits stays as it is.
@@ -171,21 +185,91 @@ void Service::Prepare(
 void Service::Generate(std::shared_ptr<Exchange> exchange, Endpoint endpoint) {
   if (draining_) {
     parts_.metrics->Rejected("draining");
-    return exchange->SendError(
-        WithRetryAfter(absl::UnavailableError("this router is shutting down"), 1000));
+    return exchange->SendError(ShuttingDown());
   }
+  const bool comes_back = !exchange->request().Header("last-event-id").empty();
+  if (comes_back) return Resume(std::move(exchange), endpoint);
+  if (exchange->request().Header("pagoda-resumable") != "1") {
+    return StartJob(std::move(exchange), endpoint, NowUnix(), std::nullopt);
+  }
+  exchange->resumable = true;
+  StartJob(std::move(exchange), endpoint, NowUnix(), GenerationJob::Resumable());
+}
+
+void Service::Resume(std::shared_ptr<Exchange> exchange, Endpoint endpoint) {
+  auto position = StreamPosition::Parse(exchange->request().Header("last-event-id"));
+  if (position.ok() && exchange->request().Header("x-request-id") != exchange->id()) {
+    position = absl::InvalidArgumentError(
+        "Last-Event-ID needs the X-Request-Id of the stream, as its first answer gave it");
+  }
+  if (!position.ok()) return Reject(std::move(exchange), position.status());
+  exchange->resumable = true;
+  const std::string id = exchange->id();
+  parts_.dispatcher->FindStream(
+      /*tenant=*/"", id,
+      [this, exchange = std::move(exchange), endpoint,
+       position = *std::move(position)](FoundStream found) mutable {
+        if (draining_) return exchange->SendError(ShuttingDown());
+        internal::v1::StreamState state;
+        for (const FoundPart& part : found.parts) {
+          if (!part.router_state.empty()) state.ParseFromString(part.router_state);
+        }
+        const bool kept = state.path() == exchange->request().path;
+        if (kept) exchange->ReplaceBody(std::move(*state.mutable_body()));
+        if (!kept && !found.parts.empty()) found.parts.clear();  // another request of the same name
+        if (!kept && exchange->request().body.empty()) {
+          if (!found.asked) return exchange->SendError(NobodyToAsk());
+          return Reject(std::move(exchange), StreamUnknown());
+        }
+        // Without a log the whole stream is made again and what the client has is left out: the same
+        // body, name and time give the same tokens.
+        const int64_t created = position.created_unix_s;
+        StartJob(std::move(exchange), endpoint, created,
+                 GenerationJob::Resumable{.router_state = {}, .position = std::move(position), .found = std::move(found)});
+      });
+}
+
+void Service::StartJob(std::shared_ptr<Exchange> exchange, Endpoint endpoint, int64_t created_unix_s,
+                       std::optional<GenerationJob::Resumable> resumable) {
+  auto held = std::make_shared<std::optional<GenerationJob::Resumable>>(std::move(resumable));
   Prepare<PreparedGeneration>(
       std::move(exchange),
-      [endpoint](const http::Request& request, const ServedModels& models) {
-        return PrepareGeneration(endpoint, request.body, models, NowUnix());
+      [endpoint, created_unix_s](const http::Request& request, const ServedModels& models) {
+        return PrepareGeneration(endpoint, request.body, models, created_unix_s);
       },
-      [this](std::shared_ptr<Exchange> done, PreparedGeneration prepared) {
-        const MonotonicNs deadline =
-            done->request().received_ns + options_.request_timeout_ms * kNsPerMs;
-        std::make_shared<GenerationJob>(std::move(done), std::move(prepared), parts_.dispatcher,
-                                        parts_.metrics, NowUnix())
-            ->Start(deadline);
+      [this, held, created_unix_s](std::shared_ptr<Exchange> done, PreparedGeneration prepared) {
+        const MonotonicNs deadline = DeadlineOf(done->request());
+        std::optional<GenerationJob::Resumable>& resumable = *held;
+        const size_t choices =
+            prepared.requests.size() * static_cast<size_t>(prepared.requests.front().choices);
+        if (resumable && resumable->position &&
+            (resumable->position->choices.size() != choices || !prepared.input.stream)) {
+          return Reject(std::move(done), absl::InvalidArgumentError(
+                                             "Last-Event-ID does not belong to a stream of this request"));
+        }
+        // More choices than an event's id can name: served, and not resumable.
+        if (choices > static_cast<size_t>(limits::kMaxChoices)) resumable.reset();
+        done->resumable = resumable.has_value();
+        if (resumable) {
+          internal::v1::StreamState state;
+          state.set_path(done->request().path);
+          state.set_body(done->request().body);
+          resumable->router_state = state.SerializeAsString();
+        }
+        auto job = std::make_shared<GenerationJob>(std::move(done), std::move(prepared), parts_.dispatcher,
+                                                   parts_.metrics, parts_.tracer, created_unix_s);
+        if (resumable) job->MakeResumable(*std::move(resumable));
+        job->Start(deadline);
       });
+}
+
+// What the client allows, or the server's limit when that is earlier.
+MonotonicNs Service::DeadlineOf(const http::Request& request) const {
+  int64_t allowed_ms = 0;
+  const std::string_view given = request.Header("pagoda-deadline-ms");
+  const bool asked = absl::SimpleAtoi(AsAbsl(given), &allowed_ms) && allowed_ms > 0;
+  const int64_t limit_ms = asked ? std::min(allowed_ms, options_.request_timeout_ms) : options_.request_timeout_ms;
+  return request.received_ns + limit_ms * kNsPerMs;
 }
 
 void Service::Tokenize(std::shared_ptr<Exchange> exchange) {

@@ -10,6 +10,7 @@
 #include "router/event_loop.h"
 #include "router/http/server.h"
 #include "router/openai/exchange.h"
+#include "router/openai/generation_job.h"
 #include "router/openai/prepare.h"
 
 namespace pagoda::router::openai {
@@ -28,6 +29,7 @@ class Service {
     Dispatcher* dispatcher;
     ModelRegistry* registry;
     Metrics* metrics;
+    Tracer* tracer = nullptr;  // null: off
   };
   Service(Options options, Parts parts);
 
@@ -48,6 +50,10 @@ class Service {
   static const Route kRoutes[];
 
   void Generate(std::shared_ptr<Exchange> exchange, Endpoint endpoint);
+  // A client comes back for the rest of its stream.
+  void Resume(std::shared_ptr<Exchange> exchange, Endpoint endpoint);
+  void StartJob(std::shared_ptr<Exchange> exchange, Endpoint endpoint, int64_t created_unix_s,
+                std::optional<GenerationJob::Resumable> resumable);
   void Completions(std::shared_ptr<Exchange> exchange) {
     Generate(std::move(exchange), Endpoint::kCompletions);
   }
@@ -70,6 +76,7 @@ class Service {
       std::function<absl::StatusOr<Result>(const http::Request&, const ServedModels&)> work,
       std::function<void(std::shared_ptr<Exchange>, Result)> done);
   void Reject(std::shared_ptr<Exchange> exchange, const absl::Status& status);
+  MonotonicNs DeadlineOf(const http::Request& request) const;
 
   const Options options_;
   const Parts parts_;

@@ -14,8 +14,9 @@ PAGODA_BUILD_PACKAGES=(
   python3 python3-pip
 )
 
-# To test: virtual environments for the oracles and real clients, iproute2 and util-linux for clusters of two hosts, procps for clean-up.
-PAGODA_TEST_PACKAGES=(python3-venv iproute2 util-linux procps curl)
+# To test: virtual environments for the oracles and real clients, iproute2 and util-linux for clusters of two hosts, procps for clean-up,
+# Chromium for the status page.
+PAGODA_TEST_PACKAGES=(python3-venv iproute2 util-linux procps curl chromium chromium-driver fonts-dejavu-core)
 
 # Prints those of the arguments that are not installed, one a line. One call of dpkg-query: tens of milliseconds.
 missing_packages() {

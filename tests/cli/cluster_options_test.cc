@@ -58,7 +58,7 @@ TEST(SettleTest, ErrorsNameTheFlag) {
   options.layers_per_stage = {1, 2, 3};
   EXPECT_NE(ErrorOf(options).find("--layers-per-stage"), std::string::npos);
   options = {};
-  options.num_coordinators = 3;
+  options.num_coordinators = 0;
   EXPECT_NE(ErrorOf(options).find("--num-coordinators"), std::string::npos);
   options = {};
   options.port = 65535;

@@ -118,6 +118,8 @@ class World {
     sampling.min_tokens = Chance(20) ? Between(0, 5) : 0;
     if (Chance(60)) sampling.stop_token_ids = {Between(0, 3), Between(4, 7)};
     if (Chance(30)) sampling.logprobs = 1;
+    const int guessing = Between(0, 9);  // half leave it to the scheduler
+    sampling.speculative_tokens = guessing < 5 ? 0 : guessing < 7 ? -1 : Between(1, 6);
     if (Chance(20)) sampling.prompt_logprobs = 1;
     request.bypass_prefix_cache = Chance(10);
     if (Chance(20)) request.cache_salt = "other";
@@ -287,12 +289,18 @@ TEST(SchedulerProperty, EveryRequestEndsOnceWithItsTokens) {
     sum.surplus_rows += stats.surplus_rows;
     sum.forks += stats.forks;
     sum.steps += stats.steps;
+    sum.drafts += stats.drafts;
+    sum.draft_tokens += stats.draft_tokens;
+    sum.accepted_draft_tokens += stats.accepted_draft_tokens;
   }
   // The seeds did meet what they are for.
   EXPECT_GT(sum.preemptions, 1000);
   EXPECT_GT(sum.prefix_hit_tokens, 10000);
   EXPECT_GT(sum.surplus_rows, 1000);
   EXPECT_GT(sum.forks, 1000);
+  EXPECT_GT(sum.drafts, 10000);
+  EXPECT_GT(sum.accepted_draft_tokens, 10000);
+  EXPECT_GT(sum.draft_tokens, sum.accepted_draft_tokens + 5000);
 }
 
 }  // namespace

@@ -1,6 +1,8 @@
 // The coordinator's server in process, with fake workers and a router's stream over real gRPC.
 #include "coordinator/server.h"
 
+#include <grpcpp/generic/generic_stub.h>
+#include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 #include <prometheus/registry.h>
 
@@ -38,6 +40,30 @@ std::vector<int> Expect(std::vector<int> history, uint64_t seed, int choice, int
   return tokens;
 }
 
+// grpc.health.v1.Health/Check, without its generated code (Debian has none): a string in, an enum out.
+bool Serving(const std::string& address, const std::string& service) {
+  grpc::GenericStub stub(grpc::CreateChannel(address, grpc::InsecureChannelCredentials()));
+  const std::string request = service.empty() ? "" : absl::StrCat("\x0a", std::string(1, static_cast<char>(service.size())), service);
+  grpc::Slice slice(request);
+  const grpc::ByteBuffer sent(&slice, 1);
+  grpc::ClientContext context;
+  grpc::CompletionQueue queue;
+  auto call = stub.PrepareUnaryCall(&context, "/grpc.health.v1.Health/Check", sent, &queue);
+  call->StartCall();
+  grpc::ByteBuffer answer;
+  grpc::Status status;
+  call->Finish(&answer, &status, nullptr);
+  void* tag = nullptr;
+  bool ok = false;
+  queue.Next(&tag, &ok);
+  EXPECT_TRUE(status.ok()) << service << ": " << status.error_message();
+  std::vector<grpc::Slice> slices;
+  (void)answer.Dump(&slices);
+  std::string bytes;
+  for (const grpc::Slice& part : slices) bytes.append(reinterpret_cast<const char*>(part.begin()), part.size());
+  return bytes == std::string("\x08\x01");
+}
+
 class ServerTest : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -60,10 +86,11 @@ class ServerTest : public ::testing::Test {
         [](const std::string& reference) -> absl::StatusOr<std::string> { return reference; });
     ServerOptions options;
     options.listen = "127.0.0.1:0";
-    options.store_path = store;
+    options.store = store;
     options.coordinator.heartbeat_ms = 50;
     options.coordinator.lease_ms = 1000;
     options.coordinator.step_deadline_ms = 2000;
+    options.coordinator.canary_every_ms = canary_every_ms_;
     auto server = Server::Start(options, catalog, registry_);
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
@@ -114,6 +141,7 @@ class ServerTest : public ::testing::Test {
 
   std::filesystem::path folder_;
   std::string model_;
+  int canary_every_ms_ = 0;
   std::shared_ptr<prometheus::Registry> registry_;
   std::unique_ptr<Server> server_;
   std::unique_ptr<::pagoda::v1::Admin::Stub> admin_;
@@ -349,6 +377,44 @@ TEST_F(ServerTest, ServesModelBytesAndTheTextBundle) {
   ASSERT_TRUE(expected.ok());
   ASSERT_EQ(entries.size(), expected->size());
   for (const auto& entry : *expected) EXPECT_EQ(entries[entry.name], entry.bytes);
+}
+
+TEST_F(ServerTest, AnIdlePipelineTakesACanaryStepThatCountsAsNoTraffic) {
+  server_->Stop(0);
+  canary_every_ms_ = 200;
+  StartServer("");
+  auto worker = Worker("w1");
+  ASSERT_TRUE(Apply(1, 1).ok());
+  for (int i = 0; i < 500 && worker->steps() < 2; ++i) absl::SleepFor(absl::Milliseconds(20));
+  EXPECT_GE(worker->steps(), 2);
+  EXPECT_EQ(worker->errors(), "");
+  ExpectIdleAndClean();
+  const std::string metrics = ExposeMetrics(*registry_);
+  EXPECT_NE(metrics.find("pagoda_generation_tokens_total{model_name=\"tiny\",pipeline=\"1\"} 0"), std::string::npos);
+  EXPECT_NE(metrics.find("pagoda_prompt_tokens_total{model_name=\"tiny\",pipeline=\"1\"} 0"), std::string::npos);
+}
+
+TEST_F(ServerTest, AStandbyFollowsAndTakesOverWithWhatWasDeployed) {
+  server_->Stop(0);
+  const std::string store = (folder_ / "shared.db").string();
+  StartServer(store);
+  std::unique_ptr<Server> leader = std::move(server_);
+  ASSERT_TRUE(Apply(1, 1).ok());
+  StartServer(store);  // the standby; admin_ speaks to it
+  const grpc::Status refused = Apply(1, 1);
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_NE(refused.error_message().find(leader->address()), std::string::npos) << refused.error_message();
+  const auto check = [&](const std::string& service) { return Serving(server_->address(), service); };
+  EXPECT_TRUE(check(""));
+  EXPECT_FALSE(check("pagoda.internal.v1.WorkerControl"));
+  leader->Stop(0);
+  for (int i = 0; i < 250 && !server_->coordinator().leads(); ++i) absl::SleepFor(absl::Milliseconds(20));
+  ASSERT_TRUE(server_->coordinator().leads());
+  auto worker = Worker("w1");
+  AttachClient client(server_->address());
+  EXPECT_NE(client.WaitForPipeline(), 0u);
+  for (int i = 0; i < 100 && !check("pagoda.internal.v1.WorkerControl"); ++i) absl::SleepFor(absl::Milliseconds(50));
+  EXPECT_TRUE(check("pagoda.internal.v1.WorkerControl"));
 }
 
 }  // namespace

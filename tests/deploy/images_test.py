@@ -17,7 +17,8 @@ yaml = tools.need("yaml", "pyyaml")
 IMAGES = tools.ROOT / "deploy/images"
 FILES = {path.name: path.read_text() for path in sorted(IMAGES.glob("*.Dockerfile"))}
 COMPOSE = yaml.safe_load((tools.ROOT / "deploy/compose.yaml").read_text())
-BINARIES = {"control.Dockerfile": ["pagoda", "pagoda-router", "pagoda-coordinator"], "worker-cpu.Dockerfile": ["pagoda-worker"]}
+BINARIES = {"control.Dockerfile": ["pagoda", "pagoda-router", "pagoda-coordinator"], "worker-cpu.Dockerfile": ["pagoda-worker"],
+            "worker-cuda.Dockerfile": ["pagoda-worker"]}
 
 
 def last_stage(text):

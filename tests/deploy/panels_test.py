@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""A real cluster under load and Debian's Prometheus: every panel's and every rule's expression returns data, and no alert fires.
+"""A real cluster under load and Debian's Prometheus: every panel's and every rule's expression returns data, no alert fires, and
+docs/metrics.md says what the processes expose. --update-metrics writes that file; --pictures FOLDER draws panels for the README.
 
 The processes get the flags that the chart renders (ports and addresses aside). Skipped without the model or Prometheus.
 """
@@ -15,6 +16,7 @@ import time
 import urllib.parse
 import urllib.request
 
+import metrics_table
 import panels
 import tools
 
@@ -78,6 +80,7 @@ class Cluster:
                        f"--metrics-listen=127.0.0.1:{port}", "--transports=tcp", "--memory-bytes=2000000000", "--shutdown-timeout-ms=2000")
         self.start("router", tools.binary("pagoda-router"), f"--coordinators={coordinator}", f"--listen=127.0.0.1:{self.http}",
                    "--grpc-listen=127.0.0.1:0", "--shutdown-timeout-ms=2000")
+        self.metrics_ports = {"Router": [self.http], "Coordinator": [metrics], "Worker": worker_ports}
         targets = [f"127.0.0.1:{port}" for port in (self.http, metrics, *worker_ports)]
         (self.folder / "prometheus.yml").write_text(json.dumps({
             "global": {"scrape_interval": "1s", "evaluation_interval": "2s"}, "rule_files": [str(tools.RULES)],
@@ -132,7 +135,43 @@ def test_every_panel_and_rule_has_data():
         wrong = [rule for group in rules for rule in group["rules"] if rule["health"] != "ok" or rule.get("state") == "firing"]
         assert not wrong, wrong
         print(f"      {asked} expressions, all with data")
+        check_metrics_table(cluster)
+        if PICTURES:
+            draw_pictures(cluster)
 
+
+def check_metrics_table(cluster):
+    text = metrics_table.render({title: [get(f"http://127.0.0.1:{port}/metrics").decode() for port in ports]
+                                 for title, ports in cluster.metrics_ports.items()})
+    if UPDATE:
+        metrics_table.FILE.write_text(text)
+    if not metrics_table.FILE.exists():
+        print("      (docs/metrics.md is not written yet)")
+        return
+    written = set(metrics_table.FILE.read_text().splitlines())
+    now = set(text.splitlines())
+    assert written == now, ("docs/metrics.md is out of date (run this test with --update-metrics):\n" +
+                            "\n".join([f"+ {line}" for line in sorted(now - written)] + [f"- {line}" for line in sorted(written - now)]))
+    print(f"      {sum(line.startswith('| `') for line in now)} metrics, all documented")
+
+
+SHOWN = {"panels": ("overview", ["Requests by endpoint", "Tokens by model", "Time to first token", "Between tokens", "Sequences", "KV blocks in use"]),
+         "panels-pipeline": ("pipeline", ["Step time", "Rows of a step", "Step time by stage", "Where a step's time goes", "Bubble", "Bytes sent"])}
+
+
+def draw_pictures(cluster):
+    sys.path.insert(0, str(tools.ROOT / "deploy/monitoring"))
+    import draw_panels
+    tools.run(tools.binary("pagoda"), "bench", f"--url=http://127.0.0.1:{cluster.http}", "--model=m", "--num-prompts=400", "--max-concurrency=6",
+              "--input-len=uniform:16:200", "--output-len=uniform:16:64", "--shared-prefix-len=32", "--seed=2", check=False, timeout=150)
+    for name, (board, titles) in SHOWN.items():
+        text, empty = draw_panels.picture(f"http://127.0.0.1:{cluster.prometheus}", board, titles, minutes=3, interval="15s")
+        assert not empty, empty
+        (PICTURES / f"{name}.svg").write_text(text)
+
+
+UPDATE = "--update-metrics" in sys.argv
+PICTURES = pathlib.Path(sys.argv[sys.argv.index("--pictures") + 1]) if "--pictures" in sys.argv else None
 
 if __name__ == "__main__":
     if not MODEL.exists():

@@ -261,6 +261,8 @@ void FakeCoordinator::State::Receive(AttachReactor* stream, const wire::RouterMe
                r.key.low() == message.stop().request().low() && r.choice == message.stop().choice();
       });
       return;
+    case wire::RouterMessage::kWatch:  // there is nothing to see
+      case wire::RouterMessage::kResumeQuery:  // this one speaks protocol 1
     case wire::RouterMessage::KIND_NOT_SET:
       return;
   }

@@ -49,6 +49,8 @@ StepPlan PlanOf(const wire::StepPlan& in) {
     for (const int block : rows.new_blocks()) added.new_blocks.push_back(BlockId(block));
     for (const auto& entry : rows.replace_blocks()) added.replace_blocks.push_back({entry.index(), BlockId(entry.block())});
     added.prompt_logprobs = rows.prompt_logprobs();
+    added.accepted.assign(rows.accepted().begin(), rows.accepted().end());
+    added.drafts.assign(rows.drafts().begin(), rows.drafts().end());
     plan.rows.push_back(std::move(added));
   }
   for (const auto& sample : in.samples()) {
@@ -126,6 +128,7 @@ struct FakeWorker::State {
       auto* added = out->add_samples();
       added->set_slot(sample.slot.value());
       added->set_token_id(sample.token);
+      for (const auto& further : sample.further) added->add_further()->set_token_id(further.token);
     }
     Write(message);
   }

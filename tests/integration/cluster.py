@@ -79,10 +79,11 @@ class Cluster:
                    "--port", "0", "--state-dir", self.folder, *self.arguments]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self._ready = threading.Event()
+        self._serving = False
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         started = time.monotonic()
-        if not self._ready.wait(self.ready_timeout_s) or self.process.poll() is not None:
+        if not self._ready.wait(self.ready_timeout_s) or not self._serving:
             self.print_logs()
             self.kill()
             raise AssertionError(f"not ready: {' '.join(command)}\n" + "".join(self.output))
@@ -94,6 +95,7 @@ class Cluster:
             self.output.append(line)
             # The last line that serve prints before it only waits.
             if line.startswith("Ctrl-C"):
+                self._serving = True
                 self._ready.set()
         self._ready.set()
 
@@ -139,11 +141,52 @@ class Cluster:
 
     @property
     def grpc_address(self):
-        return self._ready_file("router-0").split()[3]
+        return self.router_grpc(0)
+
+    def router_port(self, router):
+        return int(self._ready_file(f"router-{router}").split()[1].rsplit(":", 1)[1])
+
+    def router_grpc(self, router):
+        return self._ready_file(f"router-{router}").split()[3]
+
+    @property
+    def coordinators(self):
+        """name -> address of each that has served so far."""
+        files = sorted(pathlib.Path(self.folder, "run").glob("coordinator-*"))
+        return {path.name: path.read_text().strip() for path in files}
+
+    @property
+    def leader(self):
+        """(name, address) of the coordinator that leads now."""
+        last = None
+        for name, address in self.coordinators.items():
+            try:
+                admin_call(address, "GetCluster")
+                return name, address
+            except Exception as error:  # noqa: BLE001 (it follows, or is not there)
+                last = error
+        raise AssertionError(f"no coordinator leads: {last}")
 
     @property
     def coordinator(self):
-        return self._ready_file("coordinator-0").strip()
+        """The address of the one that leads."""
+        addresses = list(self.coordinators.values())
+        return addresses[0] if len(addresses) == 1 else self.leader[1]
+
+    def coordinator_metrics(self, name="coordinator-0"):
+        """Of one coordinator: metric with labels -> value."""
+        ports = [line.split("/")[2] for line in "".join(self.output).splitlines() if line.strip().startswith("http://127.0.0.1")
+                 and line.strip().endswith("/metrics")]
+        host, port = ports[int(name.rsplit("-", 1)[1])].split(":")
+        connection = http.client.HTTPConnection(host, int(port), timeout=10)
+        connection.request("GET", "/metrics")
+        return parse_metrics(connection.getresponse().read().decode())
+
+    def log_events(self, child, event):
+        """The JSON log lines of a child that have this event."""
+        lines = pathlib.Path(self.folder, "logs", f"{child}.log").read_text(errors="replace").splitlines()
+        parsed = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+        return [entry for entry in parsed if entry.get("event") == event]
 
     def pids(self):
         """name -> pid of each child."""
@@ -156,7 +199,7 @@ class Cluster:
 
     # --- clients
 
-    def request(self, method, target, body=None, headers=None, timeout_s=120):
+    def request(self, method, target, body=None, headers=None, timeout_s=300):
         """(status, body as text)."""
         connection = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=timeout_s)
         data = body if isinstance(body, (bytes, str, type(None))) else json.dumps(body)
@@ -181,12 +224,7 @@ class Cluster:
 
     def metrics(self):
         """Of the router: metric with labels -> value."""
-        values = {}
-        for line in self.request("GET", "/metrics")[1].splitlines():
-            if line and not line.startswith("#"):
-                key, value = line.rsplit(" ", 1)
-                values[key] = float(value)
-        return values
+        return parse_metrics(self.request("GET", "/metrics")[1])
 
     def state(self):
         """pagoda.v1.Admin/GetCluster as a message."""
@@ -201,6 +239,15 @@ class Cluster:
                 return state
             assert time.monotonic() < deadline, f"still busy: {state.pipelines}"
             time.sleep(0.1)
+
+
+def parse_metrics(text):
+    values = {}
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            key, value = line.rsplit(" ", 1)
+            values[key] = float(value)
+    return values
 
 
 _generated = None

@@ -50,16 +50,18 @@ def undisturbed(serving, temperature):
     return stream.ids
 
 
-def kill_under_a_stream(arguments, victims):
+def kill_under_a_stream(arguments, victims, longest_gap_s=None, temperatures=(0, 0.9)):
+    """`victims` are names of processes, or "leader"."""
     with Cluster(*arguments, *SMALL) as serving:
-        for temperature in (0, 0.9):
+        for temperature in temperatures:
             expected = undisturbed(serving, temperature)
             for victim in victims:
                 stream = Stream(serving, temperature)
                 assert not stream.read(20), "it ended before anything was killed: the test does not test"
-                pid = serving.pids()[victim]
+                pid = serving.pids()[serving.leader[0] if victim == "leader" else victim]
                 os.kill(pid, signal.SIGKILL)
                 assert stream.read(10**9)
+                assert longest_gap_s is None or stream.longest_gap_s < longest_gap_s, f"{victim}: a gap of {stream.longest_gap_s:.2f} s"
                 assert stream.ids == expected, f"{victim} killed: {stream.ids} instead of {expected}"
                 print(f"  {victim} killed at 20 of {TOKENS} tokens: the same tokens, longest gap {stream.longest_gap_s:.2f} s")
                 wait_for_all(serving, pid)
@@ -92,5 +94,59 @@ def another_pipeline_takes_it():
     kill_under_a_stream(["--pipeline-parallel-size", "1", "--data-parallel-size", "2"], ["worker-0", "worker-1"])
 
 
+def a_spare_takes_the_place():
+    kill_under_a_stream(["--pipeline-parallel-size", "2", "--spares", "1"], ["worker-1", "worker-0"], longest_gap_s=5,
+                        temperatures=(0.9,))
+
+
+def a_standby_takes_over():
+    """The streams pause; workers keep their KV, so less than a block of each sequence is computed again."""
+    with Cluster("--pipeline-parallel-size", "2", "--num-coordinators", "2", *SMALL) as serving:
+        expected = {temperature: undisturbed(serving, temperature) for temperature in (0, 0.9)}
+        streams = [Stream(serving, temperature) for temperature in (0, 0.9)]
+        for stream in streams:
+            assert not stream.read(60), "it ended before anything was killed: the test does not test"
+        old, _ = serving.leader
+        pid = serving.pids()[old]
+        os.kill(pid, signal.SIGKILL)
+        for stream, temperature in zip(streams, (0, 0.9)):
+            assert stream.read(10**9)
+            assert stream.ids == expected[temperature], "other tokens after the change of coordinators"
+        new, _ = serving.leader
+        assert new != old
+        metrics = serving.coordinator_metrics(new)
+        again = sum(v for k, v in metrics.items() if k.startswith("pagoda_resumed_tokens_recomputed_total"))
+        kept = sum(v for k, v in metrics.items() if k.startswith("pagoda_resumed_tokens_kept_total"))
+        gap_s = max(stream.longest_gap_s for stream in streams)
+        print(f"  leader killed: longest gap {gap_s:.2f} s; tokens of the two sequences whose KV was kept {kept:.0f}, computed again {again:.0f}")
+        assert kept >= 96 and 0 < again <= 2 * 16, (kept, again)
+        assert gap_s < 5, gap_s
+        wait_for_all(serving, pid)
+
+
+def a_stopped_worker_is_named():
+    with Cluster("--pipeline-parallel-size", "2", "--spares", "1", *SMALL) as serving:
+        expected = undisturbed(serving, 0)
+        stream = Stream(serving, 0)
+        assert not stream.read(20), "it ended before anything was stopped: the test does not test"
+        pid = serving.pids()["worker-1"]
+        os.kill(pid, signal.SIGSTOP)
+        stopped = time.monotonic()
+        try:
+            while not (found := serving.log_events("coordinator-0", "fault_found")):
+                assert time.monotonic() - stopped < 10, "nobody named the stopped worker"
+                time.sleep(0.02)
+            named_s = time.monotonic() - stopped
+            assert stream.read(10**9) and stream.ids == expected
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        print(f"  named after {named_s:.2f} s: {found[0]['what']}")
+        assert found[0]["kind"] == "wedge" and found[0]["worker"] == "worker-1", found
+        for part in ("stage 1 rank 0 (worker-1)", "step ", "'"):
+            assert part in found[0]["what"], found[0]["what"]
+        assert named_s < 2.5, named_s
+        print(f"  the stream went on with the spare, longest gap {stream.longest_gap_s:.2f} s")
+
+
 if __name__ == "__main__":
-    cluster.run(the_only_pipeline_is_assembled_again, another_pipeline_takes_it, the_coordinator_comes_back)
+    cluster.run(a_spare_takes_the_place, a_standby_takes_over, a_stopped_worker_is_named, the_only_pipeline_is_assembled_again, another_pipeline_takes_it, the_coordinator_comes_back)

@@ -28,7 +28,7 @@ class ByteTokenizer : public text::Tokenizer {
   }
   std::string_view TokenText(TokenId token) const override { return TokenBytes(token); }
   bool IsSpecial(TokenId token) const override { return token == kEnd; }
-  bool StripsLeadingSpace() const override { return false; }
+  bool StripsLeadingSpace(TokenId) const override { return false; }
   int vocabulary_size() const override { return 257; }
   TokenId bos() const override { return -1; }
   const std::vector<TokenId>& end_of_generation() const override {

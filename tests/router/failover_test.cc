@@ -47,7 +47,8 @@ std::string Unchunked(std::string_view text) {
 
 HttpAnswer Http(int port, const std::string& method, const std::string& path,
                 const std::string& body,
-                const std::function<void(size_t received)>& progress = {}) {
+                const std::function<void(size_t received)>& progress = {},
+                const std::string& headers = "") {
   const int fd = socket(AF_INET, SOCK_STREAM, 0);
   sockaddr_in address{};
   address.sin_family = AF_INET;
@@ -55,8 +56,8 @@ HttpAnswer Http(int port, const std::string& method, const std::string& path,
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   EXPECT_EQ(connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
   const std::string request = method + " " + path +
-                              " HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: " +
-                              std::to_string(body.size()) + "\r\n\r\n" + body;
+                              " HTTP/1.1\r\nHost: test\r\nConnection: close\r\n" + headers +
+                              "Content-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body;
   EXPECT_EQ(send(fd, request.data(), request.size(), 0), static_cast<ssize_t>(request.size()));
   std::string all;
   char buffer[4096];
@@ -304,6 +305,91 @@ TEST_F(FailoverTest, NoReadyPipelineIsServiceUnavailable) {
   only.DropPipeline(1);
   EXPECT_TRUE(Eventually([&] { return exposed().find(series) == std::string::npos; }))
       << "the model is gone, and its series with it";
+}
+
+TEST_F(FailoverTest, NewRequestsWaitForALostCoordinatorAndNotForEver) {
+  FakeCoordinator& only = AddCoordinator();
+  StartRouter([](Router::Options& options) { options.dispatcher.hold_ms = 2000; });
+  const std::string address = only.address();
+  coordinators_.front().reset();
+  ASSERT_TRUE(
+      Eventually([&] { return Http(router_->http_port(), "GET", "/readyz", "").status == 503; }));
+  HttpAnswer held;
+  std::thread client([&] { held = Complete(R"("max_tokens":5)"); });
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));  // it is on its way before the successor
+  FakeCoordinator::Options options = base_;
+  options.listen = address;
+  auto successor = FakeCoordinator::Start(options);
+  ASSERT_TRUE(successor.ok()) << successor.status();
+  client.join();
+  EXPECT_EQ(held.status, 200) << held.body;
+  successor->reset();
+  ASSERT_TRUE(
+      Eventually([&] { return Http(router_->http_port(), "GET", "/readyz", "").status == 503; }));
+  const MonotonicNs begin = NowNs();
+  held = Complete(R"("max_tokens":5)");
+  EXPECT_TRUE(held.status == 503 || held.status == 404) << held.status;
+  EXPECT_LT(NowNs() - begin, 8 * kNsPerSecond);
+}
+
+TEST_F(FailoverTest, ACoordinatorOnItsWayOutIsWaitedForAndAFullOneIsNot) {
+  FakeCoordinator& only = AddCoordinator();
+  StartRouter([](Router::Options& options) { options.dispatcher.hold_ms = 3000; });
+  only.RefuseNext(3, absl::StatusCode::kUnavailable, 0);
+  EXPECT_EQ(Complete(R"("max_tokens":3)").status, 200);
+  only.RefuseNext(1, absl::StatusCode::kResourceExhausted, 0);
+  EXPECT_EQ(Complete(R"("max_tokens":3)").status, 429);
+  only.RefuseNext(1'000'000, absl::StatusCode::kUnavailable, 0);
+  EXPECT_EQ(Complete(R"("max_tokens":3)").status, 503) << "not for ever";
+}
+
+TEST_F(FailoverTest, AnAcceptedStreamOutlivesAnyNumberOfLosses) {
+  FakeCoordinator& only = AddCoordinator([](auto& options) { options.pipelines = 2; });
+  StartRouter();
+  int losses = 0;
+  size_t next = 600;
+  const HttpAnswer answer =
+      Complete(R"("stream":true,"max_tokens":200,"seed":1)", [&](size_t received) {
+        if (received < next || losses == 12) return;
+        next = received + 150;
+        ++losses;
+        if (losses % 2 == 0) {
+          only.CutStreams();
+        } else {
+          only.NewEpoch(only.counts().last_pipeline);
+        }
+      });
+  EXPECT_GE(losses, 8);
+  EXPECT_EQ(TextsOf(answer.body, 1).front(), kAnswer);
+}
+
+// The fake speaks protocol 1 and knows no streams: the body alone is enough.
+TEST_F(FailoverTest, AResumableStreamIsMadeAgainBehindACoordinatorOfTheVersionBefore) {
+  AddCoordinator();
+  StartRouter();
+  const std::string body =
+      R"({"prompt":"Hello there","stream":true,"max_tokens":200,"seed":1})";
+  const auto send = [&](const std::string& headers, const std::string& text) {
+    return Http(router_->http_port(), "POST", "/v1/completions", text, {}, headers);
+  };
+  const HttpAnswer whole = send("Pagoda-Resumable: 1\r\nX-Request-Id: mine\r\n", body);
+  ASSERT_EQ(whole.status, 200) << whole.body;
+  EXPECT_NE(whole.head.find("Pagoda-Resumable: 1"), std::string::npos);
+  size_t at = 0;
+  int ids = 0;
+  while ((at = whole.body.find("\nid: ", at)) != std::string::npos) {
+    const size_t end = whole.body.find('\n', at + 1);
+    const std::string id = whole.body.substr(at + 5, end - at - 5);
+    at = end;
+    if (++ids % 10 != 0) continue;
+    const HttpAnswer rest =
+        send("X-Request-Id: mine\r\nLast-Event-ID: " + id + "\r\n", body);
+    ASSERT_EQ(rest.status, 200) << rest.body;
+    EXPECT_EQ(rest.body, whole.body.substr(end + 2)) << "after " << id;
+  }
+  EXPECT_GT(ids, 20);
+  EXPECT_EQ(send("X-Request-Id: mine\r\nLast-Event-ID: 1:5\r\n", "").status, 503)
+      << "no coordinator can be asked";
 }
 
 TEST_F(FailoverTest, LoadIsSpreadAndPrefixesStick) {

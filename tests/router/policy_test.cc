@@ -2,6 +2,8 @@
 // pipelines, turns on ties.
 #include "router/policy/policy.h"
 
+#include "router/policy/breaker.h"
+
 #include <gtest/gtest.h>
 
 #include <numeric>
@@ -166,6 +168,33 @@ TEST(PrefixIndexTest, AChainLongerThanTheIndexKeepsItsHead) {
   for (uint64_t block = 0; block < 20; ++block) chain.push_back({1, block});
   index.Insert(chain, key);
   EXPECT_EQ(index.MatchedBlocks(chain, key), 4);
+}
+
+TEST(CircuitBreakerTest, OpensAfterFailuresInARowAndIsTriedWithOneRequest) {
+  CircuitBreakers breakers({.failures = 3, .first_pause_ms = 1000, .most_pause_ms = 4000});
+  const PipelineKey key{1, PipelineId(7)}, other{1, PipelineId(8)};
+  MonotonicNs now = 5 * kNsPerSecond;
+  EXPECT_FALSE(breakers.Failed(key, now));
+  EXPECT_FALSE(breakers.Failed(key, now));
+  breakers.Succeeded(key);
+  EXPECT_FALSE(breakers.Failed(key, now)) << "in a row";
+  EXPECT_FALSE(breakers.Failed(key, now));
+  EXPECT_FALSE(breakers.IsOpen(key, now));
+  EXPECT_TRUE(breakers.Failed(key, now));
+  EXPECT_TRUE(breakers.IsOpen(key, now));
+  EXPECT_FALSE(breakers.IsOpen(other, now));
+  now += 1001 * kNsPerMs;
+  EXPECT_FALSE(breakers.IsOpen(key, now));
+  breakers.Chosen(key, now);
+  EXPECT_TRUE(breakers.IsOpen(key, now)) << "one request tries it";
+  EXPECT_TRUE(breakers.Failed(key, now));
+  EXPECT_TRUE(breakers.IsOpen(key, now + 1999 * kNsPerMs)) << "the pause doubles";
+  now += 2001 * kNsPerMs;
+  breakers.Chosen(key, now);
+  breakers.Succeeded(key);
+  EXPECT_FALSE(breakers.IsOpen(key, now));
+  for (int i = 0; i < 20; ++i) breakers.Failed(key, now);
+  EXPECT_FALSE(breakers.IsOpen(key, now + 4001 * kNsPerMs)) << "and has an end";
 }
 
 }  // namespace

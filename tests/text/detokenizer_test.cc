@@ -19,7 +19,7 @@ class PieceTokenizer : public Tokenizer {
   std::string_view TokenBytes(TokenId token) const override { return pieces_.at(token); }
   std::string_view TokenText(TokenId token) const override { return pieces_.at(token); }
   bool IsSpecial(TokenId token) const override { return pieces_.at(token).starts_with("<|"); }
-  bool StripsLeadingSpace() const override { return strips_; }
+  bool StripsLeadingSpace(TokenId) const override { return strips_; }
   int vocabulary_size() const override { return static_cast<int>(pieces_.size()); }
   TokenId bos() const override { return -1; }
   const std::vector<TokenId>& end_of_generation() const override { return ends_; }

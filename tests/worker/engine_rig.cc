@@ -111,6 +111,14 @@ int RankLog::steps() const {
   return steps_;
 }
 
+std::vector<KvRecord::Held> RankLog::held(Epoch epoch) const {
+  MutexLock lock(&mutex_);
+  for (const LoadReport& load : loads_) {
+    if (load.epoch == epoch && load.phase == LoadPhase::kLoaded) return load.held;
+  }
+  return {};
+}
+
 LoadReport RankLog::last_load() const {
   MutexLock lock(&mutex_);
   return loads_.empty() ? LoadReport{} : loads_.back();
@@ -119,17 +127,29 @@ LoadReport RankLog::last_load() const {
 EngineRig::EngineRig(const RigOptions& options) : options_(options) {
   for (size_t stage = 0; stage < options_.stages.size(); ++stage) {
     for (int rank = 0; rank < options_.stages[stage].tensor_parallel; ++rank) {
-      absl::StatusOr<std::unique_ptr<kernels::Backend>> backend =
-          kernels::MakeCpuBackend({.threads = options_.threads, .isa = options_.isa});
-      PAGODA_CHECK(backend.ok(), "", std::string(backend.status().message()));
       peers_.push_back({.stage = static_cast<int>(stage), .rank = rank});
       logs_.push_back(std::make_unique<RankLog>());
-      engines_.push_back(std::make_unique<Engine>(EngineOptions{.backend = *std::move(backend),
-                                                                .transport = hub_.Make(),
-                                                                .open_model = OpenPath(),
-                                                                .sink = logs_.back().get()}));
+      engines_.push_back(MakeEngine(*logs_.back()));
     }
   }
+}
+
+std::unique_ptr<Engine> EngineRig::MakeEngine(RankLog& log) {
+  absl::StatusOr<std::unique_ptr<kernels::Backend>> backend =
+      options_.make_backend ? options_.make_backend()
+                            : kernels::MakeCpuBackend({.threads = options_.threads, .isa = options_.isa});
+  PAGODA_CHECK(backend.ok(), "", std::string(backend.status().message()));
+  return std::make_unique<Engine>(EngineOptions{.backend = *std::move(backend),
+                                                .transport = hub_.Make(),
+                                                .open_model = OpenPath(),
+                                                .replay_bytes = options_.replay_bytes,
+                                                .sink = &log});
+}
+
+void EngineRig::Replace(size_t index) {
+  engines_[index] = nullptr;  // before its log
+  logs_[index] = std::make_unique<RankLog>();
+  engines_[index] = MakeEngine(*logs_[index]);
 }
 
 EngineRig::~EngineRig() = default;
@@ -141,7 +161,7 @@ RankLog& EngineRig::reporter() {
   return *logs_[0];
 }
 
-bool EngineRig::Assemble(Epoch epoch) {
+std::optional<LinkUp> EngineRig::Load(Epoch epoch) {
   LinkUp link_up{.epoch = epoch};
   for (size_t i = 0; i < engines_.size(); ++i) {
     engines_[i]->Post(Assignment{.pipeline = PipelineId(1),
@@ -161,9 +181,15 @@ bool EngineRig::Assemble(Epoch epoch) {
     link_up.peers.push_back({.peer = peers_[i], .address = engines_[i]->data_address()});
   }
   for (const auto& log : logs_) {
-    if (!log->Reached(LoadPhase::kLoaded, epoch)) return false;
+    if (!log->Reached(LoadPhase::kLoaded, epoch)) return std::nullopt;
   }
-  for (const auto& engine : engines_) engine->Post(link_up);
+  return link_up;
+}
+
+bool EngineRig::Assemble(Epoch epoch) {
+  const std::optional<LinkUp> link_up = Load(epoch);
+  if (!link_up.has_value()) return false;
+  for (const auto& engine : engines_) engine->Post(*link_up);
   for (const auto& log : logs_) {
     if (!log->Reached(LoadPhase::kLinked, epoch)) return false;
   }

@@ -2,6 +2,7 @@
 // with plans as the coordinator would: prefill in chunks, decodes run one step ahead of the results.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -38,6 +39,8 @@ struct RigOptions {
   int blocks = 64;
   int max_rows = 64;
   absl::Duration deadline = absl::Seconds(20);
+  int64_t replay_bytes = int64_t{64} << 20;
+  std::function<std::unique_ptr<kernels::Backend>()> make_backend = nullptr;  // null: the CPU's, as above
 };
 
 // What one rank told its sink.
@@ -56,6 +59,7 @@ class RankLog : public EngineSink {
   bool Left(Epoch epoch);
   int steps() const;
   LoadReport last_load() const;
+  std::vector<KvRecord::Held> held(Epoch epoch) const;  // as told when it had loaded
 
  private:
   mutable Mutex mutex_;
@@ -71,8 +75,12 @@ class EngineRig {
   explicit EngineRig(const RigOptions& options);
   ~EngineRig();
 
+  // A worker of this place that has nothing yet, as after a loss.
+  void Replace(size_t index);
   // Assigns, waits for the weights, links. False after a fault.
   bool Assemble(Epoch epoch);
+  // The first half of Assemble: all have loaded, none is linked. Nothing when that failed.
+  std::optional<LinkUp> Load(Epoch epoch);
   void Post(StepPlan plan);  // to all ranks
   void Release(Epoch epoch, bool keep_weights);
 
@@ -84,6 +92,8 @@ class EngineRig {
   const RigOptions& options() const { return options_; }
 
  private:
+  std::unique_ptr<Engine> MakeEngine(RankLog& log);
+
   const RigOptions options_;
   LocalHub hub_;
   std::vector<PeerId> peers_;

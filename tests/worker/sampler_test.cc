@@ -126,30 +126,11 @@ TEST(FixedMathTest, CloseToTheTruth) {
   const std::vector<float> logits = RandomLogits(kSeed);
   const float top = MaxOf(logits);
   EXPECT_EQ(top, *std::max_element(logits.begin(), logits.end()));
-  std::vector<float> weights(logits.size());
-  const double sum = ExpSum(logits, top, 1.0f, weights);
   double truth = 0;
   for (const float logit : logits) truth += std::exp(double{logit} - top);
-  EXPECT_NEAR(sum, truth, 1e-6 * truth);
-  EXPECT_EQ(ExpSum(logits, top, 1.0f, {}), sum);
-  double chunks = 0;
-  for (size_t at = 0; at < weights.size(); at += kSumChunk) {
-    chunks += ChunkSum(std::span(weights).subspan(at, std::min<size_t>(kSumChunk, weights.size() - at)));
-  }
-  EXPECT_EQ(chunks, sum);
-}
-
-// The bits themselves, so that another compiler or machine that changes them is noticed.
-TEST(FixedMathTest, TheBitsAreTheseEverywhere) {
-  const std::vector<float> x = {0.0f, -0.5f, -1.25f, -10.0f, -80.0f, -100.0f, -std::numeric_limits<float>::infinity()};
-  std::vector<float> weights(x.size());
-  const double sum = ExpSum(x, 0.0f, 1.0f, weights);
-  EXPECT_EQ(weights[0], 1.0f);
-  EXPECT_EQ(weights[5], 0.0f);
-  EXPECT_EQ(weights[6], 0.0f);
-  EXPECT_NEAR(weights[1], 0.6065306597f, 1e-7f);
-  EXPECT_NEAR(weights[4], 1.8048513878e-35f, 1e-41f);
-  EXPECT_NEAR(sum, 1.8930805, 1e-6);
+  EXPECT_NEAR(ExpSum(logits, top, 1.0f), truth, 1e-6 * truth);
+  EXPECT_EQ(ExpSum(std::vector<float>{0.0f, -100.0f, -std::numeric_limits<float>::infinity()}, 0.0f, 1.0f), 1.0);
+  EXPECT_NEAR(ExpSum(std::vector<float>{0.0f, -0.5f, -1.25f, -10.0f, -80.0f}, 0.0f, 1.0f), 1.8930805, 1e-6);
 }
 
 TEST(SamplerTest, GreedyTakesTheLargestAndTheLowestIdOfTies) {
@@ -214,6 +195,82 @@ TEST(SamplerTest, DrawsFollowTheDistribution) {
     ASSERT_GT(cells, 3) << test.name;
     const double degrees = cells - 1;  // a normal approximation: 4.5 standard deviations
     EXPECT_LT(chi_square, degrees + 4.5 * std::sqrt(2 * degrees)) << test.name << ", " << cells << " cells, seed " << kSeed;
+  }
+}
+
+// The definition, step by step, with a sort where the sampler has thresholds.
+TokenId PlainSample(const std::vector<float>& logits, const SamplerParams& params, int output_index) {
+  struct Entry {
+    float value;
+    int id;
+    uint32_t weight;
+  };
+  const kernels::LogitKernels& plain = kernels::LogitKernelsOf(kernels::Isa::kScalar);
+  const float top = *std::max_element(logits.begin(), logits.end());
+  std::vector<uint32_t> weights(logits.size());
+  plain.weigh(logits.data(), static_cast<int64_t>(logits.size()), top, static_cast<float>(1.0 / params.temperature), weights.data());
+  std::vector<Entry> rest;
+  for (size_t i = 0; i < logits.size(); ++i) rest.push_back({logits[i], static_cast<int>(i), weights[i]});
+  std::stable_sort(rest.begin(), rest.end(), [](const Entry& a, const Entry& b) { return a.value > b.value; });
+  const auto mass_of = [&] { return std::accumulate(rest.begin(), rest.end(), uint64_t{0}, [](uint64_t sum, const Entry& e) { return sum + e.weight; }); };
+  if (params.min_p > 0) {
+    std::erase_if(rest, [&](const Entry& e) { return e.weight < std::ceil(params.min_p * kernels::kWeightOne); });
+  }
+  if (params.top_k > 0 && rest.size() > static_cast<size_t>(params.top_k)) rest.resize(static_cast<size_t>(params.top_k));
+  const auto keep_first = [&](double part) {
+    const uint64_t need = static_cast<uint64_t>(std::ceil(part * static_cast<double>(mass_of())));
+    uint64_t sum = 0;
+    size_t kept = 0;
+    while (kept < rest.size() && (sum < need || kept == 0)) sum += rest[kept++].weight;
+    rest.resize(kept);
+  };
+  if (params.top_p < 1) keep_first(params.top_p);
+  if (params.typical_p < 1) {
+    std::erase_if(rest, [](const Entry& e) { return e.weight == 0; });
+    std::sort(rest.begin(), rest.end(), [](const Entry& a, const Entry& b) { return a.id < b.id; });
+    const double mass = static_cast<double>(mass_of());
+    const double log_mass = FixedLog(mass / kernels::kWeightOne);
+    const auto surprise = [&](const Entry& e) { return (double{top} - double{e.value}) / params.temperature + log_mass; };
+    double entropy = 0;
+    for (const Entry& e : rest) entropy += static_cast<double>(e.weight) / mass * surprise(e);
+    std::stable_sort(rest.begin(), rest.end(), [&](const Entry& a, const Entry& b) {
+      return std::abs(surprise(a) - entropy) < std::abs(surprise(b) - entropy);
+    });
+    keep_first(params.typical_p);
+  }
+  std::sort(rest.begin(), rest.end(), [](const Entry& a, const Entry& b) { return a.id < b.id; });
+  const double uniform = UniformOf(params.seed, 0, static_cast<uint32_t>(output_index));
+  const uint64_t target = std::min(static_cast<uint64_t>(uniform * static_cast<double>(mass_of())), mass_of() - 1);
+  uint64_t sum = 0;
+  for (const Entry& e : rest) {
+    if ((sum += e.weight) > target) return e.id;
+  }
+  return -1;
+}
+
+TEST(SamplerTest, TheSameTokensAsThePlainDefinitionOnEveryInstructionSet) {
+  std::mt19937 random(kSeed);
+  const auto chance = [&](int percent) { return std::uniform_int_distribution<int>(1, 100)(random) <= percent; };
+  const auto real = [&](double low, double high) { return std::uniform_real_distribution<double>(low, high)(random); };
+  for (int round = 0; round < 400; ++round) {
+    const int vocabulary = std::uniform_int_distribution<int>(1, round % 4 == 0 ? 50 : 4000)(random);
+    std::vector<float> logits = RandomLogits(static_cast<uint32_t>(round), vocabulary, static_cast<float>(real(0.1, 8)));
+    for (int i = 0; chance(30) && i < vocabulary / 2; ++i) logits[static_cast<size_t>(i)] = -std::numeric_limits<float>::infinity();
+    SamplerParams params{.temperature = real(0.05, 2), .seed = random()};
+    if (chance(40)) params.top_k = std::uniform_int_distribution<int>(1, vocabulary)(random) / (chance(50) ? 1 : 20);
+    if (chance(50)) params.top_p = real(0.01, 1);
+    if (chance(30)) params.min_p = real(0, 1) * (chance(50) ? 1 : 0.05);
+    if (chance(30)) params.typical_p = real(0.01, 1);
+    for (const kernels::Isa isa : {kernels::Isa::kScalar, kernels::Isa::kAvx2, kernels::Isa::kAvx512}) {
+      if (!kernels::IsaSupported(isa)) continue;
+      Sampler sampler(vocabulary, isa);
+      for (int index = 0; index < 4; ++index) {
+        ASSERT_EQ(sampler.Sample(logits, Context(params, index)).token, PlainSample(logits, params, index))
+            << "round " << round << " on " << kernels::NameOf(isa) << ": vocabulary " << vocabulary << ", temperature "
+            << params.temperature << ", top_k " << params.top_k << ", top_p " << params.top_p << ", min_p " << params.min_p
+            << ", typical_p " << params.typical_p << ", output " << index;
+      }
+    }
   }
 }
 

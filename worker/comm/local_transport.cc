@@ -129,7 +129,7 @@ class LocalTransport final : public Transport {
 
   std::string address() const override { return address_; }
   absl::Status Connect(Epoch epoch, PeerId self, const std::vector<PeerAddress>& peers,
-                       absl::Duration timeout) override;
+                       absl::Duration timeout, const std::atomic<bool>* stop) override;
   void Abort() override;
   std::unique_ptr<Transfer> Send(PeerId to, MessageTag tag,
                                  std::span<const std::byte> data) override;
@@ -148,7 +148,8 @@ class LocalTransport final : public Transport {
   void Forget(LocalTransfer* transfer) { unfinished_.remove(transfer); }
 
  private:
-  absl::Status WaitForHellos(const std::vector<PeerAddress>& peers, absl::Duration timeout);
+  absl::Status WaitForHellos(const std::vector<PeerAddress>& peers, absl::Duration timeout,
+                             const std::atomic<bool>* stop);
   // Moves what has landed into posted receives and ends sends that are due. Requires
   // mailbox_->mutex.
   void Settle();
@@ -179,7 +180,7 @@ LocalTransfer::~LocalTransfer() {
 
 absl::Status LocalTransport::Connect(Epoch epoch, PeerId self,
                                      const std::vector<PeerAddress>& peers,
-                                     absl::Duration timeout) {
+                                     absl::Duration timeout, const std::atomic<bool>* stop) {
   Abort();
   epoch_ = epoch;
   self_ = self;
@@ -198,13 +199,13 @@ absl::Status LocalTransport::Connect(Epoch epoch, PeerId self,
     letters.erase(letters.begin(),
                   letters.lower_bound(Key{epoch_, {-1, -1}, Channel::kHello, 0, 0}));
   }
-  const absl::Status status = WaitForHellos(peers, timeout);
+  const absl::Status status = WaitForHellos(peers, timeout, stop);
   if (!status.ok()) Abort();
   return status;
 }
 
 absl::Status LocalTransport::WaitForHellos(const std::vector<PeerAddress>& peers,
-                                           absl::Duration timeout) {
+                                           absl::Duration timeout, const std::atomic<bool>* stop) {
   std::vector<std::unique_ptr<Transfer>> transfers;
   std::vector<Transfer*> waited;
   std::vector<PeerId> order;
@@ -216,7 +217,7 @@ absl::Status LocalTransport::WaitForHellos(const std::vector<PeerAddress>& peers
     waited.push_back(transfers.back().get());
     order.push_back(peer.peer);
   }
-  const absl::Status status = Wait(waited, timeout, nullptr);
+  const absl::Status status = Wait(waited, timeout, stop);
   if (!absl::IsDeadlineExceeded(status)) return status;
   std::vector<SilentPeer> silent;
   for (size_t i = 0; i < waited.size(); ++i) {

@@ -57,9 +57,13 @@ class Transport {
 
   virtual std::string address() const = 0;
   // Begins an epoch: closes links of an older one, connects to the peers (self among them is skipped), exchanges a hello
-  // with each. kDeadlineExceeded names the peers that did not answer.
-  virtual absl::Status Connect(Epoch epoch, PeerId self, const std::vector<PeerAddress>& peers,
-                               absl::Duration timeout) = 0;
+  // with each. kDeadlineExceeded names the peers that did not answer; kCancelled when `stop` becomes true (checked after each
+  // Wake()).
+  virtual absl::Status Connect(Epoch epoch, PeerId self, const std::vector<PeerAddress>& peers, absl::Duration timeout,
+                               const std::atomic<bool>* stop) = 0;
+  absl::Status Connect(Epoch epoch, PeerId self, const std::vector<PeerAddress>& peers, absl::Duration timeout) {
+    return Connect(epoch, self, peers, timeout, nullptr);
+  }
   // Fails everything under way with kAborted and closes the links. Safe when not connected.
   virtual void Abort() = 0;
 

@@ -10,16 +10,22 @@ namespace pagoda::worker {
 namespace {
 
 constexpr absl::Duration kFirstPause = absl::Milliseconds(100);
+constexpr absl::Duration kFarewell = absl::Milliseconds(500);
 constexpr absl::Duration kLongestPause = absl::Seconds(5);
 // An engine that computes looks up between steps, and one that loads between tensors. What takes longer hangs.
 constexpr int64_t kLongestDeafnessNs = 60 * kNsPerSecond;
+// A leader that is lost has a successor within seconds: so long nobody waits longer than a moment between two tries.
+constexpr absl::Duration kEager = absl::Seconds(15);
+constexpr absl::Duration kEagerPause = absl::Milliseconds(150);
 
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(static_cast<int>(limits::kMaxGrpcMessageBytes));
   arguments.SetMaxSendMessageSize(static_cast<int>(limits::kMaxGrpcMessageBytes));
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 10'000);
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 5'000);
+  // A coordinator that is stopped has a successor soon: its stream must not be held on to.
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 2'000);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 2'000);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 2'000);  // also the longest that a connect may take
   arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // a new attempt is a new connection
   return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
@@ -41,6 +47,14 @@ void CoordinatorClient::Stop() {
   {
     MutexLock lock(&mutex_);
     stop_ = true;
+  }
+  wire::WorkerMessage leaving;
+  leaving.mutable_leaving();
+  Write(leaving);
+  {
+    // A coordinator of this version ends the stream in answer.
+    MutexLock lock(&mutex_);
+    mutex_.AwaitWithTimeout([this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return context_ == nullptr; }, kFarewell);
     if (context_ != nullptr) context_->TryCancel();
   }
   if (reader_.joinable()) reader_.join();
@@ -59,11 +73,21 @@ void CoordinatorClient::SleepUnlessStopped(absl::Duration duration) {
 
 void CoordinatorClient::ReadLoop() {
   absl::Duration pause = kFirstPause;
-  for (size_t turn = 0; !stopped(); ++turn) {
-    const bool welcomed = Attach(options_.coordinators[turn % options_.coordinators.size()]);
-    pause = welcomed ? kFirstPause : std::min(pause * 2, kLongestPause);
-    SleepUnlessStopped(pause);
+  MonotonicNs eager_until_ns = NowNs() + absl::ToInt64Nanoseconds(kEager);
+  while (!stopped()) {
+    const bool hinted = !leader_hint_.empty();
+    if (Attach(NextAddress())) eager_until_ns = NowNs() + absl::ToInt64Nanoseconds(kEager);
+    const bool eager = NowNs() < eager_until_ns;
+    pause = eager ? kFirstPause : std::min(pause * 2, kLongestPause);
+    // With several coordinators one round over all of them is a try.
+    const bool round_over = turn_ % options_.coordinators.size() == 0;
+    if (hinted || (round_over && leader_hint_.empty())) SleepUnlessStopped(eager ? kEagerPause : pause);
   }
+}
+
+std::string CoordinatorClient::NextAddress() {
+  if (!leader_hint_.empty()) return std::exchange(leader_hint_, "");
+  return options_.coordinators[turn_++ % options_.coordinators.size()];
 }
 
 bool CoordinatorClient::Attach(const std::string& address) {
@@ -90,7 +114,8 @@ bool CoordinatorClient::Attach(const std::string& address) {
   options_.metrics->SetConnected(false);
   MutexLock lock(&mutex_);
   context_ = nullptr;
-  if (!stop_) {
+  if (!stop_ && (welcomed_ || address != unreachable_)) {
+    unreachable_ = welcomed_ ? "" : address;
     LogWarning("coordinator_lost", {{"coordinator", address},
                                     {"registered", welcomed_},
                                     {"code", static_cast<int>(status.error_code())},
@@ -126,6 +151,9 @@ void CoordinatorClient::HandleCommand(wire::WorkerCommand& command) {
       if (options_.on_registered) options_.on_registered();
       return;
     }
+    case wire::WorkerCommand::kNotLeader:
+      leader_hint_ = command.not_leader().leader_address();
+      return;
     case wire::WorkerCommand::kAssignment: return HandleAssignment(command.assignment());
     case wire::WorkerCommand::kPlan: return engine_->PostPlan(FromWire(command.plan()));
     case wire::WorkerCommand::kRelease:

@@ -51,6 +51,7 @@ class CoordinatorClient : public EngineSink {
   void ReadLoop();
   // One stream from beginning to end; true when the coordinator welcomed us.
   bool Attach(const std::string& address);
+  std::string NextAddress();
   void HandleCommand(wire::WorkerCommand& command);
   void HandleAssignment(const wire::Assignment& message);
   wire::WorkerMessage RegisterMessage() const;
@@ -60,6 +61,9 @@ class CoordinatorClient : public EngineSink {
   void SleepUnlessStopped(absl::Duration duration);
 
   const CoordinatorClientOptions options_;
+  size_t turn_ = 0;           // the reader's
+  std::string unreachable_;   // the reader's; told already
+  std::string leader_hint_;   // the reader's; of a coordinator that does not lead itself; used once
   Engine* engine_ = nullptr;
 
   mutable Mutex mutex_;

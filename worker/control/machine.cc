@@ -83,6 +83,26 @@ double MeasureBandwidth(int threads) {
   return static_cast<double>(threads) * kProbeBytesPerThread / seconds;
 }
 
+// What a device's memory moves (bytes read and written) when rows are copied within it.
+absl::StatusOr<double> MeasureDeviceBandwidth(kernels::Backend& backend) {
+  constexpr int64_t kRows = 4096, kColumns = 4096;
+  PAGODA_ASSIGN_OR_RETURN(const auto from, backend.NewBuffer(kRows * kColumns * sizeof(float)));
+  PAGODA_ASSIGN_OR_RETURN(const auto to, backend.NewBuffer(kRows * kColumns * sizeof(float)));
+  const kernels::Backend::CopyRowsParams copy{.from = static_cast<const float*>(from->data()),
+                                              .from_stride = kColumns,
+                                              .to = static_cast<float*>(to->data()),
+                                              .to_stride = kColumns,
+                                              .rows = kRows,
+                                              .columns = kColumns};
+  PAGODA_RETURN_IF_ERROR(backend.CopyRows(copy));
+  PAGODA_RETURN_IF_ERROR(backend.Synchronize());
+  constexpr int kCopies = 20;
+  const MonotonicNs begin = NowNs();
+  for (int i = 0; i < kCopies; ++i) PAGODA_RETURN_IF_ERROR(backend.CopyRows(copy));
+  PAGODA_RETURN_IF_ERROR(backend.Synchronize());
+  return 2.0 * kCopies * kRows * kColumns * sizeof(float) * kNsPerSecond / static_cast<double>(std::max<MonotonicNs>(NowNs() - begin, 1));
+}
+
 absl::StatusOr<double> MeasureCompute(kernels::Backend& backend) {
   constexpr int64_t kBlockBytes = 34;  // Q8_0: an f16 scale and 32 bytes
   const std::vector<std::byte> rows(kProbeMatrix * kProbeMatrix / 32 * kBlockBytes);
@@ -133,7 +153,7 @@ int64_t AvailableMemoryBytes() {
 }
 
 MachineRates MeasureRates(kernels::Backend& backend, int threads) {
-  return {.memory_bandwidth = MeasureBandwidth(threads), .compute_rate = MeasureCompute(backend).value_or(0)};
+  return {.memory_bandwidth = backend.host_memory() ? MeasureBandwidth(threads) : MeasureDeviceBandwidth(backend).value_or(0), .compute_rate = MeasureCompute(backend).value_or(0)};
 }
 
 }  // namespace pagoda::worker

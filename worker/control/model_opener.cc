@@ -51,22 +51,46 @@ absl::StatusOr<SharedCheckpoint> OpenFromPeers(const std::string& root, const As
   return SharedCheckpoint(std::move(model));
 }
 
+// The whole of it: a peer that has the model is cheaper, and the coordinator always is one.
+absl::StatusOr<SharedCheckpoint> OpenFromSource(const std::string& root, const Assignment& assignment,
+                                                const ModelOpenerOptions& options,
+                                                const std::function<bool(double)>& keep_going) {
+  PAGODA_ASSIGN_OR_RETURN(const checkpoint::ModelReference reference, checkpoint::ParseModelReference(assignment.model));
+  if (reference.kind == checkpoint::ModelReference::Kind::kLocal) {
+    return absl::NotFoundError("a path of another machine names no source to pull from");
+  }
+  checkpoint::PullOptions pull = options.pull;
+  pull.cache_dir = root;
+  pull.progress = [&](const checkpoint::PullProgress& progress) {
+    if (progress.bytes_total > 0) {
+      keep_going(static_cast<double>(progress.bytes_done) / static_cast<double>(progress.bytes_total));
+    }
+  };
+  LogInfo("model_pull", {{"model", assignment.model}});
+  PAGODA_RETURN_IF_ERROR(checkpoint::Pull(assignment.model, pull).status());
+  return OpenLocal(root, assignment, options.catalog.get());
+}
+
 }  // namespace
 
 ModelOpener MakeModelOpener(const ModelOpenerOptions& options) {
   return [options](const Assignment& assignment,
-                   const std::function<bool(double)>&) -> absl::StatusOr<SharedCheckpoint> {
+                   const std::function<bool(double)>& keep_going) -> absl::StatusOr<SharedCheckpoint> {
     std::string root = options.cache_root;
     if (root.empty()) {
       PAGODA_ASSIGN_OR_RETURN(root, checkpoint::DefaultCacheFolder());
     }
     absl::StatusOr<SharedCheckpoint> local = OpenLocal(root, assignment, options.catalog.get());
-    if (local.ok() || assignment.model_peers.empty()) return local;
-    absl::StatusOr<SharedCheckpoint> remote = OpenFromPeers(root, assignment);
+    if (local.ok()) return local;
+    absl::StatusOr<SharedCheckpoint> remote = absl::NotFoundError("no peer has it");
+    if (!assignment.model_peers.empty()) remote = OpenFromPeers(root, assignment);
     if (remote.ok()) return remote;
+    absl::StatusOr<SharedCheckpoint> pulled = OpenFromSource(root, assignment, options, keep_going);
+    if (pulled.ok()) return pulled;
     return absl::Status(remote.status().code(),
-                        absl::StrCat("no copy here (", local.status().message(), ") and none from ",
-                                     assignment.model_peers.size(), " peers: ", remote.status().message()));
+                        absl::StrCat("no copy here (", local.status().message(), "), none from ",
+                                     assignment.model_peers.size(), " peers (", remote.status().message(),
+                                     "), none from its source: ", pulled.status().message()));
   };
 }
 

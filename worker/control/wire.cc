@@ -58,12 +58,16 @@ std::shared_ptr<const SamplerParams> ParamsFromWire(const wire::SettledSampling&
 
 StartSlot FromWire(const wire::StartSlot& message) {
   StartSlot start{.slot = message.slot(),
+                  .request = {.high = message.request().high(), .low = message.request().low()},
                   .choice = message.choice(),
                   .prompt_length = message.prompt_length(),
                   .history = {message.history().begin(), message.history().end()},
                   .blocks = {message.blocks().begin(), message.blocks().end()},
                   .params = nullptr,
-                  .fork_of = message.fork_of() - 1};
+                  .fork_of = message.fork_of() - 1,
+                  .trace = {.trace_high = message.trace().trace_high(),
+                            .trace_low = message.trace().trace_low(),
+                            .span = message.trace().span()}};
   if (start.fork_of < 0) start.params = ParamsFromWire(message.sampling());
   return start;
 }
@@ -122,7 +126,9 @@ StepPlan FromWire(const wire::StepPlan& message) {
                  .first_position = rows.first_position(),
                  .count = rows.count(),
                  .new_blocks = {rows.new_blocks().begin(), rows.new_blocks().end()},
-                 .prompt_logprobs = rows.prompt_logprobs()};
+                 .prompt_logprobs = rows.prompt_logprobs(),
+                 .accepted = {rows.accepted().begin(), rows.accepted().end()},
+                 .drafts = {rows.drafts().begin(), rows.drafts().end()}};
     for (const wire::ReplaceBlock& replace : rows.replace_blocks()) {
       out.replace_blocks.push_back({replace.index(), replace.block()});
     }
@@ -132,6 +138,16 @@ StepPlan FromWire(const wire::StepPlan& message) {
     plan.samples.push_back({sample.rows_index(), sample.slot(), sample.output_index()});
   }
   plan.ends.assign(message.ends().begin(), message.ends().end());
+  for (const wire::BlockName& name : message.names()) {
+    plan.names.push_back({name.block(), {.high = name.hash_high(), .low = name.hash_low()}});
+  }
+  if (!message.has_rebuild()) return plan;
+  plan.rebuild = Rebuild{.first_stage = message.rebuild().first_stage(), .last_stage = message.rebuild().last_stage()};
+  for (const wire::RebuildChain& chain : message.rebuild().chains()) {
+    plan.rebuild->chains.push_back({.blocks = {chain.blocks().begin(), chain.blocks().end()},
+                                    .first_block = chain.first_block(),
+                                    .tokens = {chain.tokens().begin(), chain.tokens().end()}});
+  }
   return plan;
 }
 
@@ -149,6 +165,15 @@ wire::WorkerMessage ToWire(const LoadReport& report) {
   state.set_kv_bytes(report.kv_bytes);
   state.set_workspace_bytes(report.workspace_bytes);
   state.set_shard_digest(report.shard_digest);
+  wire::HeldBlocks& held = *state.mutable_held_blocks();
+  std::string hashes;
+  for (const KvRecord::Held& block : report.held) {
+    if (block.output) held.add_outputs(held.blocks_size());
+    held.add_blocks(block.block);
+    const uint64_t hash[] = {block.hash.high, block.hash.low};
+    hashes.append(reinterpret_cast<const char*>(hash), sizeof(hash));
+  }
+  held.set_hashes(std::move(hashes));
   return message;
 }
 
@@ -175,6 +200,11 @@ wire::WorkerMessage ToWire(const StepResult& result) {
     token.set_slot(sample.slot);
     token.set_token_id(sample.token);
     if (!sample.logprobs.empty()) FillPosition(sample.logprobs, *token.mutable_logprobs());
+    for (const SampledToken::Further& further : sample.further) {
+      wire::FurtherToken& next = *token.add_further();
+      next.set_token_id(further.token);
+      if (!further.logprobs.empty()) FillPosition(further.logprobs, *next.mutable_logprobs());
+    }
   }
   for (const PromptLogprobs& prompt : result.prompt_logprobs) {
     wire::PromptLogprobs& entry = *out.add_prompt_logprobs();
@@ -198,6 +228,10 @@ wire::WorkerMessage ToWire(const StepMonitor::Snapshot& snapshot) {
   heartbeat.set_send_us(snapshot.send_us);
   heartbeat.set_steps(snapshot.steps);
   heartbeat.set_bytes_sent(snapshot.bytes_sent);
+  heartbeat.set_layers_us(snapshot.layers_us);
+  heartbeat.set_head_us(snapshot.head_us);
+  heartbeat.set_decode_rows(snapshot.decode_rows);
+  heartbeat.set_operation(snapshot.operation);
   return message;
 }
 

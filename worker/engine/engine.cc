@@ -16,7 +16,8 @@ absl::StatusOr<kernels::KvType> ParseKvType(const std::string& text) {
   if (text == "f32") return kernels::KvType::kF32;
   if (text == "bf16") return kernels::KvType::kBF16;
   if (text == "i8" || text == "int8") return kernels::KvType::kI8;
-  return absl::InvalidArgumentError(absl::StrCat("KV cache type ", text, ": auto, f32, f16, bf16 or i8"));
+  if (text == "f8" || text == "fp8") return kernels::KvType::kF8;
+  return absl::InvalidArgumentError(absl::StrCat("KV cache type ", text, ": auto, f32, f16, bf16, i8 or fp8 (CUDA)"));
 }
 
 Engine::Engine(EngineOptions options)
@@ -24,9 +25,12 @@ Engine::Engine(EngineOptions options)
       transport_(std::move(options.transport)),
       open_model_(std::move(options.open_model)),
       kv_cache_bytes_(options.kv_cache_bytes),
+      replay_bytes_(options.replay_bytes),
+      on_device_lost_(std::move(options.on_device_lost)),
       sink_(*options.sink),
       data_address_(transport_->address()),
       inbox_([transport = transport_.get()] { transport->Wake(); }),
+      spans_(options.tracer),
       thread_([this] { Main(); }) {}
 
 Engine::~Engine() {
@@ -82,7 +86,8 @@ void Engine::Handle(Assignment assignment) {
                 .weights_bytes = shard_->bytes,
                 .kv_bytes = decoder_->kv_bytes(),
                 .workspace_bytes = decoder_->workspace_bytes(),
-                .shard_digest = shard_->digest});
+                .shard_digest = shard_->digest,
+                .held = kv_record_->held()});
 }
 
 absl::Status Engine::Load(const Assignment& assignment) {
@@ -105,12 +110,23 @@ absl::Status Engine::Load(const Assignment& assignment) {
                              .tensor_parallel = stage.tensor_parallel,
                              .rank = assignment.self.rank,
                              .activation_bits = assignment.activation_bits};
+  const int64_t free_before = backend_->FreeMemoryBytes();
   if (shard_ == nullptr || shard_->digest != ShardDigest(request, backend_->numerics_profile())) {
     operation_ = "load the shard";
-    shard_ = nullptr;  // makes room
+    decoder_ = nullptr;  // makes room
+    shard_ = nullptr;
     PAGODA_ASSIGN_OR_RETURN(shard_, LoadShard(request, *backend_, progress));
   }
+  return PrepareKv(assignment);
+}
+
+// The KV cache of the last epoch, when it has the shape that this one asks for; else a new one.
+absl::Status Engine::PrepareKv(const Assignment& assignment) {
   operation_ = "allocate the KV cache and workspace";
+  const std::string shape = absl::StrCat(shard_->digest, " ", assignment.blocks, " blocks of ", assignment.block_tokens, " ",
+                                         assignment.kv_cache_type, ", ", assignment.max_step_rows, " rows");
+  if (decoder_ != nullptr && kv_shape_ == shape) return absl::OkStatus();
+  decoder_ = nullptr;
   PAGODA_ASSIGN_OR_RETURN(const kernels::KvType kv_type, ParseKvType(assignment.kv_cache_type));
   PAGODA_ASSIGN_OR_RETURN(decoder_, Decoder::Make(shard_, *backend_,
                                                   {.max_rows = assignment.max_step_rows,
@@ -119,15 +135,30 @@ absl::Status Engine::Load(const Assignment& assignment) {
                                                    .block_tokens = assignment.block_tokens,
                                                    .kv_type = kv_type}));
   if (kv_cache_bytes_ > 0 && decoder_->kv_bytes() > kv_cache_bytes_) {
-    return absl::ResourceExhaustedError(absl::StrCat("the KV cache takes ", decoder_->kv_bytes(),
-                                                     " bytes, --kv-cache-bytes allows ", kv_cache_bytes_));
+    const int64_t needed = decoder_->kv_bytes();
+    decoder_ = nullptr;
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the KV cache takes ", needed, " bytes, --kv-cache-bytes allows ", kv_cache_bytes_));
   }
+  if (!backend_->host_memory()) {  // planned against actual: what the device has less of than before
+    LogInfo("device_memory", {{"weights_bytes", shard_->bytes},
+                              {"kv_bytes", decoder_->kv_bytes()},
+                              {"workspace_bytes", decoder_->workspace_bytes()},
+                              {"free_before", free_before},
+                              {"free_now", backend_->FreeMemoryBytes()}});
+  }
+  kv_record_ = std::make_unique<KvRecord>(KvRecord::Shape{.blocks = assignment.blocks,
+                                                          .block_tokens = assignment.block_tokens,
+                                                          .hidden = shard_->spec.hidden,
+                                                          .output_bytes = replay_bytes_});
+  kv_shape_ = shape;
   return absl::OkStatus();
 }
 
 void Engine::Handle(const LinkUp& link_up) {
   if (!assignment_.has_value() || link_up.epoch != assignment_->epoch || decoder_ == nullptr) return;
-  const absl::Status status = transport_->Connect(link_up.epoch, assignment_->self, link_up.peers, kConnectTimeout);
+  const absl::Status status =
+      transport_->Connect(link_up.epoch, assignment_->self, link_up.peers, kConnectTimeout, inbox_.stop());
   if (!status.ok()) {
     Fail(StepNumber(0), "connect to the peers", status);
     return;
@@ -145,7 +176,7 @@ void Engine::Handle(const LinkUp& link_up) {
                       .deadline = assignment_->step_deadline,
                       .stop = inbox_.stop(),
                       .monitor = &monitor_},
-      *decoder_, *transport_);
+      *decoder_, *kv_record_, *transport_);
   sink_.OnLoad({.epoch = assignment_->epoch,
                 .phase = LoadPhase::kLinked,
                 .progress = 1,
@@ -165,15 +196,31 @@ void Engine::Handle(const StepPlan& plan) {
     return;
   }
   last_step_ = plan.step;
+  for (const StartSlot& start : plan.starts) {
+    LogDebug("sequence_started", {{"request", start.request.ToString()},
+                                  {"choice", start.choice},
+                                  {"slot", start.slot},
+                                  {"epoch", plan.epoch.value()},
+                                  {"step", plan.step.value()},
+                                  {"tokens", start.history.size()}});
+  }
   monitor_.BeginStep(plan.step.value());
+  const MonotonicNs begin_ns = NowNs();
   const absl::Status status = RunPlan(plan);
   if (!status.ok()) {
-    Fail(plan.step, executor_->operation(), status);
+    Fail(plan.step, executor_->operation(), status, executor_->RequestsOf(plan));
     return;
   }
   const Transport::Counters counters = transport_->counters();
   monitor_.EndStep(executor_->times(), static_cast<int64_t>(counters.bytes_sent));
   sink_.OnStep(*assignment_, executor_->times(), counters);
+  const StageAssignment& stage = assignment_->stages[static_cast<size_t>(assignment_->self.stage)];
+  spans_.OnStep({.pipeline = assignment_->pipeline,
+                 .epoch = assignment_->epoch,
+                 .self = assignment_->self,
+                 .layer_begin = stage.layer_begin,
+                 .layer_end = stage.layer_end},
+                plan, begin_ns, NowNs(), executor_->times());
 }
 
 absl::Status Engine::RunPlan(const StepPlan& plan) {
@@ -184,7 +231,7 @@ absl::Status Engine::RunPlan(const StepPlan& plan) {
   PAGODA_RETURN_IF_ERROR(executor_->Run(plan));
   PAGODA_RETURN_IF_ERROR(executor_->SendOn(plan));
   PAGODA_ASSIGN_OR_RETURN(StepResult result, executor_->Finish(plan));
-  if (executor_->reports()) sink_.OnResult(std::move(result));
+  if (executor_->Reports(plan)) sink_.OnResult(std::move(result));
   return absl::OkStatus();
 }
 
@@ -201,19 +248,24 @@ absl::Status Engine::PostReceives(const StepPlan& plan) {
 void Engine::Handle(const Release& release) {
   if (assignment_.has_value() && assignment_->epoch > release.epoch) return;  // of an older epoch: long over
   EndEpoch();
-  if (!release.keep_weights) shard_ = nullptr;
+  if (!release.keep_weights) {
+    decoder_ = nullptr;
+    kv_record_ = nullptr;
+    shard_ = nullptr;
+  }
   SetHeld();
   sink_.OnLeft(release.epoch);
 }
 
 void Engine::EndEpoch() {
+  spans_.EndEpoch();
   executor_ = nullptr;
   transport_->Abort();
-  decoder_ = nullptr;
   assignment_.reset();
 }
 
-void Engine::Fail(StepNumber step, const std::string& operation, const absl::Status& status) {
+void Engine::Fail(StepNumber step, const std::string& operation, const absl::Status& status,
+                  const std::string& requests) {
   // Stopped by us because something else ends the epoch: that is no fault.
   const bool stopped = absl::IsCancelled(status) && inbox_.stop()->load();
   const FaultReport fault{.epoch = assignment_->epoch,
@@ -228,13 +280,15 @@ void Engine::Fail(StepNumber step, const std::string& operation, const absl::Sta
                             {"stage", fault.self.stage},
                             {"rank", fault.self.rank},
                             {"operation", fault.operation},
+                            {"requests", requests},
                             {"error", status.ToString()}});
   sink_.OnFault(fault);
+  if (const absl::Status health = backend_->Health(); !health.ok() && on_device_lost_) on_device_lost_(health);
 }
 
 void Engine::SetHeld() {
   MutexLock lock(&mutex_);
-  held_.reset();
+  if (shard_ == nullptr) held_.reset();
   if (shard_ == nullptr || !assignment_.has_value()) return;
   held_ = HeldReport{.shard_digest = shard_->digest,
                      .pipeline = assignment_->pipeline,

@@ -3,8 +3,8 @@
 // touches them.
 //
 // States of an epoch: assigned -> loaded -> linked -> (plans) -> released or failed. What fails inside an epoch is one Fault;
-// after it plans of that epoch are dropped until an assignment or a release comes. Weights outlive an epoch unless the release
-// says otherwise: the next assignment of the same shard starts at once.
+// after it plans of that epoch are dropped until an assignment or a release comes. Weights and KV outlive an epoch unless the
+// release says otherwise: the next assignment of the same shard starts at once, and says which KV blocks are still good.
 //
 // Thread rule: Post* and Held from any thread; the sink is called on the engine's thread (OnFault also on PostPlan's).
 #pragma once
@@ -18,6 +18,7 @@
 #include "checkpoint/checkpoint.h"
 #include "common/mutex.h"
 #include "worker/engine/engine_inbox.h"
+#include "worker/engine/slot_spans.h"
 #include "worker/engine/step_executor.h"
 
 namespace pagoda::worker {
@@ -31,6 +32,7 @@ struct LoadReport {
   int64_t kv_bytes = 0;
   int64_t workspace_bytes = 0;
   std::string shard_digest;
+  std::vector<KvRecord::Held> held;  // with kLoaded: what the KV cache still has of an earlier epoch
 };
 struct FaultReport {
   Epoch epoch;
@@ -65,7 +67,11 @@ struct EngineOptions {
   std::unique_ptr<Transport> transport;
   ModelOpener open_model;
   int64_t kv_cache_bytes = 0;  // refuse an assignment whose KV cache is larger; 0: no bound of its own
+  int64_t replay_bytes = 0;    // host memory for outputs that the next stage may need again; 0: none are kept
   EngineSink* sink = nullptr;  // outlives the engine
+  Tracer* tracer = nullptr;    // null: no traces; outlives the engine
+  // Called on the engine's thread after the fault was told, when the device is lost: the process should end.
+  std::function<void(const absl::Status&)> on_device_lost = nullptr;
 };
 
 class Engine {
@@ -99,11 +105,14 @@ class Engine {
   // `requests`: whose work it was, where that is known.
   void Fail(StepNumber step, const std::string& operation, const absl::Status& status, const std::string& requests = "");
   void SetHeld();
+  absl::Status PrepareKv(const Assignment& assignment);
 
   const std::unique_ptr<kernels::Backend> backend_;
   const std::unique_ptr<Transport> transport_;
   const ModelOpener open_model_;
   const int64_t kv_cache_bytes_;
+  const int64_t replay_bytes_;
+  const std::function<void(const absl::Status&)> on_device_lost_;
   EngineSink& sink_;
   const std::string data_address_;
   EngineInbox inbox_;
@@ -113,8 +122,11 @@ class Engine {
   // The engine's thread only.
   std::optional<Assignment> assignment_;  // of the epoch under way; none: released or failed
   std::shared_ptr<const Shard> shard_;
-  std::unique_ptr<Decoder> decoder_;
+  std::unique_ptr<Decoder> decoder_;      // with the KV cache; stays when an epoch ends
+  std::unique_ptr<KvRecord> kv_record_;   // of that cache
+  std::string kv_shape_;                  // of the assignment that it was made for
   std::unique_ptr<StepExecutor> executor_;
+  SlotSpans spans_;
   StepNumber last_step_;
   std::string operation_;
 

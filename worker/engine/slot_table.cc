@@ -38,6 +38,7 @@ absl::Status SlotTable::Start(const StartSlot& start) {
   }
   slot = Slot{.used = true,
               .generation = generation,
+              .request = start.request,
               .choice = start.choice,
               .prompt_length = start.prompt_length,
               .tokens = start.history,
@@ -81,11 +82,19 @@ absl::Status SlotTable::ApplyRows(const StepPlan& plan) {
       return absl::InvalidArgumentError(absl::StrCat("slot ", rows.slot, ": positions ", rows.first_position, " to ", end,
                                                      " with ", slot.blocks.size(), " blocks"));
     }
+    if (static_cast<int>(rows.drafts.size()) >= rows.count || static_cast<int>(rows.accepted.size()) > rows.known_end()) {
+      return absl::InvalidArgumentError(absl::StrCat("slot ", rows.slot, ": ", rows.drafts.size(), " drafts and ",
+                                                     rows.accepted.size(), " accepted tokens with ", rows.count, " rows"));
+    }
   }
   for (const PlanSample& sample : plan.samples) {
     if (sample.rows_index < 0 || sample.rows_index >= static_cast<int>(plan.rows.size()) || !InRange(sample.slot) ||
         !at(sample.slot).used || sample.output_index < 0) {
       return absl::InvalidArgumentError(absl::StrCat("sample of rows ", sample.rows_index, " for slot ", sample.slot));
+    }
+    const PlanRows& rows = plan.rows[static_cast<size_t>(sample.rows_index)];
+    if (!rows.drafts.empty() && rows.slot != sample.slot) {
+      return absl::InvalidArgumentError(absl::StrCat("slot ", sample.slot, " samples the drafts of slot ", rows.slot));
     }
   }
   return absl::OkStatus();

@@ -25,6 +25,7 @@ class SlotTable {
   struct Slot {
     bool used = false;
     uint64_t generation = 0;  // of its sequences: tells a token of an ended one apart
+    RequestId request;        // for logs only
     int choice = 0;
     int prompt_length = 0;
     std::vector<TokenId> tokens;

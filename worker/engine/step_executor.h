@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "worker/comm/stage_link.h"
+#include "worker/engine/kv_record.h"
 #include "worker/engine/slot_table.h"
 #include "worker/engine/step_monitor.h"
 #include "worker/model/decoder.h"
@@ -33,10 +34,12 @@ struct ExecutorOptions {
 class StepExecutor {
  public:
   // `transport` is connected to the peers of the epoch.
-  StepExecutor(const ExecutorOptions& options, Decoder& decoder, Transport& transport);
+  StepExecutor(const ExecutorOptions& options, Decoder& decoder, KvRecord& record, Transport& transport);
 
   // Which operation an error came from: for the fault's report.
   const std::string& operation() const { return operation_; }
+  // Whose rows a plan has, for logs: request ids, the first few of them.
+  std::string RequestsOf(const StepPlan& plan) const;
 
   // Posts the receive of a plan that will run later, in order, each once. At most two are ahead.
   absl::Status Expect(const StepPlan& plan);
@@ -45,18 +48,42 @@ class StepExecutor {
   absl::Status TakeInput(const StepPlan& plan);
   absl::Status Run(const StepPlan& plan);
   absl::Status SendOn(const StepPlan& plan);
-  // On rank 0 of the last stage the result is complete; on others it is empty. Also ends the plan's `ends`.
+  // On the rank that reports the plan the result is complete; on others it is empty. Also ends the plan's `ends`.
   absl::StatusOr<StepResult> Finish(const StepPlan& plan);
 
-  bool reports() const { return last_ && options_.self.rank == 0; }
+  bool Reports(const StepPlan& plan) const {
+    const int stage = plan.rebuild.has_value() ? plan.rebuild->last_stage : static_cast<int>(options_.stages.size()) - 1;
+    return options_.self.stage == stage && options_.self.rank == 0;
+  }
   const StepTimes& times() const { return times_; }
   bool IsPosted(StepNumber step) const { return posted_.value() >= step.value(); }
 
  private:
+  // Logits of some of the step's rows.
+  struct LogitLines {
+    std::span<const int> rows;  // ascending
+    kernels::F32View logits;
+    std::span<const float> Of(int row) const;  // empty: not among them
+  };
+  // What this stage does of a plan: all do all, but for a rebuild.
+  enum class Part : uint8_t { kNothing, kFeed, kRun };
+  Part PartOf(const StepPlan& plan) const;
+  int RowsOf(const StepPlan& plan) const;
+  void Begin(std::string operation);
+  absl::Status CheckRebuild(const Rebuild& rebuild) const;
+  void PlaceRows(const StepPlan& plan);
+  absl::Status FeedKeptOutputs(const StepPlan& plan);
+
   struct PendingSample {
     int slot = 0;
     uint64_t generation = 0;
     int position = 0;
+  };
+  // The rows that a sample may come to take: one, and one more for each draft.
+  struct SampleChain {
+    int next_row = 0;
+    int first_row = 0;
+    int end_row = 0;
   };
   struct PendingTokens {
     StepNumber step;
@@ -73,29 +100,39 @@ class StepExecutor {
   bool TakesLargestOnly(const StepPlan& plan) const;
   absl::Status UseLargest(const StepPlan& plan, std::span<const int> rows, std::span<const TokenId> tokens,
                           StepResult& result);
-  absl::Status Accept(const StepPlan& plan, size_t sample_index, Sampled sampled, StepResult& result);
-  absl::Status UseLogits(const StepPlan& plan, std::span<const int> rows, const kernels::F32View& logits,
-                         StepResult& result);
+  static absl::Status CheckOutputIndex(int slot_number, const SlotTable::Slot& slot, int output_index);
+  absl::Status UseLogits(const StepPlan& plan, const LogitLines& lines, StepResult& result);
+  void UsePromptLogits(const PlanRows& rows, int first_row, const LogitLines& lines, PromptLogprobs& out);
+  // Goes on with the chain of one sample as far as the lines reach and the drafts come true. Runs on any thread of the backend:
+  // samples are of different slots.
+  absl::Status Sample(Sampler& sampler, const PlanSample& sample, const PlanRows& rows, const LogitLines& lines, SampleChain& chain,
+                      SampledToken& out);
+  // Chooses on the device where that can be done for all samples of `rows`: their tokens are in result then. False: it cannot.
+  absl::StatusOr<bool> SampleOnDevice(const StepPlan& plan, std::span<const int> rows, StepResult& result);
   int PromptTargets(const PlanRows& rows) const;
 
   const ExecutorOptions options_;
   Decoder& decoder_;
+  KvRecord& record_;
   const bool first_;
   const bool last_;
+  const bool feeds_;  // some rank of the next stage
   const int vocabulary_;
   StageLink link_;
   Collective collective_;
   GroupExchange group_;
   SlotTable slots_;
-  Sampler sampler_;
+  std::vector<Sampler> samplers_;  // one per thread of the backend
 
   std::string operation_;
   StepNumber posted_;
   std::deque<PendingTokens> pending_;
+  std::vector<float> feed_;                           // [rows, hidden] of a rebuild
   std::vector<TokenId> tokens_;                       // of the step's rows; stage 0
   const float* hidden_ = nullptr;                     // other stages
   std::vector<kernels::SequenceRows> sequences_;
   std::vector<int> first_row_;                        // of each of the plan's rows
+  std::vector<SampleChain> chains_;                   // of each of the plan's samples
   StepTimes times_;
 };
 

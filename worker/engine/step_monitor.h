@@ -18,6 +18,10 @@ struct StepTimes {
   int64_t group_wait_ns = 0;  // within the layers, for the other ranks of the group
   int64_t send_ns = 0;
   int rows = 0;
+  // Parts of compute_ns.
+  int64_t head_ns = 0;    // final norm and output head
+  int64_t sample_ns = 0;
+  bool decodes = false;   // several rows, none of a prompt
 };
 
 class StepMonitor {
@@ -33,6 +37,11 @@ class StepMonitor {
     int64_t send_us = 0;
     int64_t steps = 0;
     int64_t bytes_sent = 0;
+    // Of steps that decode alone.
+    int64_t layers_us = 0;
+    int64_t head_us = 0;
+    int64_t decode_rows = 0;
+    std::string operation;    // empty: waits for a plan
   };
 
   void BeginEpoch(uint64_t epoch) {
@@ -44,15 +53,25 @@ class StepMonitor {
     MutexLock lock(&mutex_);
     snapshot_.current_step = step;
   }
+  void BeginOperation(const std::string& what) {
+    MutexLock lock(&mutex_);
+    snapshot_.operation = what;
+  }
   void EndStep(const StepTimes& times, int64_t bytes_sent) {
     MutexLock lock(&mutex_);
     snapshot_.last_step = snapshot_.current_step;
     snapshot_.current_step = 0;
+    snapshot_.operation.clear();
     snapshot_.compute_us += times.compute_ns / 1000;
     snapshot_.wait_in_us += (times.wait_in_ns + times.group_wait_ns) / 1000;
     snapshot_.send_us += times.send_ns / 1000;
     ++snapshot_.steps;
     snapshot_.bytes_sent = bytes_sent;
+    if (!times.decodes) return;
+    const int64_t head_ns = times.head_ns + times.sample_ns;
+    snapshot_.layers_us += (times.compute_ns - head_ns) / 1000;
+    snapshot_.head_us += head_ns / 1000;
+    snapshot_.decode_rows += times.rows;
   }
   void BeginWait(std::string what) {
     MutexLock lock(&mutex_);

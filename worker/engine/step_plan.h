@@ -4,21 +4,26 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
+#include "common/block_hash.h"
 #include "common/ids.h"
+#include "common/trace.h"
 #include "worker/sampler/sampler.h"
 
 namespace pagoda::worker {
 
 struct StartSlot {
   int slot = 0;
+  RequestId request;  // for logs only
   int choice = 0;
   int prompt_length = 0;
   std::vector<TokenId> history;
   std::vector<int32_t> blocks;
   std::shared_ptr<const SamplerParams> params;  // null for a fork
   int fork_of = -1;                             // slot; -1: none
+  TraceContext trace = {};                      // of a sampled request
 };
 
 struct PlanCopy {
@@ -38,12 +43,33 @@ struct PlanRows {
   std::vector<int32_t> new_blocks;
   std::vector<ReplaceBlock> replace_blocks;
   bool prompt_logprobs = false;
+  std::vector<TokenId> accepted;
+  std::vector<TokenId> drafts;
+  int known_end() const { return first_position + count - static_cast<int>(drafts.size()); }  // where the drafts begin
 };
 
 struct PlanSample {
   int rows_index = 0;
   int slot = 0;
   int output_index = 0;
+};
+
+struct BlockName {
+  int32_t block = 0;
+  BlockHash hash;
+};
+
+struct RebuildChain {
+  std::vector<int32_t> blocks;
+  int first_block = 0;
+  std::vector<TokenId> tokens;
+  int blocks_to_fill() const { return static_cast<int>(blocks.size()) - first_block; }
+};
+
+struct Rebuild {
+  int first_stage = 0;
+  int last_stage = 0;
+  std::vector<RebuildChain> chains;
 };
 
 struct StepPlan {
@@ -54,6 +80,8 @@ struct StepPlan {
   std::vector<PlanRows> rows;
   std::vector<PlanSample> samples;
   std::vector<int> ends;
+  std::vector<BlockName> names;
+  std::optional<Rebuild> rebuild;
 
   int TotalRows() const {
     int total = 0;
@@ -66,6 +94,11 @@ struct SampledToken {
   int slot = 0;
   TokenId token = 0;
   Logprobs logprobs;
+  struct Further {
+    TokenId token = 0;
+    Logprobs logprobs;
+  };
+  std::vector<Further> further;
 };
 
 struct PromptLogprobs {

@@ -12,12 +12,6 @@ using kernels::ActivationForms;
 using kernels::F32View;
 using kernels::PackedMatrix;
 
-void AddForm(const PackedMatrix& matrix, ActivationForms& forms) {
-  if (matrix.activation_bits() == 0) forms.f32 = true;
-  if (matrix.activation_bits() == 8) forms.int8 = true;
-  if (matrix.activation_bits() == 12) forms.int12 = true;
-}
-
 std::span<std::byte> Bytes(float* data, int64_t count) {
   return {reinterpret_cast<std::byte*>(data), static_cast<size_t>(count) * sizeof(float)};
 }
@@ -35,13 +29,23 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Make(std::shared_ptr<const Sha
   return decoder;
 }
 
-absl::StatusOr<float*> Decoder::Floats(int64_t count) {
-  PAGODA_ASSIGN_OR_RETURN(std::unique_ptr<kernels::Buffer> buffer,
-                          backend_.NewBuffer(static_cast<size_t>(std::max<int64_t>(count, 16)) * sizeof(float)));
-  workspace_bytes_ += static_cast<int64_t>(buffer->bytes());
-  float* data = static_cast<float*>(buffer->data());
-  buffers_.push_back(std::move(buffer));
+absl::StatusOr<float*> Decoder::Keep(absl::StatusOr<std::unique_ptr<kernels::Buffer>> buffer) {
+  PAGODA_RETURN_IF_ERROR(buffer.status());
+  float* data = static_cast<float*>((*buffer)->data());
+  buffers_.push_back(*std::move(buffer));
   return data;
+}
+
+absl::StatusOr<float*> Decoder::Floats(int64_t count) {
+  const size_t bytes = static_cast<size_t>(std::max<int64_t>(count, 16)) * sizeof(float);
+  workspace_bytes_ += static_cast<int64_t>(bytes);
+  return Keep(backend_.NewBuffer(bytes));
+}
+
+absl::StatusOr<float*> Decoder::HostFloats(int64_t count) {
+  const size_t bytes = static_cast<size_t>(std::max<int64_t>(count, 16)) * sizeof(float);
+  if (backend_.host_memory()) workspace_bytes_ += static_cast<int64_t>(bytes);
+  return Keep(backend_.NewHostBuffer(bytes));
 }
 
 absl::StatusOr<std::unique_ptr<Activation>> Decoder::NewActivation(int64_t rows, int64_t columns,
@@ -94,13 +98,24 @@ absl::Status Decoder::Allocate() {
                                      2 * mine.down_ffn.size()});
     PAGODA_ASSIGN_OR_RETURN(parts_, Floats(rows * widest));
   }
+  hidden_host_ = residual_;
+  if (!backend_.host_memory()) {
+    if (!shard_->last()) {
+      PAGODA_ASSIGN_OR_RETURN(hidden_host_, HostFloats(rows * spec.hidden));
+    }
+    if (group.ranks.size() > 1) {
+      const int64_t planes = static_cast<int64_t>(std::max<size_t>(group.planes.size(), group.ranks.size()));
+      PAGODA_ASSIGN_OR_RETURN(gather_host_, HostFloats(rows * std::max({planes * spec.hidden, attended,
+                                                                         2 * mine.down_ffn.size()})));
+    }
+  }
 
   ActivationForms attention_forms, output_forms, ffn_forms, down_forms;
   for (const LayerWeights& layer : shard_->layers) {
-    AddForm(*layer.qkv, attention_forms);
-    AddForm(*layer.output, output_forms);
-    AddForm(*layer.gate_up, ffn_forms);
-    AddForm(*layer.down, down_forms);
+    layer.qkv->AddForms(attention_forms);
+    layer.output->AddForms(output_forms);
+    layer.gate_up->AddForms(ffn_forms);
+    layer.down->AddForms(down_forms);
   }
   PAGODA_ASSIGN_OR_RETURN(attention_input_, NewActivation(rows, spec.hidden, attention_forms));
   PAGODA_ASSIGN_OR_RETURN(output_input_, NewActivation(rows, attended, output_forms));
@@ -110,13 +125,16 @@ absl::Status Decoder::Allocate() {
 
   const int64_t head_rows = options_.max_head_rows;
   ActivationForms head_forms;
-  if (shard_->head != nullptr) AddForm(*shard_->head, head_forms);
+  if (shard_->head != nullptr) shard_->head->AddForms(head_forms);
   PAGODA_ASSIGN_OR_RETURN(head_residual_, Floats(head_rows * spec.hidden));
   PAGODA_ASSIGN_OR_RETURN(head_input_, NewActivation(head_rows, spec.hidden, head_forms));
   const int64_t vocabulary = mine.rank == 0 ? spec.vocabulary : mine.vocabulary.size();
-  PAGODA_ASSIGN_OR_RETURN(logits_, Floats(head_rows * vocabulary));
+  PAGODA_ASSIGN_OR_RETURN(logits_, HostFloats(head_rows * vocabulary));
   if (mine.rank == 0 && group.ranks.size() > 1) {
-    PAGODA_ASSIGN_OR_RETURN(logit_parts_, Floats(head_rows * spec.vocabulary));
+    PAGODA_ASSIGN_OR_RETURN(logit_parts_, HostFloats(head_rows * spec.vocabulary));
+  }
+  if (!backend_.host_memory()) {
+    PAGODA_ASSIGN_OR_RETURN(head_out_, Floats(head_rows * mine.vocabulary.size()));
   }
   return absl::OkStatus();
 }
@@ -127,24 +145,44 @@ absl::Status Decoder::Run(const Input& input, GroupExchange& group) {
   if (rows > options_.max_rows) {
     return absl::InvalidArgumentError(absl::StrCat("a step of ", rows, " rows, room for ", options_.max_rows));
   }
+  const int64_t hidden = shard_->spec.hidden;
+  PAGODA_RETURN_IF_ERROR(
+      backend_.BeginStep({.step = input.step, .tokens = input.tokens, .attention = &attention_, .rope = &rope_, .cache = kv_.get()}));
   if (shard_->first()) {
-    PAGODA_RETURN_IF_ERROR(
-        backend_.Embed(shard_->embedding, input.tokens, Rows(residual_, rows, shard_->spec.hidden)));
+    PAGODA_RETURN_IF_ERROR(backend_.Embed(shard_->embedding, input.tokens, Rows(residual_, rows, hidden)));
   } else {
-    std::memcpy(residual_, input.hidden, static_cast<size_t>(rows * shard_->spec.hidden) * sizeof(float));
+    PAGODA_RETURN_IF_ERROR(
+        backend_.Upload(input.hidden, residual_, static_cast<size_t>(rows * hidden) * sizeof(float)));
   }
+  // A group exchanges data between the layers' operations, so only a rank that is alone has steps that can be recorded.
+  if (group.alone()) {
+    const bool single_rows = input.step.sequences.size() == static_cast<size_t>(rows);
+    const int64_t padded = single_rows ? std::min<int64_t>(backend_.PaddedRows(rows), options_.max_rows) : rows;
+    PAGODA_RETURN_IF_ERROR(backend_.RunStep({.owner = this, .rows = padded, .single_rows = single_rows},
+                                            [&] { return RunLayers(padded, input.step, group); }));
+  } else {
+    PAGODA_RETURN_IF_ERROR(RunLayers(rows, input.step, group));
+  }
+  if (hidden_host_ != residual_ && !shard_->last()) {
+    return backend_.Download(residual_, hidden_host_, static_cast<size_t>(rows * hidden) * sizeof(float));
+  }
+  return backend_.Synchronize();
+}
+
+absl::Status Decoder::RunLayers(int64_t rows, const kernels::StepRows& step, GroupExchange& group) {
+  kernels::StepRows padded = step;
+  padded.rows = static_cast<int>(rows);
   bool planes = false;
   for (size_t i = 0; i < shard_->layers.size(); ++i) {
     const LayerWeights& weights = shard_->layers[i];
     PAGODA_RETURN_IF_ERROR(AddPlanes(rows, planes, weights.attention_norm, attention_input_.get()));
-    PAGODA_RETURN_IF_ERROR(Attention(weights, static_cast<int>(i), input.step, group));
+    PAGODA_RETURN_IF_ERROR(Attention(weights, static_cast<int>(i), padded, group));
     PAGODA_RETURN_IF_ERROR(AddPlanes(rows, true, weights.ffn_norm, ffn_input_.get()));
     PAGODA_RETURN_IF_ERROR(FeedForward(weights, rows, group));
     planes = true;
     group.Poll();
   }
-  PAGODA_RETURN_IF_ERROR(AddPlanes(rows, planes, nullptr, nullptr));
-  return backend_.Synchronize();
+  return AddPlanes(rows, planes, nullptr, nullptr);
 }
 
 absl::Status Decoder::AddPlanes(int64_t rows, bool planes, const float* norm, Activation* out) {
@@ -224,14 +262,12 @@ absl::Status Decoder::PartialSums(const PackedMatrix& matrix, const Activation& 
   const int64_t hidden = shard_->spec.hidden;
   const bool sliced = mine.tensor_parallel > partition.virtual_shards;
   float* base = sliced ? parts_ : planes_;
-  std::vector<std::span<std::byte>> parts;
-  float* next = base;
+  std::vector<int64_t> floats;
+  float* out = base;
   for (const RankPartition& rank : partition.ranks) {
-    const int64_t floats = static_cast<int64_t>(rank.planes.size()) * rows * rank.output_rows.size();
-    parts.push_back(Bytes(next, floats));
-    next += floats;
+    floats.push_back(static_cast<int64_t>(rank.planes.size()) * rows * rank.output_rows.size());
+    if (rank.rank < mine.rank) out += floats.back();
   }
-  float* out = reinterpret_cast<float*>(parts[static_cast<size_t>(mine.rank)].data());
   const int64_t slice = mine.output_rows.size();
   PAGODA_RETURN_IF_ERROR(backend_.MatMul({.matrix = &matrix,
                                           .input = &input,
@@ -240,42 +276,67 @@ absl::Status Decoder::PartialSums(const PackedMatrix& matrix, const Activation& 
                                           .row_stride = slice,
                                           .plane_stride = rows * slice}));
   if (group.alone()) return absl::OkStatus();
-  PAGODA_RETURN_IF_ERROR(backend_.Synchronize());
-  PAGODA_RETURN_IF_ERROR(group.Gather(parts, mine.rank, {}));
+  PAGODA_RETURN_IF_ERROR(GatherParts(base, floats, {}, group));
   if (!sliced) return absl::OkStatus();
+  const float* from = base;
   for (const RankPartition& rank : partition.ranks) {  // slices of rows of shard s become plane s
-    const float* from = reinterpret_cast<const float*>(parts[static_cast<size_t>(rank.rank)].data());
-    const size_t width = static_cast<size_t>(rank.output_rows.size());
-    for (int64_t r = 0; r < rows; ++r) {
-      float* to = planes_ + (rank.shards.begin * rows + r) * hidden + rank.output_rows.begin;
-      std::memcpy(to, from + static_cast<size_t>(r) * width, width * sizeof(float));
-    }
+    const int64_t width = rank.output_rows.size();
+    PAGODA_RETURN_IF_ERROR(backend_.CopyRows({.from = from,
+                                              .from_stride = width,
+                                              .to = planes_ + rank.shards.begin * rows * hidden + rank.output_rows.begin,
+                                              .to_stride = hidden,
+                                              .rows = rows,
+                                              .columns = width}));
+    from += floats[static_cast<size_t>(rank.rank)];
   }
   return absl::OkStatus();
+}
+
+absl::Status Decoder::GatherParts(float* base, std::span<const int64_t> floats, std::span<const int> members,
+                                  GroupExchange& group) {
+  const int rank = shard_->mine().rank;
+  float* host = backend_.host_memory() ? base : gather_host_;
+  std::vector<std::span<std::byte>> parts;
+  int64_t at = 0, mine_at = 0;
+  for (size_t r = 0; r < floats.size(); ++r) {
+    if (static_cast<int>(r) == rank) mine_at = at;
+    parts.push_back(Bytes(host + at, floats[r]));
+    at += floats[r];
+  }
+  if (host == base) {
+    PAGODA_RETURN_IF_ERROR(backend_.Synchronize());
+    return group.Gather(parts, rank, members);
+  }
+  PAGODA_RETURN_IF_ERROR(backend_.Download(base + mine_at, host + mine_at, parts[static_cast<size_t>(rank)].size()));
+  PAGODA_RETURN_IF_ERROR(group.Gather(parts, rank, members));
+  const int64_t after = mine_at + floats[static_cast<size_t>(rank)];
+  PAGODA_RETURN_IF_ERROR(backend_.Upload(host, base, static_cast<size_t>(mine_at) * sizeof(float)));
+  return backend_.Upload(host + after, base + after, static_cast<size_t>(at - after) * sizeof(float));
 }
 
 absl::Status Decoder::JoinSubGroup(std::span<const int64_t> columns, int halves, int64_t rows, float* out,
                                    GroupExchange& group) {
   const RankPartition& mine = shard_->mine();
-  PAGODA_RETURN_IF_ERROR(backend_.Synchronize());
-  std::vector<std::span<std::byte>> parts(static_cast<size_t>(mine.tensor_parallel));
+  std::vector<int64_t> floats(static_cast<size_t>(mine.tensor_parallel), 0);
   int64_t total = 0;
-  float* next = parts_;
   for (size_t m = 0; m < columns.size(); ++m) {
-    parts[static_cast<size_t>(mine.sub_group[m])] = Bytes(next, rows * columns[m]);
-    next += rows * columns[m];
+    floats[static_cast<size_t>(mine.sub_group[m])] = rows * columns[m];
     total += columns[m];
   }
-  PAGODA_RETURN_IF_ERROR(group.Gather(parts, mine.rank, mine.sub_group));
+  PAGODA_RETURN_IF_ERROR(GatherParts(parts_, floats, mine.sub_group, group));
   int64_t at = 0;
   const float* from = parts_;
   for (const int64_t width : columns) {
     const int64_t half = width / halves;
-    for (int64_t r = 0; r < rows; ++r) {
-      for (int h = 0; h < halves; ++h, from += half) {
-        std::memcpy(out + r * total + h * (total / halves) + at, from, static_cast<size_t>(half) * sizeof(float));
-      }
+    for (int h = 0; h < halves; ++h) {
+      PAGODA_RETURN_IF_ERROR(backend_.CopyRows({.from = from + h * half,
+                                                .from_stride = width,
+                                                .to = out + h * (total / halves) + at,
+                                                .to_stride = total,
+                                                .rows = rows,
+                                                .columns = half}));
     }
+    from += rows * width;
     at += half;
   }
   return absl::OkStatus();
@@ -287,10 +348,8 @@ absl::Status Decoder::NormHeadRows(std::span<const int> rows) {
   if (!shard_->last() || count > options_.max_head_rows) {
     return absl::InvalidArgumentError(absl::StrCat("logits of ", count, " rows, room for ", options_.max_head_rows));
   }
-  for (int64_t i = 0; i < count; ++i) {
-    std::memcpy(head_residual_ + i * hidden, residual_ + rows[static_cast<size_t>(i)] * hidden,
-                static_cast<size_t>(hidden) * sizeof(float));
-  }
+  PAGODA_RETURN_IF_ERROR(
+      backend_.GatherRows(Rows(residual_, options_.max_rows, hidden), rows, Rows(head_residual_, count, hidden)));
   if (shard_->head == nullptr) return absl::OkStatus();
   return backend_.AddNorm({.residual = Rows(head_residual_, count, hidden),
                            .planes = {},
@@ -300,9 +359,37 @@ absl::Status Decoder::NormHeadRows(std::span<const int> rows) {
                            .out = head_input_.get()});
 }
 
-absl::StatusOr<std::vector<TokenId>> Decoder::LargestLogits(std::span<const int> rows) {
+absl::Status Decoder::RunHead(std::span<const int> rows, float* out) {
   PAGODA_RETURN_IF_ERROR(NormHeadRows(rows));
+  if (shard_->head == nullptr) return absl::OkStatus();
+  return backend_.MatMul({.matrix = shard_->head.get(),
+                          .input = head_input_.get(),
+                          .rows = static_cast<int64_t>(rows.size()),
+                          .out = out,
+                          .row_stride = shard_->mine().vocabulary.size(),
+                          .plane_stride = 0});
+}
+
+absl::Status Decoder::Sample(std::span<const int> rows, std::span<const kernels::Backend::SampleRow> choices,
+                             std::span<TokenId> tokens, GroupExchange& group) {
+  if (!samples_here(group)) return absl::InternalError("sampling on a device that does not");
+  PAGODA_RETURN_IF_ERROR(RunHead(rows, head_out_));
+  return backend_.Sample(Rows(head_out_, static_cast<int64_t>(rows.size()), shard_->spec.vocabulary), choices, tokens);
+}
+
+absl::StatusOr<std::vector<TokenId>> Decoder::LargestOnDevice(std::span<const int> rows) {
+  std::vector<kernels::Backend::SampleRow> choices;
+  for (size_t i = 0; i < rows.size(); ++i) choices.push_back({.row = static_cast<int>(i)});
+  std::vector<TokenId> tokens(rows.size());
+  PAGODA_RETURN_IF_ERROR(RunHead(rows, head_out_));
+  PAGODA_RETURN_IF_ERROR(backend_.Sample(Rows(head_out_, static_cast<int64_t>(rows.size()), shard_->spec.vocabulary), choices, tokens));
+  return tokens;
+}
+
+absl::StatusOr<std::vector<TokenId>> Decoder::LargestLogits(std::span<const int> rows) {
   if (shard_->partition.ranks.size() != 1) return absl::InternalError("the largest logits of one rank's part of the vocabulary");
+  if (!backend_.host_memory()) return LargestOnDevice(rows);
+  PAGODA_RETURN_IF_ERROR(NormHeadRows(rows));
   std::vector<kernels::Backend::Largest> largest(rows.size());
   PAGODA_RETURN_IF_ERROR(backend_.MatMulLargest({.matrix = shard_->head.get(),
                                                  .input = head_input_.get(),
@@ -320,19 +407,17 @@ absl::StatusOr<F32View> Decoder::Logits(std::span<const int> rows, GroupExchange
   const RankPartition& mine = shard_->mine();
   const int64_t count = static_cast<int64_t>(rows.size());
   const int64_t vocabulary = shard_->spec.vocabulary;
-  PAGODA_RETURN_IF_ERROR(NormHeadRows(rows));
   if (count == 0) return F32View{};
   const bool spread = mine.rank == 0 && !group.alone();
-  float* out = spread ? logit_parts_ : logits_;
-  if (shard_->head != nullptr) {
-    PAGODA_RETURN_IF_ERROR(backend_.MatMul({.matrix = shard_->head.get(),
-                                            .input = head_input_.get(),
-                                            .rows = count,
-                                            .out = out,
-                                            .row_stride = mine.vocabulary.size(),
-                                            .plane_stride = 0}));
+  float* host = spread ? logit_parts_ : logits_;
+  float* out = backend_.host_memory() ? host : head_out_;
+  PAGODA_RETURN_IF_ERROR(RunHead(rows, out));
+  if (out == host) {
+    PAGODA_RETURN_IF_ERROR(backend_.Synchronize());
+  } else {
+    PAGODA_RETURN_IF_ERROR(
+        backend_.Download(out, host, static_cast<size_t>(count * mine.vocabulary.size()) * sizeof(float)));
   }
-  PAGODA_RETURN_IF_ERROR(backend_.Synchronize());
   const F32View view = Rows(logits_, count, vocabulary);
   if (group.alone()) return view;
   std::vector<std::span<std::byte>> parts;
@@ -342,7 +427,7 @@ absl::StatusOr<F32View> Decoder::Logits(std::span<const int> rows, GroupExchange
     parts.push_back(mine.rank == 0 ? Bytes(next, floats) : std::span<std::byte>());
     if (mine.rank == 0) next += floats;
   }
-  PAGODA_RETURN_IF_ERROR(group.GatherTo(0, Bytes(out, count * mine.vocabulary.size()), parts));
+  PAGODA_RETURN_IF_ERROR(group.GatherTo(0, Bytes(host, count * mine.vocabulary.size()), parts));
   if (mine.rank != 0) return F32View{};
   for (const RankPartition& rank : shard_->partition.ranks) {
     const float* from = reinterpret_cast<const float*>(parts[static_cast<size_t>(rank.rank)].data());

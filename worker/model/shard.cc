@@ -92,22 +92,26 @@ class Loader {
     const size_t layers = static_cast<size_t>(shard_.request.layer_end - shard_.request.layer_begin);
     PAGODA_ASSIGN_OR_RETURN(shard_.norms, backend_.NewBuffer((2 * layers + 1) * hidden * sizeof(float)));
     shard_.bytes += static_cast<int64_t>(shard_.norms->bytes());
-    float* data = static_cast<float*>(shard_.norms->data());
+    std::vector<float> values((2 * layers + 1) * hidden);
+    float* data = values.data();
+    const float* place = static_cast<const float*>(shard_.norms->data());
     const IndexRange all{0, shard_.spec.hidden};
     shard_.layers.resize(layers);
     for (size_t i = 0; i < layers; ++i) {
       const int layer = shard_.request.layer_begin + static_cast<int>(i);
       PAGODA_RETURN_IF_ERROR(Vector(TensorRole::kAttentionNorm, layer, all, data));
-      shard_.layers[i].attention_norm = data;
+      shard_.layers[i].attention_norm = place + (data - values.data());
       data += hidden;
       PAGODA_RETURN_IF_ERROR(Vector(TensorRole::kFfnNorm, layer, all, data));
-      shard_.layers[i].ffn_norm = data;
+      shard_.layers[i].ffn_norm = place + (data - values.data());
       data += hidden;
     }
-    if (!shard_.last()) return absl::OkStatus();
-    PAGODA_RETURN_IF_ERROR(Vector(TensorRole::kFinalNorm, -1, all, data));
-    shard_.final_norm = data;
-    return Step();
+    if (shard_.last()) {
+      PAGODA_RETURN_IF_ERROR(Vector(TensorRole::kFinalNorm, -1, all, data));
+      shard_.final_norm = place + (data - values.data());
+    }
+    PAGODA_RETURN_IF_ERROR(backend_.Upload(values.data(), shard_.norms->data(), values.size() * sizeof(float)));
+    return shard_.last() ? Step() : absl::OkStatus();
   }
 
   absl::StatusOr<std::unique_ptr<PackedMatrix>> Pack(std::span<const HeldRows> parts, const PackOptions& options,
@@ -171,9 +175,14 @@ class Loader {
 
   absl::Status LoadEmbedding() {
     PAGODA_ASSIGN_OR_RETURN(HeldRows rows, Rows(TensorRole::kTokenEmbedding, -1, {0, shard_.spec.vocabulary}));
-    shard_.embedding_bytes = std::move(rows.bytes);
     shard_.embedding = rows.view;
-    shard_.bytes += static_cast<int64_t>(shard_.embedding_bytes.size);
+    shard_.bytes += static_cast<int64_t>(rows.bytes.size);
+    PAGODA_ASSIGN_OR_RETURN(shard_.embedding_held, backend_.Hold(rows.view));
+    if (shard_.embedding_held != nullptr) {
+      shard_.embedding.data = static_cast<const std::byte*>(shard_.embedding_held->data());
+    } else {
+      shard_.embedding_bytes = std::move(rows.bytes);
+    }
     return Step();
   }
 

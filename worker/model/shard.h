@@ -43,7 +43,8 @@ struct Shard {
   std::unique_ptr<kernels::Buffer> norms;
   const float* final_norm = nullptr;               // last stage
   std::unique_ptr<kernels::PackedMatrix> head;     // last stage; null when this rank has no vocabulary rows
-  checkpoint::Checkpoint::Bytes embedding_bytes;   // first stage: the whole table as stored
+  checkpoint::Checkpoint::Bytes embedding_bytes;   // first stage: the whole table as stored, unless the backend holds it
+  std::unique_ptr<kernels::Buffer> embedding_held;
   kernels::MatrixRows embedding;
 
   int64_t bytes = 0;   // of everything above

@@ -9,6 +9,7 @@ namespace pagoda::worker {
 namespace {
 
 constexpr int kLanes = 16;
+constexpr int64_t kSumChunk = 1024;
 constexpr float kExpLow = -87.0f;
 
 // exp(x) for x <= 0: x = n ln2 + r, a polynomial of degree 6 in r, scaled by 2^n. Below kExpLow exactly 0.
@@ -37,7 +38,7 @@ constexpr float kExpLow = -87.0f;
   return lanes[0];
 }
 
-[[gnu::always_inline]] inline double ExpSumBody(const float* x, int64_t count, float top, float factor, float* weights) {
+[[gnu::always_inline]] inline double ExpSumBody(const float* x, int64_t count, float top, float factor) {
   double total = 0;
   for (int64_t chunk = 0; chunk < count; chunk += kSumChunk) {
     const int64_t end = std::min(count, chunk + kSumChunk);
@@ -46,15 +47,10 @@ constexpr float kExpLow = -87.0f;
     for (; i + kLanes <= end; i += kLanes) {
       float w[kLanes];
       for (int l = 0; l < kLanes; ++l) w[l] = ExpOf((x[i + l] - top) * factor);
-      if (weights != nullptr) {
-        for (int l = 0; l < kLanes; ++l) weights[i + l] = w[l];
-      }
       for (int l = 0; l < kLanes; ++l) lanes[l] += static_cast<double>(w[l]);
     }
     for (int l = 0; i + l < end; ++l) {
-      const float w = ExpOf((x[i + l] - top) * factor);
-      if (weights != nullptr) weights[i + l] = w;
-      lanes[l] += static_cast<double>(w);
+      lanes[l] += static_cast<double>(ExpOf((x[i + l] - top) * factor));
     }
     total += AddLanes(lanes);
   }
@@ -77,9 +73,8 @@ constexpr float kExpLow = -87.0f;
 
 // Wider vectors, the same operations: nothing here may be fused, so the bits do not change.
 #if defined(__x86_64__)
-__attribute__((target("avx2"))) double ExpSumAvx2(const float* x, int64_t count, float top, float factor,
-                                                  float* weights) {
-  return ExpSumBody(x, count, top, factor, weights);
+__attribute__((target("avx2"))) double ExpSumAvx2(const float* x, int64_t count, float top, float factor) {
+  return ExpSumBody(x, count, top, factor);
 }
 __attribute__((target("avx2"))) float MaxAvx2(const float* x, int64_t count) { return MaxBody(x, count); }
 bool HasAvx2() {
@@ -87,8 +82,8 @@ bool HasAvx2() {
   return has;
 }
 #else
-double ExpSumAvx2(const float* x, int64_t count, float top, float factor, float* weights) {
-  return ExpSumBody(x, count, top, factor, weights);
+double ExpSumAvx2(const float* x, int64_t count, float top, float factor) {
+  return ExpSumBody(x, count, top, factor);
 }
 float MaxAvx2(const float* x, int64_t count) { return MaxBody(x, count); }
 bool HasAvx2() { return false; }
@@ -119,16 +114,9 @@ float MaxOf(std::span<const float> x) {
   return HasAvx2() ? MaxAvx2(x.data(), count) : MaxBody(x.data(), count);
 }
 
-double ExpSum(std::span<const float> x, float top, float factor, std::span<float> weights) {
+double ExpSum(std::span<const float> x, float top, float factor) {
   const int64_t count = static_cast<int64_t>(x.size());
-  float* out = weights.empty() ? nullptr : weights.data();
-  return HasAvx2() ? ExpSumAvx2(x.data(), count, top, factor, out) : ExpSumBody(x.data(), count, top, factor, out);
-}
-
-double ChunkSum(std::span<const float> weights) {
-  double lanes[kLanes] = {};
-  for (size_t i = 0; i < weights.size(); ++i) lanes[i % kLanes] += static_cast<double>(weights[i]);
-  return AddLanes(lanes);
+  return HasAvx2() ? ExpSumAvx2(x.data(), count, top, factor) : ExpSumBody(x.data(), count, top, factor);
 }
 
 }  // namespace pagoda::worker

@@ -14,13 +14,8 @@ double FixedLog(double x);
 // Largest value; -inf for an empty span. NaN is passed over.
 float MaxOf(std::span<const float> x);
 
-// weights[i] = exp((x[i] - top) * factor), 0 below -87; requires x[i] <= top, factor > 0, weights.size() == x.size() or empty
-// (then only summed). Returns the sum: each chunk of 1024 values in 16 lanes of f64, lanes added 8, 4, 2, 1 apart, chunks in order.
-double ExpSum(std::span<const float> x, float top, float factor, std::span<float> weights);
-
-inline constexpr int64_t kSumChunk = 1024;
-
-// The sum of one chunk of weights in the same order as ExpSum takes.
-double ChunkSum(std::span<const float> weights);
+// The sum of exp((x[i] - top) * factor), terms below e^-87 being 0; requires x[i] <= top, factor > 0: each chunk of 1024 values
+// in 16 lanes of f64, lanes added 8, 4, 2, 1 apart, chunks in order.
+double ExpSum(std::span<const float> x, float top, float factor);
 
 }  // namespace pagoda::worker

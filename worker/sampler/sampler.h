@@ -7,18 +7,21 @@
 //   3. min_tokens: stop ids are -inf before that many output tokens; logit_bias is added
 //   4. repetition penalty (prompt and output: divided when positive, else multiplied), frequency and presence (output only)
 //   5. temperature below 1e-5: the largest. Else divide by temperature, then min_p, top_k, top_p, typical_p*, each over what
-//      the one before left, renormalised; then one uniform number of Philox(seed, choice, output index) picks by inverse CDF:
-//      over the vocabulary in id order when nothing was cut, else over the rest, likeliest first.
+//      the one before left, renormalised; then one uniform number of Philox(seed, choice, output index) picks by inverse CDF
+//      in id order. Weights are integers (2^-30 of the likeliest token's; less counts as nothing), so their sums have one value
+//      whatever the order: a cut is a threshold, and nothing is sorted.
 // If everything is masked the raw logits' largest is taken. NaN never wins.
 // Thread rule: one thread per Sampler (it owns scratch).
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
 
 #include "common/ids.h"
+#include "kernels/cpu/logit_kernels.h"
 #include "worker/sampler/token_counts.h"
 
 namespace pagoda::worker {
@@ -72,43 +75,70 @@ struct Sampled {
 
 class Sampler {
  public:
-  explicit Sampler(int vocabulary);
+  explicit Sampler(int vocabulary, kernels::Isa isa = kernels::Isa::kAuto);
 
   // True when Sample would give the largest logit's token and nothing else: then the logits need not be written down.
   static bool TakesLargest(const SamplingContext& context);
 
   // Requires logits.size() == vocabulary. Ids outside the vocabulary in the parameters are ignored.
   Sampled Sample(std::span<const float> logits, const SamplingContext& context);
+  // What a device needs to choose as Sample would, or nothing: when log-probabilities are wanted, or a rule that it does not have.
+  // A token has at most one edit.
+  struct TokenEdit {
+    TokenId token = 0;
+    bool forbid = false;
+    bool seen = false;
+    int output = 0;
+    float bias = 0;
+  };
+  struct DeviceChoice {
+    std::vector<TokenEdit> edits;
+    float factor = 0;    // 1 / temperature; 0: the largest
+    uint32_t least = 0;  // weight, of min_p
+    double uniform = 0;
+  };
+  std::optional<DeviceChoice> ForDevice(const SamplingContext& context) const;
   // log-softmax of `token` and of the `top` likeliest.
   Logprobs LogprobsOf(std::span<const float> logits, TokenId token, int top);
 
  private:
   struct Candidate {
     TokenId token = 0;
-    float value = 0;   // logit
-    float weight = 0;  // exp((value - largest) / temperature)
+    float value = 0;      // logit
+    uint32_t weight = 0;  // exp((value - largest) / temperature)
   };
 
   static bool NeedsEditing(const SamplingContext& context);
   void Mask(const SamplingContext& context);
   void MaskRepeatedNgrams(const SamplingContext& context);
   void Penalise(const SamplingContext& context);
+  float Largest(std::span<const float> logits);  // fills group_max_
+  TokenId ArgMax(std::span<const float> logits);
   TokenId ChooseAtRandom(std::span<const float> logits, const SamplingContext& context);
-  TokenId PickFromAll(double target) const;
-  // The `count` largest of `logits` above -inf, largest first (ties: lowest id), into candidates_.
-  void CollectTop(std::span<const float> logits, int count);
-  // Those of at least this weight, largest first.
-  void CollectFrom(std::span<const float> logits, float weight);
+
+  // Fills weights_ and chunk_sums_; returns the sum.
+  uint64_t WeighAll(std::span<const float> logits, float top, float factor);
+  TokenId PickFromAll(uint64_t target) const;
+  // Of group_max_'s logits: the ids of the `count` largest above -inf (ties: lowest id), ascending, into ids_.
+  void FindTop(std::span<const float> logits, int count);
+  // Candidates of ids_, ascending by id: weighed here, or as weights_ has them. Return their sum.
+  uint64_t WeighTop(std::span<const float> logits, float top, float factor);
+  uint64_t CollectHeavier(std::span<const float> logits, uint64_t bound);
+  // Keep the smallest set of the likeliest candidates that weighs at least `need`.
+  void KeepHeaviest(uint64_t need);
+  void KeepTypical(const SamplerParams& params, float top);
   static bool Better(const Candidate& a, const Candidate& b);
-  void KeepTopP(std::span<const float> logits, double top_p, double total, bool all_collected);
-  void KeepTypical(double typical_p);
 
   const int vocabulary_;
+  const kernels::LogitKernels& kernels_;
   std::vector<float> edited_;
-  std::vector<float> weights_;
   std::vector<float> group_max_;
-  std::vector<float> group_order_;
+  std::vector<float> scratch_;
+  std::vector<uint32_t> weights_;
+  std::vector<uint64_t> chunk_sums_;
+  std::vector<int32_t> ids_;  // room for 16 more than the vocabulary
   std::vector<Candidate> candidates_;
+  std::vector<Candidate> candidate_scratch_;
 };
 
 }  // namespace pagoda::worker

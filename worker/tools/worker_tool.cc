@@ -13,7 +13,7 @@
 
 #include "checkpoint/checkpoint.h"
 #include "common/clock.h"
-#include "kernels/cpu/cpu_backend.h"
+#include "kernels/factory.h"
 #include "worker/model/decoder.h"
 #include "worker/sampler/sampler.h"
 
@@ -22,6 +22,7 @@ namespace {
 
 struct ToolOptions {
   std::string model;
+  std::string device = "cpu";
   std::string isa = "auto";
   std::string kv_type = "f16";
   int threads = 1;
@@ -46,7 +47,8 @@ absl::StatusOr<kernels::KvType> ParseKvType(const std::string& text) {
   if (text == "f16") return kernels::KvType::kF16;
   if (text == "bf16") return kernels::KvType::kBF16;
   if (text == "i8") return kernels::KvType::kI8;
-  return absl::InvalidArgumentError(absl::StrCat("--kv-cache-dtype ", text, ": f32, f16, bf16 or i8"));
+  if (text == "fp8") return kernels::KvType::kF8;
+  return absl::InvalidArgumentError(absl::StrCat("--kv-cache-dtype ", text, ": f32, f16, bf16, i8 or fp8"));
 }
 
 absl::StatusOr<std::vector<TokenId>> ReadTokens(const ToolOptions& options) {
@@ -68,7 +70,9 @@ class Session {
   static absl::StatusOr<std::unique_ptr<Session>> Open(const ToolOptions& options, int64_t max_tokens) {
     auto session = std::unique_ptr<Session>(new Session);
     PAGODA_ASSIGN_OR_RETURN(const kernels::Isa isa, kernels::ParseIsa(options.isa));
-    PAGODA_ASSIGN_OR_RETURN(session->backend_, kernels::MakeCpuBackend({.threads = options.threads, .isa = isa}));
+    PAGODA_ASSIGN_OR_RETURN(const kernels::DeviceChoice device, kernels::ParseDevice(options.device));
+    PAGODA_ASSIGN_OR_RETURN(session->backend_,
+                            kernels::MakeBackend({.device = device, .cpu = {.threads = options.threads, .isa = isa}}));
     PAGODA_ASSIGN_OR_RETURN(std::unique_ptr<checkpoint::Checkpoint> model, checkpoint::Checkpoint::Open(options.model));
     const int layers = model->spec().layers;
     const MonotonicNs begin = NowNs();
@@ -200,8 +204,9 @@ int main(int argc, char** argv) {
   pagoda::worker::ToolOptions options;
   CLI::App app("One rank of one stage in this process");
   app.add_option("--model", options.model, "a .gguf file or a Hugging Face folder")->required();
+  app.add_option("--device", options.device, "auto|cpu|cuda|cuda:N");
   app.add_option("--isa", options.isa, "auto|scalar|avx2|avx512|amx");
-  app.add_option("--kv-cache-dtype", options.kv_type, "f32|f16|bf16|i8");
+  app.add_option("--kv-cache-dtype", options.kv_type, "f32|f16|bf16|i8|fp8");
   app.add_option("--threads", options.threads)->check(CLI::Range(1, 1024));
   app.add_option("--activation-bits", options.activation_bits, "8 or 12");
   app.add_option("--chunk", options.chunk, "rows of one step")->check(CLI::Range(1, 8192));

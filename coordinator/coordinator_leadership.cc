@@ -1,0 +1,76 @@
+// What changes when this coordinator begins to lead and when it stops. On the control thread.
+#include "common/clock.h"
+#include "common/log.h"
+#include "coordinator/coordinator.h"
+
+namespace pagoda::coordinator {
+
+absl::Status Coordinator::CheckLeads() const {
+  if (leading_.load()) return absl::OkStatus();
+  const std::string leader = leader_address();
+  return absl::UnavailableError(leader.empty() ? "this coordinator does not lead, and no other one is known to"
+                                               : absl::StrCat("this coordinator does not lead; ask ", leader));
+}
+
+void Coordinator::Lead(const Leader& leader) {
+  LogInfo("leads", {{"term", leader.term}, {"address", leader.who.address}});
+  {
+    MutexLock lock(&snapshot_mutex_);
+    leader_address_.clear();
+  }
+  (void)TakeUpStoredState();
+}
+
+// Nobody is welcomed before it is known what there is.
+absl::Status Coordinator::TakeUpStoredState() {
+  const absl::StatusOr<StoredState> stored = store_->Load();
+  stored_state_due_ = !stored.ok();
+  if (!stored.ok()) {
+    LogError("store_not_read", {{"error", AsStd(stored.status().message())}});
+    return stored.status();
+  }
+  state_ = ClusterState(state_.limits());
+  state_.SetOwnBlobAddress(own_blob_address_);
+  state_.Restore(stored->last_epoch, stored->last_pipeline, stored->pipelines, NowNs());
+  for (const DeploymentSpec& spec : stored->deployments) {
+    const auto model = catalog_->Open(spec.model);
+    if (!model.ok()) {
+      LogError("deployment_not_restored", {{"deployment", spec.name}, {"error", AsStd(model.status().message())}});
+      continue;
+    }
+    state_.Apply(spec, {.digest = (*model)->digest(), .sizes = (*model)->sizes()}, NowNs());
+  }
+  leading_.store(true);
+  CountWorkers();
+  Act();
+  for (const auto& router : routers_->All()) router->SendHello(true, "");
+  snapshot_due_ = true;
+  return absl::OkStatus();
+}
+
+// Another one leads. Workers keep weights and KV and go there; routers replay what ran here.
+void Coordinator::StepDown(const std::string& why) {
+  LogWarning("leads_no_more", {{"why", why}});
+  leading_.store(false);
+  stored_state_due_ = false;
+  for (const auto& router : routers_->All()) router->Close("this coordinator does not lead any more");
+  for (const auto& [id, link] : links_) {
+    link->SetEngine(nullptr);
+    link->SendNotLeader("");
+  }
+  links_.clear();
+  worker_ids_.clear();
+  const auto engines = Engines();
+  {
+    MutexLock lock(&engines_mutex_);
+    engines_.clear();
+  }
+  for (const auto& engine : engines) engine->Stop("UNAVAILABLE: this coordinator does not lead any more");
+  rates_.clear();
+  created_unix_s_.clear();
+  drain_deadlines_.clear();
+  state_ = ClusterState(state_.limits());
+  snapshot_due_ = true;
+}
+
+}  // namespace pagoda::coordinator

@@ -1,0 +1,9 @@
+// Instantiations of attention.cuh for one type of cache; one of several files so that they compile side by side.
+#include "kernels/cuda/attention.cuh"
+#include "kernels/cuda/attention_types.h"
+
+namespace pagoda::kernels::cuda {
+
+cudaError_t AttendI8(const AttendKernelParams& params, cudaStream_t stream) { return LaunchAttendType<kKvI8>(params, stream); }
+
+}  // namespace pagoda::kernels::cuda

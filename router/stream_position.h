@@ -1,0 +1,36 @@
+// How much of a stream its client has: what an SSE event's `id:` says, and `Last-Event-ID` brings back. It counts tokens and
+// not events, so that any router can go on behind it, however the tokens came in batches. Value type; hostile text is refused.
+//
+// As text: "<created>:<choice>.<choice>..." with, for each choice, "n" (nothing was sent), or the number of its output tokens
+// whose text was sent as far as it could be, then "e" when the rest of its text was sent too, "f" when its end was told;
+// ".u" at the end: the usage was sent. <created> is the Unix time of the request (chunks carry it, templates may print it).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/status.h"
+
+namespace pagoda::router {
+
+struct StreamPosition {
+  struct Choice {
+    bool begun = false;
+    int tokens = 0;
+    bool text_ended = false;
+    bool finished = false;  // then text_ended too
+    bool operator==(const Choice&) const = default;
+  };
+  int64_t created_unix_s = 0;
+  std::vector<Choice> choices;
+  bool usage_sent = false;
+
+  std::string ToString() const;
+  // kInvalidArgument.
+  static absl::StatusOr<StreamPosition> Parse(std::string_view text);
+  bool operator==(const StreamPosition&) const = default;
+};
+
+}  // namespace pagoda::router

@@ -1,0 +1,460 @@
+#include "tests/sim/sim_coordinator.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "coordinator/services/convert.h"
+#include "tests/sim/cluster.h"
+
+namespace pagoda::sim {
+namespace {
+
+namespace wire = internal::v1;
+using namespace coordinator;  // NOLINT: the sim's coordinator is made of them
+
+constexpr int64_t kTickEvery = 100 * kMs;
+constexpr int64_t kSnapshotEvery = kSecond;
+constexpr int64_t kStandbyLooksEvery = 300 * kMs;
+
+// Where the process of a worker is, as its data address says.
+ProcessId ProcessOf(const std::string& data_address) { return static_cast<ProcessId>(std::stoi(data_address)); }
+
+}  // namespace
+
+SimCoordinator::SimCoordinator(Cluster& cluster, Life life)
+    : cluster_(cluster),
+      world_(cluster.world()),
+      life_(life),
+      name_(world_.NameOf(life.process)),
+      state_(ClusterLimits{.lease_ns = 3 * kSecond, .own_blob_addresses = {}}) {
+  world_.After(life_, world_.Uniform(0, 50 * kMs), [this] { Tick(); });
+}
+
+int64_t SimCoordinator::Now() const { return world_.LocalNow(life_.process); }
+
+void SimCoordinator::Tick() {
+  KeepLeadership();
+  if (leads()) {
+    state_.Tick(Now());
+    Act();
+    for (auto& [id, engine] : engines_) {
+      engine.scheduler->Tick(Now());
+      CheckStepDeadline(engine);
+      Pump(engine);
+    }
+    Act();
+    if (snapshot_due_ || Now() - snapshot_at_ns_ >= kSnapshotEvery) PublishSnapshot();
+  }
+  world_.After(life_, kTickEvery, [this] { Tick(); });
+}
+
+void SimCoordinator::KeepLeadership() {
+  if (Now() < renew_at_ns_) return;
+  if (leads()) {
+    renew_at_ns_ = Now() + cluster_.store().lease_ns() / 3;
+    if (cluster_.store().Renew(term_) == StoreAnswer::kNotLeader) StepDown();
+    return;
+  }
+  renew_at_ns_ = Now() + kStandbyLooksEvery;
+  const SimStore::Campaigned campaign = cluster_.store().Campaign(name_);
+  if (campaign.answer != StoreAnswer::kOk) return;
+  leader_ = campaign.leader;
+  if (campaign.term != 0) Lead(campaign.term);
+}
+
+void SimCoordinator::Lead(uint64_t term) {
+  world_.Note(absl::StrCat(name_, " leads, term ", term));
+  term_ = term;
+  const SimStore& store = cluster_.store();
+  state_ = ClusterState(state_.limits());
+  state_.Restore(store.last_epoch(), store.last_pipeline(), store.pipelines(), Now());
+  state_.Apply(cluster_.spec(), cluster_.model(), Now());
+  Act();
+  for (const RouterEnd& router : routers_) {
+    auto hello = std::make_shared<wire::CoordinatorMessage>();
+    hello->mutable_hello()->set_coordinator(name_);
+    hello->mutable_hello()->set_leader(true);
+    ToRouter(router, hello);
+  }
+  snapshot_due_ = true;
+}
+
+void SimCoordinator::StepDown() {
+  world_.Note(absl::StrCat(name_, " leads no more"));
+  term_ = 0;
+  for (const RouterEnd& router : routers_) {
+    router.stream->Close(life_.process);
+  }
+  routers_.clear();
+  for (const WorkerEnd& worker : workers_) {
+    cluster_.ToWorkerProcess(worker.stream, life_.process, worker.life, [](SimWorker& to) { to.OnNotLeader(""); });
+  }
+  workers_.clear();
+  engines_.clear();
+  state_ = ClusterState(state_.limits());
+}
+
+SimCoordinator::WorkerEnd* SimCoordinator::FindWorker(const Stream* stream) {
+  const auto found = std::ranges::find_if(workers_, [&](const WorkerEnd& w) { return w.stream.get() == stream; });
+  return found == workers_.end() ? nullptr : &*found;
+}
+SimCoordinator::WorkerEnd* SimCoordinator::FindWorker(WorkerId id) {
+  const auto found = std::ranges::find_if(workers_, [&](const WorkerEnd& w) { return w.id == id; });
+  return found == workers_.end() ? nullptr : &*found;
+}
+SimCoordinator::RouterEnd* SimCoordinator::FindRouter(RouterId id) {
+  const auto found = std::ranges::find_if(routers_, [&](const RouterEnd& r) { return r.id == id; });
+  return found == routers_.end() ? nullptr : &*found;
+}
+
+template <typename F>
+void SimCoordinator::ToWorker(WorkerId id, F what) {
+  if (const WorkerEnd* worker = FindWorker(id)) {
+    cluster_.ToWorkerProcess(worker->stream, life_.process, worker->life, std::move(what));
+  }
+}
+
+void SimCoordinator::OnWorkerJoined(std::shared_ptr<Stream> stream, const WorkerInfo& info, Life worker) {
+  if (!leads()) {
+    cluster_.ToWorkerProcess(stream, life_.process, worker, [leader = leader_](SimWorker& to) { to.OnNotLeader(leader); });
+    return;
+  }
+  const WorkerId id = state_.Join(info, Now());
+  std::erase_if(workers_, [&](const WorkerEnd& w) { return w.id == id; });
+  workers_.push_back({std::move(stream), worker, id});
+  Act();
+}
+
+void SimCoordinator::OnWorkerLost(const std::shared_ptr<Stream>& stream) {
+  WorkerEnd* worker = FindWorker(stream.get());
+  if (worker == nullptr) return;
+  const WorkerId id = worker->id;
+  std::erase_if(workers_, [&](const WorkerEnd& w) { return w.id == id; });
+  state_.Gone(id, "its control stream ended", Now());
+  Act();
+}
+
+void SimCoordinator::OnHeartbeat(const Stream* stream, const WorkerProgress& progress) {
+  if (const WorkerEnd* worker = FindWorker(stream)) state_.Heartbeat(worker->id, progress, Now());
+  Act();
+}
+
+void SimCoordinator::OnLoaded(const Stream* stream, Epoch epoch, LoadPhase phase, const LoadDetails& details) {
+  if (const WorkerEnd* worker = FindWorker(stream)) state_.Loaded(worker->id, epoch, phase, details, Now());
+  Act();
+}
+
+void SimCoordinator::OnLeft(const Stream* stream, Epoch epoch) {
+  if (const WorkerEnd* worker = FindWorker(stream)) state_.Left(worker->id, epoch, Now());
+  Act();
+}
+
+void SimCoordinator::OnFault(const Stream* stream, Epoch epoch, const std::string& what) {
+  const WorkerEnd* worker = FindWorker(stream);
+  const WorkerRecord* record = worker == nullptr ? nullptr : state_.FindWorker(worker->id);
+  if (record != nullptr && record->epoch == epoch) state_.EpochFailed(record->pipeline, epoch, what, Now());
+  Act();
+}
+
+void SimCoordinator::OnResult(const Stream* stream, StepResult result) {
+  if (FindWorker(stream) == nullptr) return;
+  for (auto& [id, engine] : engines_) {
+    if (!engine.open || engine.failed || engine.epoch != result.epoch) continue;
+    const absl::Status status = engine.scheduler->OnResult(result, Now());
+    if (!status.ok()) {
+      world_.Violate(absl::StrCat(name_, " cannot use a result: ", status.message()));
+      return;
+    }
+    while (!engine.dispatched.empty() && engine.dispatched.front().first <= engine.scheduler->last_read_step().value()) {
+      engine.dispatched.pop_front();
+    }
+    engine.last_step = result.step;
+    Pump(engine);
+  }
+  Act();
+}
+
+void SimCoordinator::Act() {
+  for (std::vector<Action> actions = state_.TakeActions(); !actions.empty(); actions = state_.TakeActions()) {
+    for (const Action& action : actions) Do(action);
+  }
+}
+
+void SimCoordinator::Do(const Action& action) {
+  if (const auto* save = std::get_if<SaveEpoch>(&action)) {
+    if (cluster_.store().AdvanceEpoch(term_, save->epoch) == StoreAnswer::kOk) return;
+    refused_epochs_.insert(save->epoch.value());
+    world_.After(life_, 0, [this, epoch = save->epoch] {
+      for (const auto& [id, pipeline] : state_.pipelines()) {
+        if (pipeline.epoch == epoch) return state_.EpochFailed(id, epoch, "the store did not take the epoch", Now()), Act();
+      }
+    });
+  } else if (const auto* put = std::get_if<SavePipeline>(&action)) {
+    cluster_.store().PutPipeline(term_, put->pipeline);
+  } else if (const auto* forget = std::get_if<ForgetPipeline>(&action)) {
+    cluster_.store().ForgetPipeline(term_, forget->pipeline);
+  } else if (const auto* assign = std::get_if<SendAssignment>(&action)) {
+    if (refused_epochs_.contains(assign->assignment.epoch.value())) return;
+    cluster_.CheckEpoch(assign->assignment.epoch, name_);
+    ToWorker(assign->worker, [assignment = assign->assignment](SimWorker& to) { to.OnAssignment(assignment); });
+  } else if (const auto* link = std::get_if<SendLinkUp>(&action)) {
+    ToWorker(link->worker, [link_up = *link](SimWorker& to) { to.OnLinkUp(link_up); });
+  } else if (const auto* release = std::get_if<SendRelease>(&action)) {
+    ToWorker(release->worker, [what = *release](SimWorker& to) { to.OnRelease(what.epoch, what.keep_weights); });
+  } else if (const auto* close = std::get_if<CloseWorker>(&action)) {
+    const WorkerEnd* worker = FindWorker(close->worker);
+    if (worker == nullptr) return;
+    worker->stream->Close(life_.process);
+    std::erase_if(workers_, [&](const WorkerEnd& w) { return w.id == close->worker; });
+  } else if (const auto* probe = std::get_if<ProbeWorker>(&action)) {
+    const ProcessId process = ProcessOf(state_.FindWorker(probe->worker)->info.data_address);
+    world_.After(life_, kMs, [this, worker = probe->worker, process] {
+      const bool reached = cluster_.network().Connected(life_.process, process);
+      const ProbeResult result = !reached                  ? ProbeResult::kUnreachable
+                                 : world_.IsUp(process) ? ProbeResult::kAnswered
+                                                        : ProbeResult::kRefused;
+      state_.Probed(worker, result, Now());
+      Act();
+    });
+  } else if (const auto* fault = std::get_if<ReportFault>(&action)) {
+    world_.Note(absl::StrCat(name_, " finds ", std::string(NameOf(fault->kind)), ": ", fault->text));
+  } else if (const auto* create = std::get_if<CreatePipeline>(&action)) {
+    engines_[create->pipeline].pipeline = create->pipeline;
+    snapshot_due_ = true;
+  } else if (const auto* open = std::get_if<coordinator::OpenEpoch>(&action)) {
+    OpenEpoch(*open);
+  } else if (const auto* end = std::get_if<CloseEpoch>(&action)) {
+    world_.Note(absl::StrCat(name_, " ends epoch ", end->epoch.value(), ": ", end->why));
+    Engine& engine = engines_.at(end->pipeline);
+    snapshot_due_ = true;
+    if (!engine.open || engine.epoch != end->epoch) return;
+    engine.scheduler->EndEpoch();
+    engine.open = false;
+    engine.dispatched.clear();
+    Publish(engine);
+  } else if (const auto* stop = std::get_if<StopPipeline>(&action)) {
+    snapshot_due_ = true;
+    Engine& engine = engines_.at(stop->pipeline);
+    if (stop->draining) {
+      engine.draining = true;
+      return;
+    }
+    engine.scheduler->FailAll("UNAVAILABLE: the deployment was deleted");
+    Publish(engine);
+    engines_.erase(stop->pipeline);
+  }
+}
+
+void SimCoordinator::OpenEpoch(const coordinator::OpenEpoch& action) {
+  const PipelineRecord& pipeline = state_.pipelines().at(action.pipeline);
+  const DeploymentSpec& spec = state_.deployments().at(pipeline.deployment).spec;
+  Engine& engine = engines_.at(action.pipeline);
+  std::vector<int> layers;
+  for (const StagePlacement& stage : pipeline.placement.stages) layers.push_back(stage.layer_end - stage.layer_begin);
+  std::vector<std::vector<const HeldBlocks*>> held(pipeline.placement.stages.size());
+  for (const WorkerId id : pipeline.workers) {
+    const WorkerRecord* worker = state_.FindWorker(id);
+    if (worker == nullptr || FindWorker(id) == nullptr) return;  // it is on its way out, and the epoch with it
+    held.at(static_cast<size_t>(worker->stage)).push_back(worker->held.get());
+  }
+  engine.scheduler->EndEpoch();
+  engine.scheduler->BeginEpoch(EpochSettings{.epoch = action.epoch,
+                                             .stages = static_cast<int>(pipeline.placement.stages.size()),
+                                             .blocks = pipeline.placement.blocks,
+                                             .block_tokens = spec.block_size,
+                                             .max_model_len = pipeline.placement.max_model_len,
+                                             .vocabulary = kToyVocabulary,
+                                             .max_step_rows = spec.max_num_batched_tokens,
+                                             .max_sequences = spec.max_num_seqs,
+                                             .max_slots = 2 * spec.max_num_seqs,
+                                             .max_sample_rows = spec.max_num_seqs,
+                                             .prefix_caching = true,
+                                             .max_queued_requests = spec.max_queued_requests,
+                                             .stage_layers = std::move(layers),
+                                             .restored = SurveyHeldBlocks(held, pipeline.placement.blocks)});
+  engine.epoch = action.epoch;
+  engine.ranks = pipeline.workers;
+  engine.open = true;
+  engine.failed = false;
+  engine.dispatched.clear();
+  ++epochs_opened_;
+  world_.Note(absl::StrCat(name_, " opens epoch ", action.epoch.value(), " of pipeline ", action.pipeline.value()));
+  snapshot_due_ = true;
+  Pump(engine);
+}
+
+void SimCoordinator::Pump(Engine& engine) {
+  Dispatch(engine);
+  Publish(engine);
+}
+
+void SimCoordinator::Dispatch(Engine& engine) {
+  if (!engine.open || engine.failed) return;
+  while (std::optional<StepPlan> plan = engine.scheduler->NextPlan(Now())) {
+    engine.dispatched.emplace_back(plan->step.value(), Now());
+    auto message = std::make_shared<wire::StepPlan>();
+    ToWire(*plan, *message);
+    for (const WorkerId id : engine.ranks) {
+      if (FindWorker(id) == nullptr) return FailEpoch(engine, absl::StrCat("step ", plan->step.value(), " did not reach every rank"), 0);
+      ToWorker(id, [message](SimWorker& to) { to.OnPlan(*message); });
+    }
+  }
+}
+
+void SimCoordinator::FailEpoch(Engine& engine, const std::string& why, uint64_t stalled_step) {
+  engine.failed = true;
+  world_.After(life_, 0, [this, pipeline = engine.pipeline, epoch = engine.epoch, why, stalled_step] {
+    if (stalled_step == 0) {
+      state_.EpochFailed(pipeline, epoch, why, Now());
+    } else {
+      state_.StepStalled(pipeline, epoch, StepNumber(stalled_step), why, Now());
+    }
+    Act();
+  });
+}
+
+void SimCoordinator::CheckStepDeadline(Engine& engine) {
+  if (engine.dispatched.empty() || engine.failed || !engine.open) return;
+  const auto [step, since_ns] = engine.dispatched.front();
+  if (Now() - since_ns < 4 * kSecond) return;
+  FailEpoch(engine, absl::StrCat("step ", step, " gave no result for ", (Now() - since_ns) / kMs, " ms"), step);
+}
+
+void SimCoordinator::Publish(Engine& engine) {
+  for (const Refusal& refusal : engine.scheduler->TakeRefusals()) Refuse(refusal.router, refusal);
+  std::vector<ChoiceOutput> outputs = engine.scheduler->TakeOutputs();
+  std::map<RouterId, std::vector<ChoiceOutput*>> by_router;
+  for (ChoiceOutput& output : outputs) by_router[output.router].push_back(&output);
+  for (const auto& [id, batch] : by_router) {
+    const RouterEnd* router = FindRouter(id);
+    if (router == nullptr) continue;
+    auto message = std::make_shared<wire::CoordinatorMessage>();
+    ToWire(StepTokens{.pipeline = engine.pipeline, .epoch = engine.epoch, .step = engine.last_step}, batch, *message->mutable_tokens());
+    ToRouter(*router, message);
+  }
+  if (engine.scheduler->idle() && engine.scheduler->leaked_blocks() != 0) {
+    world_.Violate(absl::StrCat(engine.scheduler->leaked_blocks(), " blocks leaked in pipeline ", engine.pipeline.value()));
+  }
+  if (engine.draining && engine.scheduler->idle()) state_.Drained(engine.pipeline, Now());
+}
+
+void SimCoordinator::ToRouter(const RouterEnd& router, std::shared_ptr<wire::CoordinatorMessage> message) {
+  cluster_.ToRouterProcess(router.stream, life_.process, router.life, std::move(message));
+}
+
+void SimCoordinator::Refuse(RouterId id, const Refusal& refusal) {
+  const RouterEnd* router = FindRouter(id);
+  if (router == nullptr) return;
+  auto message = std::make_shared<wire::CoordinatorMessage>();
+  ToWire(refusal, *message->mutable_refused());
+  ToRouter(*router, message);
+}
+
+void SimCoordinator::PublishSnapshot() {
+  snapshot_due_ = false;
+  snapshot_at_ns_ = Now();
+  Snapshot snapshot;
+  snapshot.version = ++snapshot_version_;
+  for (const auto& [id, pipeline] : state_.pipelines()) {
+    const auto engine = engines_.find(id);
+    if (engine == engines_.end()) continue;
+    const SchedulerStats stats = engine->second.scheduler->stats();
+    snapshot.pipelines.push_back({.pipeline = id,
+                                  .epoch = pipeline.epoch,
+                                  .model = pipeline.deployment,
+                                  .model_digest = cluster_.model().digest,
+                                  .architecture = "toy",
+                                  .ready = pipeline.phase == PipelinePhase::kReady && !pipeline.draining,
+                                  .max_model_len = pipeline.placement.max_model_len,
+                                  .block_tokens = cluster_.spec().block_size,
+                                  .blocks_total = stats.blocks_total,
+                                  .blocks_used = stats.blocks_used,
+                                  .running = stats.running,
+                                  .waiting = stats.waiting,
+                                  .numerics_profile = "toy-1",
+                                  .vocabulary = kToyVocabulary,
+                                  .max_queued_requests = cluster_.spec().max_queued_requests});
+  }
+  for (const RouterEnd& router : routers_) {
+    auto message = std::make_shared<wire::CoordinatorMessage>();
+    ToWire(snapshot, *message->mutable_snapshot());
+    ToRouter(router, message);
+  }
+}
+
+void SimCoordinator::OnRouterAttached(std::shared_ptr<Stream> stream, Life router) {
+  routers_.push_back({std::move(stream), router, RouterId(next_router_++)});
+  auto hello = std::make_shared<wire::CoordinatorMessage>();
+  hello->mutable_hello()->set_coordinator(name_);
+  hello->mutable_hello()->set_leader(leads());
+  if (!leads()) hello->mutable_hello()->set_leader_address(leader_);
+  ToRouter(routers_.back(), hello);
+  if (leads()) PublishSnapshot();
+}
+
+void SimCoordinator::OnRouterLost(const std::shared_ptr<Stream>& stream) {
+  const auto found = std::ranges::find_if(routers_, [&](const RouterEnd& r) { return r.stream == stream; });
+  if (found == routers_.end()) return;
+  const RouterId id = found->id;
+  routers_.erase(found);
+  for (auto& [pipeline, engine] : engines_) {
+    engine.scheduler->DropRouter(id);
+    Pump(engine);
+  }
+}
+
+void SimCoordinator::OnRouterMessage(const Stream* stream, const wire::RouterMessage& message) {
+  const auto found = std::ranges::find_if(routers_, [&](const RouterEnd& r) { return r.stream.get() == stream; });
+  if (found == routers_.end()) return;
+  const RouterId router = found->id;
+  if (message.has_submit()) {
+    wire::Submit submit = message.submit();
+    const PipelineId pipeline(submit.pipeline());
+    absl::StatusOr<Request> request = FromWire(submit, router, Now());
+    if (!request.ok()) return world_.Violate(absl::StrCat("a submission is refused as broken: ", request.status().message()));
+    const auto engine = engines_.find(pipeline);
+    if (!leads() || engine == engines_.end() || engine->second.draining) {
+      return Refuse(router, {.router = router,
+                             .request = request->id,
+                             .attempt = request->attempt,
+                             .code = leads() ? RefusalCode::kNotFound : RefusalCode::kUnavailable,
+                             .message = leads() ? "there is no such pipeline here" : "this coordinator does not lead",
+                             .retry_after_ms = 0});
+    }
+    engine->second.scheduler->Submit(*std::move(request), Now());
+    return Pump(engine->second);
+  }
+  for (auto& [id, engine] : engines_) {
+    if (message.has_cancel()) engine.scheduler->Cancel(FromWire(message.cancel().request()));
+    if (message.has_stop()) engine.scheduler->StopChoice(FromWire(message.stop().request()), message.stop().choice(), message.stop().count());
+    Pump(engine);
+  }
+}
+
+std::string SimCoordinator::UnrestOf() const {
+  std::string unrest;
+  for (const auto& [id, engine] : engines_) {
+    const SchedulerStats stats = engine.scheduler->stats();
+    if (!engine.scheduler->idle()) {
+      absl::StrAppend(&unrest, "pipeline ", id.value(), " of ", name_, " still has ", stats.running, " running and ", stats.waiting,
+                      " waiting; ");
+    } else if (engine.scheduler->leaked_blocks() != 0) {
+      absl::StrAppend(&unrest, engine.scheduler->leaked_blocks(), " blocks leaked; ");
+    }
+  }
+  return unrest;
+}
+
+SimCoordinator::Totals SimCoordinator::totals() const {
+  Totals totals{.epochs = epochs_opened_};
+  for (const auto& [id, engine] : engines_) {
+    const SchedulerStats stats = engine.scheduler->stats();
+    totals.replayed += stats.replayed_token_layers;
+    totals.refilled += stats.refilled_token_layers;
+    totals.recomputed += stats.recomputed_token_layers;
+    totals.preemptions += stats.preemptions;
+  }
+  return totals;
+}
+
+}  // namespace pagoda::sim
