@@ -161,6 +161,14 @@ TEST_F(RebuildTest, OutputsStayWithinTheirBudget) {
   copy.copies = {{2, 3}};
   record.BeginPlan(copy);
   EXPECT_NE(record.OutputsOf(3), nullptr) << "a copy has what its source has";
+  StepPlan fork;
+  fork.rows = {{.slot = 1, .first_position = 40, .count = 1, .new_blocks = {0, 1, 2}}};
+  record.BeginPlan(fork);
+  EXPECT_NE(record.OutputsOf(2), nullptr) << "a fork's table holds its source's blocks, which are not given out anew";
+  StepPlan next;
+  next.rows = {{.slot = 1, .first_position = 32, .count = 16, .new_blocks = {2}}};
+  record.BeginPlan(next);
+  EXPECT_EQ(record.OutputsOf(2), nullptr);
 }
 
 }  // namespace

@@ -24,8 +24,13 @@ void KvRecord::BeginPlan(const StepPlan& plan) {
     Keep(copy.to, 0, from->filled, rows.data());
   }
   for (const PlanRows& rows : plan.rows) {
-    for (const int32_t block : rows.new_blocks) {
-      if (InPool(block)) Forget(block);
+    // A fork is told of its source's blocks here too; those lie before its first row and keep what they hold.
+    const int count = static_cast<int>(rows.new_blocks.size());
+    const int blocks = (rows.first_position + rows.count + shape_.block_tokens - 1) / shape_.block_tokens;
+    for (int i = 0; i < count; ++i) {
+      const int32_t block = rows.new_blocks[static_cast<size_t>(i)];
+      const bool anew = (blocks - count + i) * shape_.block_tokens >= rows.first_position;
+      if (anew && InPool(block)) Forget(block);
     }
   }
 }
