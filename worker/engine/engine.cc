@@ -59,7 +59,8 @@ void Engine::Main() {
   while (true) {
     std::optional<EngineEvent> event = inbox_.Take();
     if (!event.has_value()) {
-      transport_->Idle(kIdle);
+      transport_->Idle(spans_.open() ? absl::Seconds(1) : kIdle);
+      spans_.OnIdle(NowNs());
       continue;
     }
     if (std::holds_alternative<Shutdown>(*event)) break;
