@@ -90,6 +90,7 @@ void Coordinator::Do(const ProbeWorker& action) {
 }
 
 void Coordinator::Do(const ReportFault& action) {
+  Tell("worker_fault", absl::StrCat(action.worker, " (", AsAbsl(NameOf(action.kind)), "): ", action.text));
   LogWarning("fault_found", {{"kind", NameOf(action.kind)},
                              {"worker", action.worker},
                              {"pipeline", action.pipeline.value()},

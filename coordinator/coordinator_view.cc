@@ -1,6 +1,7 @@
 // What routers and operators are shown of the cluster: snapshots, rates, counts, the admin view.
 #include "coordinator/coordinator.h"
 
+#include <prometheus/counter.h>
 #include <prometheus/gauge.h>
 #include <prometheus/registry.h>
 
@@ -36,6 +37,14 @@ void Coordinator::CountWorkers() {
                      .Help("Workers that the coordinator knows, by state")
                      .Register(*registry_);
   for (const auto& [name, count] : counts) family.Add({{"state", name}}).Set(count);
+  // Each kind is there from the start, at zero: a rate sees the first one.
+  auto& faults = prometheus::BuildCounter()
+                     .Name("pagoda_coordinator_faults_total")
+                     .Help("Workers found dead, wedged, slow or cut off, by kind")
+                     .Register(*registry_);
+  for (const FaultKind kind : {FaultKind::kDeath, FaultKind::kWedge, FaultKind::kSlowness, FaultKind::kPartition}) {
+    faults.Add({{"kind", std::string(NameOf(kind))}});
+  }
   prometheus::BuildGauge()
       .Name("pagoda_coordinator_routers")
       .Help("Routers that are attached")

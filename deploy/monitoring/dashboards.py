@@ -173,7 +173,17 @@ def pipeline():
             graph("Failed epochs", COUNT, [(f"sum(increase(pagoda_worker_faults_total{{{worker}}}[{RATE}]))", "faults")],
                   "Epochs that workers saw fail, each counted by every worker of the pipeline."),
             graph("Epochs", COUNT, [(f"sum by (model_name, pipeline) (pagoda_epochs_total{{{MODEL}}})", "{{model_name}} {{pipeline}}")],
-                  "Assemblies of each pipeline that is there.")]),
+                  "Assemblies of each pipeline that is there."),
+            graph("Streams moved", REQUESTS,
+                  [(rate("pagoda_router_retries_total", SPACE + ',reason=~"pipeline_lost|coordinator_lost|resumed"', "reason"), "{{reason}}")],
+                  "Streams submitted again, with their tokens, because what they ran on was lost, or their client came back.", stacked=True),
+            graph("Faults found", COUNT,
+                  [(f"sum(increase(pagoda_coordinator_faults_total{{{SPACE}}}[{RATE}])) or vector(0)", "faults")],
+                  "Workers that the coordinator found dead, wedged, slow or cut off."),
+            graph("Tokens of failed-over sequences", PER_SECOND,
+                  [(rate("pagoda_resumed_tokens_kept_total", MODEL), "KV still there"),
+                   (rate("pagoda_resumed_tokens_recomputed_total", MODEL), "computed again")],
+                  "What a failure costs: tokens of sequences that ran before, by whether their KV survived.", stacked=True)]),
     ], with_model=True)
 
 
@@ -225,7 +235,11 @@ def router():
             graph("Resumed under another profile", REQUESTS, [(rate("pagoda_router_profile_changes_total"), "streams")],
                   "Streams that went on with other numerics: their tokens may differ."),
             graph("Ended choices", REQUESTS, [(rate("pagoda_finished_choices_total", by="reason"), "{{reason}}")],
-                  "Choices that ended, by reason, at the coordinator.", stacked=True)]),
+                  "Choices that ended, by reason, at the coordinator.", stacked=True),
+            graph("Circuits opened", REQUESTS, [(rate("pagoda_router_circuits_opened_total"), "circuits")],
+                  "Pipelines that failed so often in a row that this router gave them no work for a while."),
+            graph("Resumable streams", COUNT, [(f"sum(pagoda_coordinator_resumable_streams{{{SPACE}}})", "streams")],
+                  "Streams that their clients may come back for, at the coordinators.")]),
         ("Sizes", [
             graph("Prompt tokens", COUNT, quantiles("pagoda_router_request_prompt_tokens"), "Of a request."),
             graph("Output tokens", COUNT, quantiles("pagoda_router_request_output_tokens"), "Of a request, all choices."),
@@ -259,10 +273,36 @@ def capacity():
     ], with_model=True)
 
 
+def gpu():
+    """Of NVIDIA's dcgm-exporter, which runs once per node; its namespace is its own."""
+    def device(metric):
+        return [(f"avg by (Hostname, gpu) ({metric})", "{{Hostname}} GPU {{gpu}}")]
+    return board("gpu", "Pagoda / GPUs", "Devices of the workers' nodes, as NVIDIA's dcgm-exporter shows them.", [
+        ("Work", [
+            graph("Busy", PERCENT, [(f"avg by (Hostname, gpu) (DCGM_FI_DEV_GPU_UTIL) / 100", "{{Hostname}} GPU {{gpu}}")],
+                  "Share of time in which a kernel ran.", high=1),
+            graph("Tensor cores", PERCENT, device("DCGM_FI_PROF_PIPE_TENSOR_ACTIVE"), "Share of cycles in which they worked: prefill.", high=1),
+            graph("Memory bandwidth", PERCENT, device("DCGM_FI_PROF_DRAM_ACTIVE"), "Share of cycles that moved data: decode.", high=1)]),
+        ("Memory and links", [
+            graph("Memory in use", PERCENT,
+                  [("sum by (Hostname, gpu) (DCGM_FI_DEV_FB_USED) / (sum by (Hostname, gpu) (DCGM_FI_DEV_FB_USED) + "
+                    "sum by (Hostname, gpu) (DCGM_FI_DEV_FB_FREE))", "{{Hostname}} GPU {{gpu}}")], "Weights, KV cache, workspace.", high=1),
+            graph("NVLink", BYTES_RATE, [("sum by (Hostname, gpu) (DCGM_FI_PROF_NVLINK_TX_BYTES) + sum by (Hostname, gpu) (DCGM_FI_PROF_NVLINK_RX_BYTES)",
+                                          "{{Hostname}} GPU {{gpu}}")], "Between GPUs of a host: collectives."),
+            graph("PCIe", BYTES_RATE, [("sum by (Hostname, gpu) (DCGM_FI_PROF_PCIE_TX_BYTES) + sum by (Hostname, gpu) (DCGM_FI_PROF_PCIE_RX_BYTES)",
+                                        "{{Hostname}} GPU {{gpu}}")], "To and from the host.")]),
+        ("Health", [
+            graph("Temperature", COUNT, device("DCGM_FI_DEV_GPU_TEMP"), "Degrees Celsius."),
+            graph("Power", COUNT, device("DCGM_FI_DEV_POWER_USAGE"), "Watts."),
+            graph("Last error", COUNT, [("max by (Hostname, gpu) (DCGM_FI_DEV_XID_ERRORS)", "{{Hostname}} GPU {{gpu}}")],
+                  "XID of the device's last error; 0: none.")]),
+    ])
+
+
 def main():
     folder = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    for name, built in (overview(), pipeline(), cache(), router(), capacity()):
+    for name, built in (overview(), pipeline(), cache(), router(), capacity(), gpu()):
         (folder / f"{name}.json").write_text(JSONEncoder(sort_keys=True, indent=1).encode(built) + "\n")
 
 

@@ -6,7 +6,9 @@ namespace pagoda::kernels::cpu {
 namespace {
 
 constexpr size_t kHugePage = size_t{2} << 20;
-constexpr size_t kChunk = size_t{32} << 20;
+// Only what is used of a chunk takes memory, but for the rest of a huge page at its end: few and large.
+constexpr size_t kChunk = size_t{256} << 20;
+constexpr size_t kOwnMapping = size_t{16} << 20;
 
 size_t RoundUp(size_t value, size_t unit) { return (value + unit - 1) / unit * unit; }
 
@@ -32,7 +34,7 @@ Memory MapMemory(size_t bytes) {
 
 Memory HugeArena::Allocate(size_t bytes) {
   const size_t size = RoundUp(bytes == 0 ? 1 : bytes, 64);
-  if (size >= kChunk / 2) return MapMemory(bytes);
+  if (size >= kOwnMapping) return MapMemory(bytes);
   if (chunk_ == nullptr || used_ + size > kChunk) {
     chunk_ = MapMemory(kChunk);
     used_ = 0;

@@ -1,5 +1,5 @@
 // Memory for weights, activations and KV: zero-filled, 64-byte aligned, on huge pages where it is large. An arena hands out
-// parts of 32 MiB mappings, so that many middle-sized matrices share huge pages; a mapping goes back when all its parts are
+// parts of 256 MiB mappings, so that many middle-sized matrices share huge pages; a mapping goes back when all its parts are
 // gone. One thread.
 #pragma once
 

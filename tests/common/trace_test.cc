@@ -59,8 +59,11 @@ struct Collector {
   absl::Status answer;
 
   Tracer::Options Options(double ratio) {
-    return {.sampling_ratio = ratio,
+    return {.endpoint = {},
+            .sampling_ratio = ratio,
             .service = "test",
+            .instance = {},
+            .version = {},
             .count =
                 [this](std::string_view outcome, int64_t spans) {
                   (outcome == "exported" ? exported : outcome == "failed" ? failed : dropped) += spans;
@@ -108,7 +111,7 @@ TEST(TracerTest, ACollectorThatHangsCostsSpansAndNoTime) {
   auto tracer = *Tracer::Start(collector.Options(1));
   const int64_t begun_ns = NowNs();
   const int made = 3 * static_cast<int>(limits::kMaxQueuedSpans);
-  for (int i = 0; i < made; ++i) tracer->Record({.self = {1, 2, 3}, .name = "span"});
+  for (int i = 0; i < made; ++i) tracer->Record({.self = {1, 2, 3}, .trace_state = {}, .name = "span", .attributes = {}, .error = {}});
   EXPECT_LT(NowNs() - begun_ns, kNsPerSecond);
   EXPECT_GE(collector.dropped.load(), static_cast<int64_t>(limits::kMaxQueuedSpans));
   collector.Hold(false);
@@ -121,7 +124,7 @@ TEST(TracerTest, WhatTheCollectorRefusesIsCounted) {
   Collector collector;
   collector.answer = absl::UnavailableError("no");
   auto tracer = *Tracer::Start(collector.Options(1));
-  tracer->Record({.self = {1, 2, 3}, .name = "span"});
+  tracer->Record({.self = {1, 2, 3}, .trace_state = {}, .name = "span", .attributes = {}, .error = {}});
   tracer.reset();
   EXPECT_EQ(collector.failed.load(), 1);
   EXPECT_EQ(collector.exported.load(), 0);

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Rules and dashboards: promtool's checks and unit tests, metrics that exist, panels that can be read, runbooks for every alert.
 
-tests/deploy/scrape/*.prom are scrapes of a real cluster under load (a router, a coordinator, a worker of stage 0); panels_test
-asks a live one.
+tests/deploy/scrape/*.prom are scrapes of a real cluster under load (a router, a coordinator, a worker of stage 0), written by
+`panels_test.py --update-metrics`, and a stand-in of dcgm-exporter (dcgm.prom: no GPU was there); panels_test asks a live one.
 """
 import pathlib
 import re
@@ -143,9 +143,9 @@ def test_dashboards_are_what_the_script_builds():
 
 
 def test_scraped_metrics_are_well_formed():
-    """promtool's linter, apart from the five documented vllm: aliases of the router and prometheus-cpp's own exposer_* series."""
+    """promtool's linter, apart from the five documented vllm: aliases of the router, dcgm-exporter's names and prometheus-cpp's own exposer_* series."""
     for path in sorted((tools.HERE / "scrape").glob("*.prom")):
-        text = "\n".join(line for line in path.read_text().splitlines() if not re.match(r"(# \w+ )?(vllm:|exposer_)", line)) + "\n"
+        text = "\n".join(line for line in path.read_text().splitlines() if not re.match(r"(# \w+ )?(vllm:|exposer_|DCGM_)", line)) + "\n"
         done = tools.run(PROMTOOL, "check", "metrics", input=text, check=False)
         assert done.returncode == 0, f"{path.name}: {done.stdout}{done.stderr}"
 

@@ -4,6 +4,7 @@ docs/metrics.md says what the processes expose. --update-metrics writes that fil
 
 The processes get the flags that the chart renders (ports and addresses aside). Skipped without the model or Prometheus.
 """
+import http.server
 import json
 import os
 import pathlib
@@ -12,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.parse
 import urllib.request
@@ -50,6 +52,20 @@ def wait_for(what, condition, seconds=60):
     raise AssertionError(f"{what}: not within {seconds} s")
 
 
+def exporter_of(text):
+    class Exporter(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Type", "text/plain; version=0.0.4")
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, *_):
+            pass
+    return Exporter
+
+
 class Cluster:
     """One coordinator, two workers, one router, a model, and Prometheus that scrapes them all."""
 
@@ -82,6 +98,11 @@ class Cluster:
                    "--grpc-listen=127.0.0.1:0", "--shutdown-timeout-ms=2000")
         self.metrics_ports = {"Router": [self.http], "Coordinator": [metrics], "Worker": worker_ports}
         targets = [f"127.0.0.1:{port}" for port in (self.http, metrics, *worker_ports)]
+        # There is no GPU here: the GPU dashboard is asked over what dcgm-exporter would say.
+        stand_in = (tools.HERE / "scrape/dcgm.prom").read_bytes()
+        self.dcgm = http.server.ThreadingHTTPServer(("127.0.0.1", 0), exporter_of(stand_in))
+        threading.Thread(target=self.dcgm.serve_forever, daemon=True).start()
+        targets.append(f"127.0.0.1:{self.dcgm.server_port}")
         (self.folder / "prometheus.yml").write_text(json.dumps({
             "global": {"scrape_interval": "1s", "evaluation_interval": "2s"}, "rule_files": [str(tools.RULES)],
             "scrape_configs": [{"job_name": "pagoda", "static_configs": [{"targets": targets, "labels": {"namespace": "test"}}]}]}))
@@ -145,6 +166,8 @@ def check_metrics_table(cluster):
                                  for title, ports in cluster.metrics_ports.items()})
     if UPDATE:
         metrics_table.FILE.write_text(text)
+        for title, ports in cluster.metrics_ports.items():  # what monitoring_test knows of them
+            (tools.HERE / f"scrape/{title.lower()}.prom").write_bytes(get(f"http://127.0.0.1:{ports[0]}/metrics"))
     if not metrics_table.FILE.exists():
         print("      (docs/metrics.md is not written yet)")
         return

@@ -59,7 +59,8 @@ void Engine::Main() {
   while (true) {
     std::optional<EngineEvent> event = inbox_.Take();
     if (!event.has_value()) {
-      transport_->Idle(kIdle);
+      transport_->Idle(spans_.open() ? absl::Seconds(1) : kIdle);
+      spans_.OnIdle(NowNs());
       continue;
     }
     if (std::holds_alternative<Shutdown>(*event)) break;
@@ -117,7 +118,15 @@ absl::Status Engine::Load(const Assignment& assignment) {
     shard_ = nullptr;
     PAGODA_ASSIGN_OR_RETURN(shard_, LoadShard(request, *backend_, progress));
   }
-  return PrepareKv(assignment);
+  PAGODA_RETURN_IF_ERROR(PrepareKv(assignment));
+  if (!backend_->host_memory()) {  // planned against actual: what the device has less of than before
+    LogInfo("device_memory", {{"weights_bytes", shard_->bytes},
+                              {"kv_bytes", decoder_->kv_bytes()},
+                              {"workspace_bytes", decoder_->workspace_bytes()},
+                              {"free_before", free_before},
+                              {"free_now", backend_->FreeMemoryBytes()}});
+  }
+  return absl::OkStatus();
 }
 
 // The KV cache of the last epoch, when it has the shape that this one asks for; else a new one.
@@ -139,13 +148,6 @@ absl::Status Engine::PrepareKv(const Assignment& assignment) {
     decoder_ = nullptr;
     return absl::ResourceExhaustedError(
         absl::StrCat("the KV cache takes ", needed, " bytes, --kv-cache-bytes allows ", kv_cache_bytes_));
-  }
-  if (!backend_->host_memory()) {  // planned against actual: what the device has less of than before
-    LogInfo("device_memory", {{"weights_bytes", shard_->bytes},
-                              {"kv_bytes", decoder_->kv_bytes()},
-                              {"workspace_bytes", decoder_->workspace_bytes()},
-                              {"free_before", free_before},
-                              {"free_now", backend_->FreeMemoryBytes()}});
   }
   kv_record_ = std::make_unique<KvRecord>(KvRecord::Shape{.blocks = assignment.blocks,
                                                           .block_tokens = assignment.block_tokens,

@@ -1,8 +1,15 @@
 #include "worker/engine/slot_spans.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 
 namespace pagoda::worker {
+namespace {
+
+constexpr int64_t kRestNs = kNsPerSecond;
+
+}  // namespace
 
 void SlotSpans::OnStep(const Rank& rank, const StepPlan& plan, MonotonicNs begin_ns, MonotonicNs end_ns,
                        const StepTimes& times) {
@@ -40,6 +47,16 @@ void SlotSpans::OnStep(const Rank& rank, const StepPlan& plan, MonotonicNs begin
     if (found == slots_.end()) continue;
     Close(found->second);
     slots_.erase(found);
+  }
+}
+
+bool SlotSpans::open() const {
+  return std::any_of(slots_.begin(), slots_.end(), [](const auto& entry) { return entry.second.phase.steps > 0; });
+}
+
+void SlotSpans::OnIdle(MonotonicNs now_ns) {
+  for (auto& [number, slot] : slots_) {
+    if (slot.phase.steps > 0 && now_ns - slot.phase.end_ns > kRestNs) Close(slot);
   }
 }
 

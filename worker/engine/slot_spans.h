@@ -25,6 +25,9 @@ class SlotSpans {
     int layer_end = 0;
   };
   void OnStep(const Rank& rank, const StepPlan& plan, MonotonicNs begin_ns, MonotonicNs end_ns, const StepTimes& times);
+  // A slot's end comes with the next plan, and there may be none for long: what has rested for a while is told.
+  void OnIdle(MonotonicNs now_ns);
+  bool open() const;  // something is to be told
   void EndEpoch();  // what is open ends here
 
  private:

@@ -118,7 +118,9 @@ absl::Status Generate(const ToolOptions& options) {
   const int prompt = static_cast<int>(tokens.size());
   PAGODA_ASSIGN_OR_RETURN(std::unique_ptr<Session> session, Session::Open(options, prompt + options.count + 1));
   Sampler sampler(session->vocabulary());
-  const SamplerParams params{.temperature = options.temperature, .seed = options.seed};
+  SamplerParams params;
+  params.temperature = options.temperature;
+  params.seed = options.seed;
   int last_rows = 0;
   MonotonicNs begin = NowNs();
   for (int at = 0; at < prompt; at += last_rows) {

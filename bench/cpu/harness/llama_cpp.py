@@ -72,7 +72,7 @@ class LlamaCpp:
 
     def prefill(self, model, tokens, flash, isa="native"):
         """Tokens a second of one prompt."""
-        out = self._output("llama-bench", ["-m", model, "-p", str(tokens), "-n", "0", "-r", "2", "-o", "json",
+        out = self._output("llama-bench", ["-m", model, "-p", str(tokens), "-n", "0", "-r", "1", "-o", "json",
                                            "-t", str(self.threads), "-fa", str(flash)], isa)
         return json.loads(out)[0]["avg_ts"]
 

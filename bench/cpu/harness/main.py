@@ -18,7 +18,7 @@ from bench.cpu.harness.context import Context
 from bench.cpu.harness.machine import flags
 from bench.cpu.harness.row import best
 
-MOST_OTHERS = 0.02  # of the machine, by processes that are not part of a round
+MOST_OTHERS = 0.06  # of the machine, by processes that are not part of a round
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "../../.."))
 
 
@@ -50,8 +50,8 @@ def numbers(measured):
 
 
 def undisturbed(context, contestant, variant):
-    """One round, taken again (twice at most) when other processes took more than MOST_OTHERS of the machine meanwhile."""
-    for attempt in range(3):
+    """One round, taken again (once) when other processes took more than MOST_OTHERS of the machine meanwhile."""
+    for _ in range(2):
         begin, busy, own = time.monotonic(), machine.busy_seconds(), machine.own_seconds()
         got = numbers(contestant.measure(context, **variant) if variant else contestant.measure(context))
         others = (machine.busy_seconds() - busy) - (machine.own_seconds() - own)
@@ -62,14 +62,17 @@ def undisturbed(context, contestant, variant):
     return got
 
 
-def choose_variants(row, context, earlier, probe):
+def choose_variants(row, context, probe):
     """For each contestant the variant that does best; what an earlier run of this row on this machine found is kept."""
+    path = f"{context.cache}/variants.json"
+    known = json.load(open(path)) if os.path.exists(path) else {}
     chosen = {}
     for contestant in row.contestants:
         if not contestant.variants:
             chosen[contestant.name] = None
             continue
-        kept = earlier.get("contestants", {}).get(contestant.name, {}).get("variant")
+        key = f"{context.machine['kind']} {row.name} {contestant.name}"
+        kept = known.get(key)
         if kept in contestant.variants and not probe:
             chosen[contestant.name] = kept
             continue
@@ -78,12 +81,14 @@ def choose_variants(row, context, earlier, probe):
             value = numbers(contestant.measure(context, **variant))["value"]
             context.say(f"  {contestant.name} with {variant}: {value:.4g} {row.unit}")
             scores.append(value if row.higher_is_better else -value)
-        chosen[contestant.name] = contestant.variants[scores.index(max(scores))]
+        known[key] = chosen[contestant.name] = contestant.variants[scores.index(max(scores))]
+        with open(path, "w") as out:
+            json.dump(known, out, indent=1)
     return chosen
 
 
-def measure(row, context, rounds, earlier, probe):
-    variants = choose_variants(row, context, earlier, probe)
+def measure(row, context, rounds, probe):
+    variants = choose_variants(row, context, probe)
     samples = {contestant.name: [] for contestant in row.contestants}
     for number in range(rounds):
         # Every other round goes backwards, so that nobody always follows the same neighbour.
@@ -159,12 +164,11 @@ def main():
         if options.prepare:
             continue
         path = f"{folder}/{row.name}.json"
-        earlier = json.load(open(path)) if os.path.exists(path) else {}
         context.say(f"{row.name}: roofs")
         roofs = context.measure_roofs()
         context.say(f"{row.name}: {row.title}")
         rounds = 1 if options.quick else options.rounds or row.rounds
-        samples, variants = measure(row, context, rounds, earlier, options.probe)
+        samples, variants = measure(row, context, rounds, options.probe)
         result = summarise(row, context, samples, variants)
         result.update({"machine": context.machine, "roofs": roofs, "threads": options.threads, "commit": commit(),
                        "measured": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")})

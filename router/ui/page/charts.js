@@ -1,6 +1,6 @@
 // Line charts over the last seconds, and small bars. SVG by hand; every picture has a sentence for those who do not see it.
 const NAMESPACE = "http://www.w3.org/2000/svg";
-const WIDTH = 440, HEIGHT = 150, LEFT = 44, BOTTOM = 18, TOP = 8, SECONDS = 300;
+const HEIGHT = 150, LEFT = 44, BOTTOM = 18, TOP = 8, SECONDS = 300;
 
 export function svg(name, attributes = {}, ...children) {
   const element = document.createElementNS(NAMESPACE, name);
@@ -57,7 +57,7 @@ export class Chart {
   constructor(parent, title, unit, series, format = number) {
     Object.assign(this, {title, unit, series, format});
     this.legend = element("span", {class: "legend"});
-    this.picture = svg("svg", {viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img"});
+    this.picture = svg("svg", {role: "img"});
     parent.append(element("figure", {}, element("figcaption", {}, element("span", {}, `${title} (${unit})`), this.legend), this.picture));
   }
 
@@ -66,17 +66,19 @@ export class Chart {
     let most = 0;
     for (const sample of samples) for (const {key} of this.series) most = Math.max(most, sample[key] ?? 0);
     const top = niceCeiling(most);
-    const x = (sample) => LEFT + (WIDTH - LEFT) * (1 - (now - sample.unix_s) / SECONDS);
+    const width = Math.max(260, this.picture.clientWidth || 600);  // drawn as wide as it is shown: letters keep their shape
+    this.picture.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
+    const x = (sample) => LEFT + (width - LEFT) * (1 - (now - sample.unix_s) / SECONDS);
     const y = (value) => TOP + (HEIGHT - TOP - BOTTOM) * (1 - value / top);
     const parts = [];
     for (const share of [0, 0.5, 1]) {
-      parts.push(svg("line", {class: "grid", x1: LEFT, x2: WIDTH, y1: y(top * share), y2: y(top * share)}));
+      parts.push(svg("line", {class: "grid", x1: LEFT, x2: width, y1: y(top * share), y2: y(top * share)}));
       const label = svg("text", {x: LEFT - 6, y: y(top * share) + 4, "text-anchor": "end"});
       label.textContent = this.format(top * share).replace(/ ms$/, "");
       parts.push(label);
     }
     for (const [minutes, anchor] of [[5, "start"], [2.5, "middle"], [0, "end"]]) {
-      const label = svg("text", {x: LEFT + (WIDTH - LEFT) * (1 - minutes / 5), y: HEIGHT - 3, "text-anchor": anchor});
+      const label = svg("text", {x: LEFT + (width - LEFT) * (1 - minutes / 5), y: HEIGHT - 3, "text-anchor": anchor});
       label.textContent = minutes === 0 ? "now" : `−${minutes} min`;
       parts.push(label);
     }

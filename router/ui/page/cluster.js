@@ -12,7 +12,7 @@ function rankBox(worker) {
   const placed = Number(worker.pipeline) !== 0;
   const box = element("li", {class: `rank ${kind}`, "data-worker": worker.name, "data-state": worker.state},
     element("div", {class: "row"}, element("strong", {}, worker.name), element("span", {class: kind}, worker.state)),
-    element("div", {class: "row quiet"}, element("span", {}, worker.host), element("span", {}, `${worker.cores} threads`)));
+    element("div", {class: "row quiet"}, element("span", {}, worker.host), element("span", {}, worker.cores === 1 ? "1 thread" : `${worker.cores} threads`)));
   if (worker.state === "loading") {
     const share = worker.load_progress;
     box.append(element("div", {class: "row"}, `loading, ${Math.round(100 * share)}%`), meter(share, `loaded ${Math.round(100 * share)} percent`));

@@ -9,7 +9,7 @@
 namespace pagoda::kernels::cuda {
 namespace {
 
-void Run(int threads, const std::function<void()>& body, size_t shared = 1024) {
+void RunThreads(int threads, const std::function<void()>& body, size_t shared = 1024) {
   cuda_emulation::RunGrid(dim3(1), dim3(static_cast<unsigned>(threads)), shared, body);
 }
 
@@ -18,7 +18,7 @@ int8_t InputOf(int column, int k) { return static_cast<int8_t>((column * 53 + k 
 
 TEST(Emulation, MatrixInstructionIsAProduct) {
   int32_t product[16][8] = {};
-  Run(32, [&] {
+  RunThreads(32, [&] {
     const int lane = cuda_emulation::Current().lane, g = lane / 4, t = lane % 4;
     uint32_t a[4] = {}, b[2] = {};
     for (int j = 0; j < 4; ++j) {  // the PTX manual's tables for m16n8k32
@@ -40,7 +40,7 @@ TEST(Emulation, MatrixInstructionIsAProduct) {
 
 TEST(Emulation, ShufflesVotesAndBarriers) {
   int order = 0, seen[64] = {}, sums[64] = {};
-  Run(64, [&] {
+  RunThreads(64, [&] {
     const int thread = static_cast<int>(threadIdx.x);
     int sum = thread;
     for (int apart = 16; apart > 0; apart /= 2) sum += ShuffleXor(sum, apart);
@@ -66,17 +66,17 @@ using EmulationDeathTest = ::testing::Test;
 
 TEST(EmulationDeathTest, StopsAtWhatADeviceWouldHangOnOrRefuse) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
-  EXPECT_DEATH(Run(64, [] { if (threadIdx.x < 32) BlockSync(); }), "cuda emulation");
-  EXPECT_DEATH(Run(32, [] { if (threadIdx.x == 0) WarpSync(); }), "barriers that the others will not reach");
-  EXPECT_DEATH(Run(2048, [] {}), "a device would refuse");
+  EXPECT_DEATH(RunThreads(64, [] { if (threadIdx.x < 32) BlockSync(); }), "cuda emulation");
+  EXPECT_DEATH(RunThreads(32, [] { if (threadIdx.x == 0) WarpSync(); }), "barriers that the others will not reach");
+  EXPECT_DEATH(RunThreads(2048, [] {}), "a device would refuse");
   alignas(16) static unsigned char memory[64];
-  EXPECT_DEATH(Run(1, [] {
+  EXPECT_DEATH(RunThreads(1, [] {
                  auto* barrier = reinterpret_cast<uint64_t*>(DynamicShared());
                  BarrierInit(barrier);
                  BarrierExpect(barrier, 16);
                  BulkCopy(DynamicShared() + 64, memory + 4, 16, barrier);
                }), "multiples of 16");
-  EXPECT_DEATH(Run(1, [] {
+  EXPECT_DEATH(RunThreads(1, [] {
                  auto* barrier = reinterpret_cast<uint64_t*>(DynamicShared());
                  BarrierInit(barrier);
                  BarrierWait(barrier, 0);

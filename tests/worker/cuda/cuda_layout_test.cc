@@ -1,5 +1,5 @@
 // Whole engines over the CUDA backend (emulated, or a device): layouts, chunks and company change no bit of tokens and
-// log-probabilities; the numbers are those of the CPU within what 8-bit activations allow; recorded steps are replayed; a lost device is
+// log-probabilities; the numbers are those of the CPU within two hundredths; recorded steps are replayed; a lost device is
 // told by name.
 #include <gtest/gtest.h>
 
@@ -44,7 +44,8 @@ struct Run {
 };
 
 std::vector<SequenceOutcome> Play(const std::string& model, int layers, const Run& run) {
-  RigOptions options{.model = model};
+  // 12 bits: with 8 a sum's last bit can turn one quantised value, and a random model makes much of that.
+  RigOptions options{.model = model, .activation_bits = 12};
   const int count = static_cast<int>(run.tensor_parallel.size());
   for (int s = 0; s < count; ++s) {
     options.stages.push_back({.layer_begin = layers * s / count, .layer_end = layers * (s + 1) / count,
@@ -70,7 +71,7 @@ TEST_F(CudaLayout, StagesRanksChunksCompanyAndGraphsDoNotMatter) {
   const std::vector<SequenceOutcome> reference = Play(model.path(), options.layers, {});
   ASSERT_EQ(reference.size(), Tasks().size());
   EXPECT_EQ(Play(model.path(), options.layers, {.tensor_parallel = {1, 1}}), reference);
-  EXPECT_EQ(Play(model.path(), options.layers, {.tensor_parallel = {2}, .chunk = 50}), reference);
+  EXPECT_EQ(Play(model.path(), options.layers, {.tensor_parallel = {2}, .chunk = 20}), reference);
   EXPECT_EQ(Play(model.path(), options.layers, {.tensor_parallel = {4, 1}}), reference);  // more ranks than KV heads
   EXPECT_EQ(Play(model.path(), options.layers, {.chunk = 3, .graphs = false}), reference);
   for (size_t i = 0; i < reference.size(); ++i) {
