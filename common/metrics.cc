@@ -1,6 +1,5 @@
 #include "common/metrics.h"
 
-#include <prometheus/exposer.h>
 #include <prometheus/text_serializer.h>
 
 
@@ -49,28 +48,5 @@ std::string ExposeMetrics(const prometheus::Registry& registry) {
   text.append(raw, at, std::string::npos);
   return text;
 }
-
-struct MetricsServer::State {
-  std::unique_ptr<prometheus::Exposer> exposer;
-  std::shared_ptr<prometheus::Registry> registry;
-};
-
-absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(
-    const std::string& host_port, std::shared_ptr<prometheus::Registry> registry) {
-  auto state = std::make_unique<State>();
-  try {
-    state->exposer = std::make_unique<prometheus::Exposer>(host_port, 1);
-  } catch (const std::exception& error) {
-    return absl::UnavailableError(
-        absl::StrCat("cannot serve metrics on ", host_port, ": ", error.what()));
-  }
-  state->registry = std::move(registry);
-  state->exposer->RegisterCollectable(state->registry);
-  return std::unique_ptr<MetricsServer>(new MetricsServer(std::move(state)));
-}
-
-MetricsServer::MetricsServer(std::unique_ptr<State> state) : state_(std::move(state)) {}
-MetricsServer::~MetricsServer() = default;
-int MetricsServer::port() const { return state_->exposer->GetListeningPorts().front(); }
 
 }  // namespace pagoda

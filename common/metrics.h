@@ -1,4 +1,4 @@
-// Prometheus metrics of one process: a registry, the text of it, and (for processes without an HTTP front end) a port.
+// Prometheus metrics of one process: a registry and the text of it (security/status_server.h serves it).
 // Names are pagoda_*, linted by promtool in tests; the five vllm: aliases that Kubernetes' inference gateway reads are
 // registered by the router with the same registry.
 #pragma once
@@ -22,19 +22,5 @@ std::vector<double> TokenCountBuckets(int64_t maximum);  // 1,2,5,10,20,50 ... u
 
 // The exposition text, with bounds printed as `1.0` like every other exporter of these names does.
 std::string ExposeMetrics(const prometheus::Registry& registry);
-
-// Serves GET /metrics on host:port until destroyed.
-class MetricsServer {
- public:
-  static absl::StatusOr<std::unique_ptr<MetricsServer>> Start(
-      const std::string& host_port, std::shared_ptr<prometheus::Registry> registry);
-  ~MetricsServer();
-  int port() const;
-
- private:
-  struct State;
-  explicit MetricsServer(std::unique_ptr<State> state);
-  std::unique_ptr<State> state_;
-};
 
 }  // namespace pagoda

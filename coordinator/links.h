@@ -30,7 +30,8 @@ class WorkerLink {
   };
   virtual void Welcome(const Greeting& greeting) = 0;
   virtual void Send(const Assignment& assignment, int step_deadline_ms) = 0;
-  virtual void Send(const SendLinkUp& link_up) = 0;
+  // `token`: of the epoch, the same for all its ranks.
+  virtual void Send(const SendLinkUp& link_up, const std::string& token) = 0;
   virtual void Send(const SendRelease& release) = 0;
   // Where its step results go from now on; null: nowhere.
   virtual void SetEngine(std::shared_ptr<PipelineEngine> engine) = 0;

@@ -1,4 +1,5 @@
 // pagoda-coordinator: membership, placement, and one scheduler per pipeline.
+#include <atomic>
 #include <csignal>
 #include <fstream>
 #include <iostream>
@@ -11,13 +12,19 @@
 #include "checkpoint/model_cache.h"
 #include "common/config.h"
 #include "common/log.h"
-#include "common/metrics.h"
+#include "common/reload.h"
 #include "coordinator/server.h"
+#include "security/certificate_files.h"
+#include "security/key_ring.h"
+#include "security/status_server.h"
 
 namespace {
 
 struct Flags {
   pagoda::coordinator::ServerOptions server;
+  std::string tls;
+  std::string api_key_file;
+  bool metrics_tls = true;
   std::string metrics_listen = "127.0.0.1:7071";
   std::string cache_dir;
   std::string log_level = "info";
@@ -32,7 +39,10 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.set_version_flag("--version", "pagoda-coordinator " PAGODA_VERSION);
   app.add_option("--listen", flags.server.listen, "host:port of gRPC; port 0 takes a free one")->capture_default_str();
   app.add_option("--metrics-listen", flags.metrics_listen, "host:port of /metrics")->capture_default_str();
+  app.add_option("--metrics-tls", flags.metrics_tls, "HTTPS for /metrics and health too, when there is --tls")->capture_default_str();
   app.add_option("--advertise", flags.server.advertise_blob, "host:port where workers reach this coordinator");
+  app.add_option("--tls", flags.tls, "folder with tls.crt, tls.key and ca.crt: mutual TLS inside the cluster; empty: plain");
+  app.add_option("--api-key-file", flags.api_key_file, "API keys (pagoda keys): /metrics wants one of scope metrics; empty: open");
   app.add_option("--store", flags.server.store_path, "sqlite file of what must not be forgotten; empty: in memory");
   app.add_option("--name", flags.server.coordinator.name, "name of this coordinator")->capture_default_str();
   app.add_option("--cache-dir", flags.cache_dir, "folder of downloaded models");
@@ -64,10 +74,14 @@ absl::Status Validate(const Flags& flags) {
   if (flags.server.coordinator.lease_ms < 2 * flags.server.coordinator.heartbeat_ms) {
     return absl::InvalidArgumentError("--lease-ms is below twice --heartbeat-ms: one late heartbeat would lose a worker");
   }
-  return absl::OkStatus();
+  if (!flags.api_key_file.empty()) {
+    PAGODA_RETURN_IF_ERROR(pagoda::Annotate(pagoda::security::KeyRing::Load(flags.api_key_file).status(), "--api-key-file"));
+  }
+  if (flags.tls.empty()) return absl::OkStatus();
+  return pagoda::Annotate(pagoda::security::CheckClusterFolder(flags.tls, pagoda::security::Role::kCoordinator), "--tls");
 }
 
-absl::Status Run(Flags& flags, sigset_t& signals) {
+absl::Status Run(Flags& flags, const CLI::App& app, sigset_t& signals) {
   auto registry = std::make_shared<prometheus::Registry>();
   if (flags.cache_dir.empty()) {
     PAGODA_ASSIGN_OR_RETURN(flags.cache_dir, pagoda::checkpoint::DefaultCacheFolder());
@@ -76,10 +90,17 @@ absl::Status Run(Flags& flags, sigset_t& signals) {
       [cache = pagoda::checkpoint::ModelCache(flags.cache_dir)](const std::string& reference) {
         return cache.Resolve(reference);
       });
+  PAGODA_ASSIGN_OR_RETURN(flags.server.tls,
+                          pagoda::security::ClusterTls::Load(flags.tls, pagoda::security::Role::kCoordinator));
   PAGODA_ASSIGN_OR_RETURN(auto server, pagoda::coordinator::Server::Start(flags.server, catalog, registry));
-  std::unique_ptr<pagoda::MetricsServer> metrics;
+  std::unique_ptr<pagoda::security::StatusServer> status;
+  std::atomic<bool> ready = true;
   if (!flags.metrics_listen.empty()) {
-    PAGODA_ASSIGN_OR_RETURN(metrics, pagoda::MetricsServer::Start(flags.metrics_listen, registry));
+    PAGODA_ASSIGN_OR_RETURN(status, pagoda::security::StatusServer::Start({.listen = flags.metrics_listen,
+                                                                           .registry = registry,
+                                                                           .ready = [&ready] { return ready.load(); },
+                                                                           .tls = flags.metrics_tls ? flags.tls : "",
+                                                                           .api_key_file = flags.api_key_file}));
   }
   pagoda::LogInfo("serving", {{"address", server->address()}, {"store", flags.server.store_path}});
   if (!flags.ready_file.empty()) {
@@ -88,12 +109,17 @@ absl::Status Run(Flags& flags, sigset_t& signals) {
     std::filesystem::rename(partial, flags.ready_file);
   }
   int signal = 0;
-  sigwait(&signals, &signal);
+  while (sigwait(&signals, &signal) == 0 && signal == SIGHUP) {
+    pagoda::ReloadLogLevel(app);
+    if (status != nullptr) status->ReloadKeys();
+  }
   pagoda::LogInfo("stopping", {{"signal", signal}});
   // A second signal ends the process at once.
   std::signal(SIGTERM, SIG_DFL);
   std::signal(SIGINT, SIG_DFL);
+  std::signal(SIGHUP, SIG_IGN);
   pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
+  ready = false;
   const bool finished = server->Stop(flags.shutdown_timeout_ms);
   pagoda::LogInfo("stopped", {{"all_finished", finished}});
   return absl::OkStatus();
@@ -119,10 +145,11 @@ int main(int argc, char** argv) {
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGHUP);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   std::signal(SIGPIPE, SIG_IGN);
   pagoda::InitLog("coordinator", *pagoda::ParseLogLevel(flags.log_level), flags.log_format == "plain");
-  status = Run(flags, signals);
+  status = Run(flags, app, signals);
   if (status.ok()) return 0;
   pagoda::LogError("failed", {{"error", pagoda::AsStd(status.message())}});
   return 1;

@@ -6,6 +6,7 @@
 
 #include "common/status.h"
 #include "coordinator/coordinator.h"
+#include "security/cluster_tls.h"
 
 namespace pagoda::coordinator {
 
@@ -14,6 +15,7 @@ struct ServerOptions {
   std::string listen = "127.0.0.1:7070";
   std::string advertise_blob;  // host:port of the Blob service as workers reach it; empty: as listen, with the bound port
   std::string store_path;      // empty: in memory
+  security::SharedTls tls;     // null: plain
 };
 
 class Server {

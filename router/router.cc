@@ -6,6 +6,7 @@
 #include "common/log.h"
 #include "common/pulse.h"
 #include "pagoda/internal/v1/pipeline.pb.h"
+#include "router/access/gate.h"
 #include "router/event_loop.h"
 #include "router/grpc/inference_service.h"
 #include "router/openai/service.h"
@@ -14,14 +15,20 @@ namespace pagoda::router {
 namespace {
 
 constexpr int64_t kTickMs = 50;
+constexpr int64_t kKeyFileMs = 2000;  // between two looks at the key file
 constexpr size_t kPoolQueue = 1024;
+
+bool IsLoopback(const std::string& host) {
+  return host == "localhost" || host == "::1" || host.starts_with("127.");
+}
 
 }  // namespace
 
 // In the order of construction; destroyed from the last to the first.
 struct Router::State {
-  explicit State(const Options& o)
+  State(const Options& o, std::unique_ptr<Gate> g)
       : options(o),
+        gate(std::move(g)),
         pool(std::make_unique<WorkerPool>(o.pool_threads, kPoolQueue)),
         registry(
             {.fetch =
@@ -47,12 +54,15 @@ struct Router::State {
                    &registry, &metrics),
         service({.version = kVersion,
                  .request_timeout_ms = o.request_timeout_ms,
-                 .access_log = o.access_log},
+                 .access_log = o.access_log,
+                 .refuse_public_names = o.api_key_file.empty() && IsLoopback(o.http_listen.host),
+                 .allowed_hosts = o.allowed_hosts},
                 {.loop = &loop,
                  .pool = pool.get(),
                  .dispatcher = &dispatcher,
                  .registry = &registry,
-                 .metrics = &metrics}) {}
+                 .metrics = &metrics,
+                 .gate = gate.get()}) {}
 
   absl::Status Listen();
   void Attach();
@@ -64,6 +74,7 @@ struct Router::State {
   void CheckShutdown();
 
   const Options options;
+  const std::unique_ptr<Gate> gate;  // outlives every request
   Metrics metrics;
   EventLoop loop;  // what is still queued in it at the end may count something
   std::unique_ptr<WorkerPool> pool;
@@ -92,15 +103,25 @@ absl::Status Router::State::Listen() {
   events.request_id = [](std::string_view given) { return openai::RequestIdFrom(given); };
   events.rejected = [this](std::string_view reason) { metrics.Rejected(reason); };
   events.connections_changed = [this](int64_t count) { metrics.SetConnections(count); };
-  PAGODA_ASSIGN_OR_RETURN(
-      http, http::Server::Listen(&loop, options.http_listen, options.http, std::move(events)));
+  std::unique_ptr<security::HttpsContext> https;
+  if (const security::ServerFiles& files = options.tls; !files.certificate.empty()) {
+    PAGODA_ASSIGN_OR_RETURN(
+        https, security::HttpsContext::Load(files.certificate, files.key, files.client_authority));
+  }
+  PAGODA_ASSIGN_OR_RETURN(http,
+                          http::Server::Listen(&loop, options.http_listen, options.http,
+                                               std::move(events), std::move(https)));
   PAGODA_ASSIGN_OR_RETURN(
       grpc,
       InferenceServer::Start({.listen = options.grpc_listen,
+                              .tls = options.tls,
                               .reflection = options.grpc_reflection,
                               .access_log = options.access_log,
                               .request_timeout_ms = options.request_timeout_ms},
-                             {.loop = &loop, .dispatcher = &dispatcher, .metrics = &metrics}));
+                             {.loop = &loop,
+                              .dispatcher = &dispatcher,
+                              .metrics = &metrics,
+                              .gate = gate.get()}));
   return absl::OkStatus();
 }
 
@@ -122,6 +143,7 @@ void Router::State::Attach() {
                 loop.Post([this, link] { dispatcher.OnLinkLost(link); });
               }});
   loop.Every(kTickMs, [this] { OnTick(); });
+  loop.Every(kKeyFileMs, [this] { gate->ReloadIfChanged(); });
 }
 
 void Router::State::OnTick() {
@@ -154,7 +176,8 @@ void Router::State::CheckShutdown() {
 Router::Router(std::unique_ptr<State> state) : state_(std::move(state)) {}
 
 absl::StatusOr<std::unique_ptr<Router>> Router::Start(Options options) {
-  auto state = std::make_unique<State>(options);
+  PAGODA_ASSIGN_OR_RETURN(std::unique_ptr<Gate> gate, Gate::Open(options.api_key_file));
+  auto state = std::make_unique<State>(options, std::move(gate));
   if (absl::Status status = state->Listen(); !status.ok()) return status;
   state->Attach();
   return std::unique_ptr<Router>(new Router(std::move(state)));
@@ -177,6 +200,11 @@ Router::~Router() {
 int Router::http_port() const { return state_->http->port(); }
 int Router::grpc_port() const { return state_->grpc->port(); }
 void Router::Run() { state_->loop.Run(); }
+
+void Router::ReloadKeys() {
+  if (const absl::Status status = state_->gate->Reload(); !status.ok())
+    LogWarning("keys_not_loaded", {{"error", AsStd(status.message())}});
+}
 
 void Router::BeginShutdown(int64_t grace_ms) {
   state_->loop.Post([state = state_.get(), grace_ms] {

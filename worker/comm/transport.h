@@ -7,6 +7,7 @@
 // Waiting spins briefly, then sleeps on the transport's event descriptor: an idle worker takes no CPU.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -51,6 +52,10 @@ class Transfer {
   virtual size_t bytes() const = 0;
 };
 
+// Random, of one epoch, told by the coordinator to the ranks of it alone. Every packet carries it, and what comes without is
+// dropped before anything in it is believed: nobody else can speak into the epoch. It hides nothing from who can read the wire.
+using LinkToken = std::array<std::byte, 16>;
+
 class Transport {
  public:
   virtual ~Transport() = default;
@@ -59,7 +64,7 @@ class Transport {
   // Begins an epoch: closes links of an older one, connects to the peers (self among them is skipped), exchanges a hello
   // with each. kDeadlineExceeded names the peers that did not answer.
   virtual absl::Status Connect(Epoch epoch, PeerId self, const std::vector<PeerAddress>& peers,
-                               absl::Duration timeout) = 0;
+                               absl::Duration timeout, const LinkToken& token = {}) = 0;
   // Fails everything under way with kAborted and closes the links. Safe when not connected.
   virtual void Abort() = 0;
 

@@ -14,7 +14,7 @@ constexpr absl::Duration kLongestPause = absl::Seconds(5);
 // An engine that computes looks up between steps, and one that loads between tensors. What takes longer hangs.
 constexpr int64_t kLongestDeafnessNs = 60 * kNsPerSecond;
 
-std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
+std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address, const security::SharedTls& tls) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(static_cast<int>(limits::kMaxGrpcMessageBytes));
   arguments.SetMaxSendMessageSize(static_cast<int>(limits::kMaxGrpcMessageBytes));
@@ -22,7 +22,7 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 5'000);
   arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // a new attempt is a new connection
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+  return security::ChannelTo(address, tls, {security::Role::kCoordinator}, arguments);
 }
 
 }  // namespace
@@ -67,7 +67,7 @@ void CoordinatorClient::ReadLoop() {
 }
 
 bool CoordinatorClient::Attach(const std::string& address) {
-  const auto stub = wire::WorkerControl::NewStub(MakeChannel(address));
+  const auto stub = wire::WorkerControl::NewStub(MakeChannel(address, options_.tls));
   grpc::ClientContext context;
   {
     MutexLock lock(&mutex_);

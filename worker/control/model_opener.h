@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "security/cluster_tls.h"
 #include "worker/blob/blob_service.h"
 #include "worker/engine/engine.h"
 
@@ -12,6 +13,7 @@ namespace pagoda::worker {
 struct ModelOpenerOptions {
   std::string cache_root;                // empty: the default of checkpoint/model_cache.h
   std::shared_ptr<BlobCatalog> catalog;  // gets the copies found here, to serve them to others; may be null
+  security::SharedTls tls;               // to the peers; null: plain
 };
 
 // Opens what an assignment names; errors say what was tried. A copy here whose digest is another is passed over.

@@ -127,7 +127,8 @@ absl::Status Engine::Load(const Assignment& assignment) {
 
 void Engine::Handle(const LinkUp& link_up) {
   if (!assignment_.has_value() || link_up.epoch != assignment_->epoch || decoder_ == nullptr) return;
-  const absl::Status status = transport_->Connect(link_up.epoch, assignment_->self, link_up.peers, kConnectTimeout);
+  const absl::Status status = transport_->Connect(link_up.epoch, assignment_->self, link_up.peers, kConnectTimeout,
+                                                     link_up.token);
   if (!status.ok()) {
     Fail(StepNumber(0), "connect to the peers", status);
     return;
@@ -213,7 +214,7 @@ void Engine::EndEpoch() {
   assignment_.reset();
 }
 
-void Engine::Fail(StepNumber step, const std::string& operation, const absl::Status& status) {
+void Engine::Fail(StepNumber step, const std::string& operation, const absl::Status& status, const std::string&) {
   // Stopped by us because something else ends the epoch: that is no fault.
   const bool stopped = absl::IsCancelled(status) && inbox_.stop()->load();
   const FaultReport fault{.epoch = assignment_->epoch,
