@@ -159,8 +159,6 @@ absl::Status Run(Flags& flags, const CLI::App& app) {
   PAGODA_ASSIGN_OR_RETURN(const HostPort grpc, ParseHostPort(flags.grpc_listen));
   PAGODA_ASSIGN_OR_RETURN(const LogLevel level, ParseLogLevel(flags.log_level));
   InitLog("router", level, flags.log_format == "plain");
-  PAGODA_ASSIGN_OR_RETURN(options.upstream.tls,
-                          security::ClusterTls::Load(flags.tls, security::Role::kRouter));
   options.http_listen = http;
   options.grpc_listen = grpc;
   options.pulse_file = flags.ready_file;
@@ -176,6 +174,9 @@ absl::Status Run(Flags& flags, const CLI::App& app) {
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   signal(SIGPIPE, SIG_IGN);
 
+  // It starts a thread that watches files.
+  PAGODA_ASSIGN_OR_RETURN(options.upstream.tls,
+                          security::ClusterTls::Load(flags.tls, security::Role::kRouter));
   PAGODA_ASSIGN_OR_RETURN(std::unique_ptr<Router> router, Router::Start(options));
   LogInfo("listening", {{"http", HostPort{http.host, router->http_port()}.ToString()},
                         {"grpc", HostPort{grpc.host, router->grpc_port()}.ToString()}});

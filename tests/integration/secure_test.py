@@ -97,19 +97,29 @@ class Secured:
         return ports
 
 
+def address_of(text):
+    """As /proc/net/tcp and tcp6 write it, as one that can be dialled from here."""
+    raw = b"".join(bytes.fromhex(text[i:i + 8])[::-1] for i in range(0, len(text), 8))
+    if len(raw) == 16:
+        raw = raw[12:] if raw[:12] == b"\0" * 10 + b"\xff\xff" else (bytes(4) if raw in (bytes(16), bytes(15) + b"\1") else raw)
+    address = socket.inet_ntop(socket.AF_INET if len(raw) == 4 else socket.AF_INET6, raw)
+    return "127.0.0.1" if address == "0.0.0.0" else address
+
+
 def listening_ports(pid):
-    """TCP ports on which a process listens."""
+    """TCP ports on which a process listens, with where to dial them."""
     inodes = set()
     for entry in pathlib.Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(OSError):
             if match := re.fullmatch(r"socket:\[(\d+)\]", os.readlink(entry)):
                 inodes.add(match[1])
-    ports = set()
+    ports = {}
     for table in ("tcp", "tcp6"):
         for line in pathlib.Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
             fields = line.split()
             if fields[3] == "0A" and fields[9] in inodes:
-                ports.add(int(fields[1].rsplit(":", 1)[1], 16))
+                host, port = fields[1].rsplit(":", 1)
+                ports[int(port, 16)] = address_of(host)
     return ports
 
 
@@ -263,9 +273,9 @@ def no_port_speaks_to_strangers(secured):
     print(f"  listening: {({name: len(found) for name, found in ports.items()})}")
     assert known <= set().union(*ports.values()), (known, ports)
     for name, found in ports.items():
-        for port in found:
+        for port, host in found.items():
             for said in (b"GET /metrics HTTP/1.0\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00", os.urandom(4096)):
-                with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+                with socket.create_connection((host, port), timeout=5) as connection:
                     connection.settimeout(1)
                     heard = b""
                     with contextlib.suppress(OSError):
@@ -285,13 +295,14 @@ def no_port_speaks_to_strangers(secured):
     # The service of a worker that gives model bytes away: found by trying, since its port is any free one.
     blobs = 0
     for name, found in ports.items():
-        for port in found - known if name.startswith("worker") else ():
+        for port in set(found) - known if name.startswith("worker") else ():
+            host = found[port]
             path = "/pagoda.internal.v1.Blob/ListFiles"
-            codes = {role: grpc_code(f"127.0.0.1:{port}", path, credentials_of(secured.tls, role), name="pagoda-worker", timeout=1) for role in ROLES}
+            codes = {role: grpc_code(f"{host}:{port}", path, credentials_of(secured.tls, role), name="pagoda-worker", timeout=1) for role in ROLES}
             if codes["worker"] == "NOT_FOUND":
                 blobs += 1
                 assert {codes[role] for role in ROLES if role != "worker"} == {"PERMISSION_DENIED"}, codes
-                assert grpc_code(f"127.0.0.1:{port}", path, credentials_of(secured.tls), name="pagoda-worker") == "UNAVAILABLE"
+                assert grpc_code(f"{host}:{port}", path, credentials_of(secured.tls), name="pagoda-worker") == "UNAVAILABLE"
             else:
                 assert set(codes.values()) <= {"UNAVAILABLE", "DEADLINE_EXCEEDED"}, codes  # the data plane
     assert blobs == 2, blobs
