@@ -3,6 +3,7 @@
 
 /etc/pagoda of each host is a folder of its own. The model is what the document names, from this machine's cache. Needs root.
 """
+import contextlib
 import os
 import pathlib
 import re
@@ -33,6 +34,7 @@ class Hosts:
     def __enter__(self):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="pagoda-secure-hosts-"))
         self.keepers = {}
+        self.made_etc = not os.path.exists("/etc/pagoda")
         link = f"pgs{os.getpid() % 100000}"
         try:
             for host in HOSTS:
@@ -77,6 +79,9 @@ class Hosts:
             keeper.wait()
         time.sleep(0.2)
         shutil.rmtree(self.folder, ignore_errors=True)
+        if self.made_etc:
+            with contextlib.suppress(OSError):
+                os.rmdir("/etc/pagoda")  # where the hosts' own folders were mounted
 
 
 def the_documents_commands_work():
