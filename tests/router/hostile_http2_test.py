@@ -87,7 +87,7 @@ def answers(address):
         connection.send(frame(HEADERS, END_HEADERS, 1, request()) + frame(DATA, END_STREAM, 1, b"\0" * 5))
         connection.socket.settimeout(MOST_WAIT_S + 5)
         got = b""
-        while b"\x08\x01" not in got:  # HealthCheckResponse{SERVING}
+        while b"\x08\x01" not in got and b"\x08\x02" not in got:  # HealthCheckResponse: SERVING, or not yet
             piece = connection.socket.recv(65536)
             if not piece:
                 return False
