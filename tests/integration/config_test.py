@@ -28,8 +28,10 @@ def options_of(process):
     """(name, type and default, meaning) of each option, as --help shows them."""
     found = []
     for line in run(*PROCESSES[process], "--help", check=0).stdout.splitlines():
-        if match := re.match(r"^  (?:-\w,)?(--[a-z0-9-]+)(.*?)(?:  +(.*))?$", line):
-            found.append([match[1], match[2].strip(), (match[3] or "").strip()])
+        # CLI11 puts what an option means at column 30, or on the next line when there is no room.
+        if match := re.match(r"^  (?:-\w,)?(--[a-z0-9-]+)(.*)", line):
+            fits = len(line) > 30 and line[29] == " "
+            found.append([match[1], (line[match.end(1):30] if fits else match[2]).strip(), line[30:].strip() if fits else ""])
         elif match := re.match(r"^ {20,}(\S.*)$", line):
             if not found[-1][2]:
                 found[-1][2] = match[1].strip()
@@ -42,7 +44,8 @@ def table(process):
     rows = ["| name | value | meaning |", "|---|---|---|"]
     for name, kind, meaning in options_of(process):
         kind = re.sub(r"^=", "default ", re.sub(r"\s+", " ", kind).replace("REQUIRED", "(required)"))
-        rows.append(f"| `{name[2:]}` | {kind} | {meaning} |".replace("||", "| |"))
+        kind, meaning = (part.replace("|", "\\|") for part in (kind, meaning))
+        rows.append(f"| `{name[2:]}` | {kind} | {meaning} |")
     return "\n".join(rows)
 
 
