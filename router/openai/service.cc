@@ -247,8 +247,9 @@ void Service::Resume(std::shared_ptr<Exchange> exchange, Endpoint endpoint) {
   if (!position.ok()) return Reject(std::move(exchange), position.status());
   exchange->resumable = true;
   const std::string id = exchange->id();
+  const std::string tenant = exchange->caller.tenant();  // before the exchange moves into the closure
   parts_.dispatcher->FindStream(
-      exchange->caller.tenant(), id,
+      tenant, id,
       [this, exchange = std::move(exchange), endpoint,
        position = *std::move(position)](FoundStream found) mutable {
         if (draining_) return exchange->SendError(ShuttingDown());
