@@ -311,7 +311,7 @@ void Scheduler::Finish(SequencePointer sequence, FinishReason reason, std::strin
     shares_.Refund(request.tenant, std::min(unused, request.charged), request.tenant_weight);
     request.charged -= std::min(unused, request.charged);
   }
-  if ((reason == FinishReason::kStop || reason == FinishReason::kLength) && sequence->reported_first) {
+  if ((reason == FinishReason::kStop || reason == FinishReason::kLength) && sequence->reported_first && !request.canary) {
     LearnFrom(request, *sequence);
     times_.Ended(sequence->first_token_ns - sequence->first_scheduled_ns, now_ns_ - sequence->first_token_ns,
                  sequence->output_count());
