@@ -4,6 +4,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
 
@@ -35,7 +36,10 @@ int64_t LoadAndMeasure(const std::string& path, const std::string& tiny) {
   if (!backend.ok() || !model.ok()) return -1;
   const int layers = static_cast<int>((*model)->spec().layers);
   const auto shard = LoadShard({.model = *std::move(model), .layer_end = layers, .activation_bits = 8}, **backend, nullptr);
-  if (!shard.ok() || before < 0) return -1;
+  if (!shard.ok() || before < 0) {
+    std::fprintf(stderr, "%s\n", std::string(shard.status().message()).c_str());
+    return -1;
+  }
   return PeakResidentBytes() - before;
 }
 
