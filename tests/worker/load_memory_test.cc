@@ -56,7 +56,7 @@ TEST(LoadMemory, PeakIsAtMostATenthOverTheFile) {
   const std::string path =
       (std::filesystem::temp_directory_path() / ("pagoda-load-memory-" + std::to_string(getpid()) + ".gguf")).string();
   // Written by one child and loaded by another: neither's memory counts in the other's peak.
-  const std::string tiny = path + ".tiny";
+  const std::string tiny = path + "-tiny.gguf";  // a model file is known by its ending
   const pid_t writer = fork();
   if (writer == 0) {
     const bool written = pagoda::testing::WriteTinyGguf(path, options).ok() && pagoda::testing::WriteTinyGguf(tiny, {}).ok();
