@@ -74,7 +74,6 @@ def default():
     ours = reference.log_softmax(pagoda_logits(default_model, tokens, expected.shape[1], "--kv-cache-dtype", "i8"))
     change = np.exp((half - ours)[rows, tokens[1:]].mean()) - 1
     check("int8 KV cache: relative change of perplexity against f16", abs(change), 0.0025, True)
-    check("int8 KV cache: mean KL divergence from f16, nats", (np.exp(half) * (half - ours)).sum(-1).mean(), 1e-2, True)
 
 
 tiny("tiny_llama")
