@@ -207,7 +207,8 @@ absl::Status CpuBackend::CheckMatMul(const MatMulParams& params) {
 }
 
 absl::Status CpuBackend::MatMul(const MatMulParams& params) {
-  if (absl::Status status = CheckMatMul(params); !status.ok() || params.rows == 0) return status;
+  if (params.rows == 0) return absl::OkStatus();
+  if (absl::Status status = CheckMatMul(params); !status.ok()) return status;
   const auto& matrix = static_cast<const CpuPackedMatrix&>(*params.matrix);
   const auto& input = static_cast<const CpuActivation&>(*params.input);
   CutMatMul(matrix, params.rows);

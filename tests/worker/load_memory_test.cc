@@ -4,6 +4,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
 
@@ -35,7 +36,10 @@ int64_t LoadAndMeasure(const std::string& path, const std::string& tiny) {
   if (!backend.ok() || !model.ok()) return -1;
   const int layers = static_cast<int>((*model)->spec().layers);
   const auto shard = LoadShard({.model = *std::move(model), .layer_end = layers, .activation_bits = 8}, **backend, nullptr);
-  if (!shard.ok() || before < 0) return -1;
+  if (!shard.ok() || before < 0) {
+    std::fprintf(stderr, "%s\n", std::string(shard.status().message()).c_str());
+    return -1;
+  }
   return PeakResidentBytes() - before;
 }
 
@@ -52,7 +56,7 @@ TEST(LoadMemory, PeakIsAtMostATenthOverTheFile) {
   const std::string path =
       (std::filesystem::temp_directory_path() / ("pagoda-load-memory-" + std::to_string(getpid()) + ".gguf")).string();
   // Written by one child and loaded by another: neither's memory counts in the other's peak.
-  const std::string tiny = path + ".tiny";
+  const std::string tiny = path + "-tiny.gguf";  // a model file is known by its ending
   const pid_t writer = fork();
   if (writer == 0) {
     const bool written = pagoda::testing::WriteTinyGguf(path, options).ok() && pagoda::testing::WriteTinyGguf(tiny, {}).ok();

@@ -381,7 +381,8 @@ absl::Status LocalTransport::Wait(std::span<Transfer* const> transfers, absl::Du
 
 void LocalTransport::Idle(absl::Duration timeout) {
   std::unique_lock lock(mailbox_->mutex);
-  Sleep(lock, DeadlineAfter(timeout));
+  // Without time to wait the kernel is not asked: the decoder comes here between layers.
+  if (timeout > absl::ZeroDuration()) Sleep(lock, DeadlineAfter(timeout));
   mailbox_->moved = false;
   mailbox_->woken = false;
   Settle();

@@ -9,9 +9,9 @@ from bench.cpu.harness import llama_cpp, machine, models
 
 
 class Context:
-    def __init__(self, root, quick, threads):
+    def __init__(self, root, build, quick, threads):
         self.root = root
-        self.build = f"{root}/build/cpu"
+        self.build = os.path.abspath(build)
         self.cache = f"{os.environ.get('XDG_CACHE_HOME', os.path.expanduser('~/.cache'))}/pagoda/bench"
         self.quick = quick
         self.threads = threads

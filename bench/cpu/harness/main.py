@@ -37,6 +37,7 @@ def arguments():
     parser.add_argument("--rounds", type=int, help="default: what the row says, 5 or more")
     parser.add_argument("--quick", action="store_true", help="one round, results are printed and not written")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--build", default=f"{ROOT}/build/cpu", help="the folder of our binaries")
     parser.add_argument("--list", action="store_true", help="the rows, and end")
     parser.add_argument("--prepare", action="store_true", help="build, download and make files for the rows, and end")
     parser.add_argument("--report", action="store_true", help="only write tables and charts again from the results that are there")
@@ -146,7 +147,7 @@ def main():
         for row in rows:
             print(f"{row.name:36} {row.title}")
         return 0
-    context = Context(ROOT, options.quick, options.threads)
+    context = Context(ROOT, options.build, options.quick, options.threads)
     folder = f"{options.results}/{context.machine['kind']}"
     if options.report:
         report.write(folder)

@@ -20,7 +20,7 @@ ROWS = [
               Bar(0.8, roof=of_memory(lambda context: context.models.default()), text="of reading the weights once a token")],
         prepare=prepare("Q4_1", "Q4_0", "Q8_0"), note="Ours samples (greedy); llama-bench does not."),
     Row(name="engine_32_streams", title="32 streams decoding, context 64 to 96, engine", unit="tokens/s",
-        contestants=[ours("Q4_1", 64, 33, 32, repeat=1), theirs("Q4_1", BATCH), theirs("Q4_0", BATCH), theirs("Q8_0", BATCH)],
+        contestants=[ours("Q4_1", 64, 33, 32, repeat=1), theirs("Q4_1", BATCH), theirs("Q4_0", BATCH)],
         bars=[Bar(4, ("llama.cpp Q4_1",)), Bar(2, ("llama.cpp Q4_0",))],
-        prepare=prepare("Q4_1", "Q4_0", "Q8_0"), note="Ours samples (greedy); llama-batched-bench takes random tokens."),
+        prepare=prepare("Q4_1", "Q4_0"), note="Ours samples (greedy); llama-batched-bench takes random tokens."),
 ]
