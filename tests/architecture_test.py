@@ -14,22 +14,23 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 ALLOWED = {
     "proto": set(),
     "common": {"common"},
+    "security": {"security", "common"},
     "checkpoint": {"checkpoint", "common"},
     "text": {"text", "text/grammar", "common", "checkpoint"},
     "text/grammar": {"text/grammar", "common"},
     "kernels": {"kernels"},
-    "worker": {"worker", "worker/comm", "common", "proto", "checkpoint", "kernels", "text/grammar"},
+    "worker": {"worker", "worker/comm", "common", "security", "proto", "checkpoint", "kernels", "text/grammar"},
     "worker/comm": {"worker/comm", "common"},
-    "coordinator": {"coordinator", "common", "proto", "checkpoint"},
-    "router": {"router", "common", "proto", "text", "checkpoint"},
-    "cli": {"cli", "common", "proto", "text", "checkpoint"},
+    "coordinator": {"coordinator", "common", "security", "proto", "checkpoint"},
+    "router": {"router", "common", "security", "proto", "text", "checkpoint"},
+    "cli": {"cli", "common", "security", "proto", "text", "checkpoint"},
 }
 # File -> headers that it may include besides, each with its reason.
 EXCEPTIONS = {
     "cli": {"coordinator/placement.h"},  # the coordinator's pure planner: `pagoda plan` says what will happen
     "worker/comm": {"kernels/reduction_tree.h"},  # which sums a rank holds: the tree that all backends share
 }
-INCLUDED_MORE_THAN_ONCE = {"kernels/cpu/row_kernels.h", "kernels/cpu/amx_kernels.h", "kernels/cpu/avx512_vectors.h"}  # the same text for each instruction set
+INCLUDED_MORE_THAN_ONCE = {"kernels/cpu/row_kernels.h", "kernels/cpu/attention_kernels.h", "kernels/cpu/amx_kernels.h", "kernels/cpu/avx512_vectors.h"}  # the same text for each instruction set
 # Pure cores know no clock, thread, socket, RPC, message or device (DESIGN, section 4).
 PURE = re.compile(
     r"^(coordinator/(scheduler[a-z_]*|block_pool|prefix_cache|cluster_[a-z]+|held_blocks|diagnosis|placement|sequence|request)"
