@@ -106,7 +106,7 @@ bool ClusterState::KeepsItsPlaces(const PipelineRecord& pipeline, const std::vec
     const auto worker = workers_.find(chosen[i]);
     if (worker == workers_.end()) return false;
     const WorkerInfo& info = worker->second.info;
-    if (info.memory_bytes < ranks[i].memory_bytes) return false;
+    if (info.memory_bytes < ranks[i].weights_bytes + ranks[i].workspace_bytes + ranks[i].kv_bytes) return false;
     if (info.kv_cache_bytes > 0 && info.kv_cache_bytes < ranks[i].kv_bytes) return false;
   }
   return true;

@@ -58,6 +58,7 @@ class EtcdStore final : public Store {
       : client_(std::move(client)),
         prefix_(options.prefix),
         leader_key_(prefix_ + "leader"),
+        terms_key_(prefix_ + "terms"),
         epoch_key_(prefix_ + "counters/epoch"),
         pipeline_key_(prefix_ + "counters/pipeline"),
         ttl_s_(std::max<int64_t>(1, absl::ToInt64Seconds(options.lease + absl::Milliseconds(999)))) {}
@@ -73,12 +74,9 @@ class EtcdStore final : public Store {
       if (leader.self) PAGODA_RETURN_IF_ERROR(MakeCounters());  // its campaign was cut off after the first half
       return leader;
     }
+    candidate_ = candidate;
     PAGODA_ASSIGN_OR_RETURN(lease_, client_->GrantLease(ttl_s_));
-    pb::TxnRequest take;
-    *take.add_compare() = MadeAt(leader_key_, 0);
-    *take.add_success() = Put(leader_key_, EncodeLeader(candidate), lease_);
-    *take.add_failure()->mutable_request_range() = look;
-    PAGODA_ASSIGN_OR_RETURN(const pb::TxnResponse taken, client_->Txn(take));
+    PAGODA_ASSIGN_OR_RETURN(const pb::TxnResponse taken, client_->Txn(TakeRequest()));
     seen_revision_ = taken.header().revision();
     if (!taken.succeeded()) {
       (void)client_->RevokeLease(lease_);
@@ -99,10 +97,12 @@ class EtcdStore final : public Store {
       lease = lease_;
     }
     const absl::Status kept = client_->KeepLease(lease);  // not under the lock: epochs need not wait for it
-    if (!absl::IsNotFound(kept)) return kept;
     MutexLock lock(&mutex_);
-    term_ = 0;
-    return NotLeader();
+    if (kept.ok() && !retaking_) return kept;
+    if (!kept.ok() && !absl::IsNotFound(kept)) return kept;
+    const absl::Status retaken = Retake(kept.ok());
+    if (absl::IsFailedPrecondition(retaken)) term_ = 0;
+    return retaken;
   }
 
   absl::Status Resign() override {
@@ -179,6 +179,40 @@ class EtcdStore final : public Store {
   }
 
  private:
+  // The leader's key, and the key that tells by its revision whose leadership was the last.
+  pb::TxnRequest TakeRequest() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    pb::TxnRequest take;
+    *take.add_compare() = MadeAt(leader_key_, 0);
+    *take.add_success() = Put(leader_key_, EncodeLeader(candidate_), lease_);
+    *take.add_success() = Put(terms_key_, candidate_.name);
+    take.add_failure()->mutable_request_range()->set_key(leader_key_);
+    return take;
+  }
+
+  // The lease ran out while etcd could not be reached, or nearly so. When nobody else led since then it goes on, under a new
+  // term: nothing was started meanwhile. `lease_lives`: it is a new lease, whose taking was not answered.
+  absl::Status Retake(bool lease_lives) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (!lease_lives) {
+      PAGODA_ASSIGN_OR_RETURN(lease_, client_->GrantLease(ttl_s_));
+      retaking_ = true;
+    }
+    pb::TxnRequest take = TakeRequest();
+    pb::Compare& mine = *take.add_compare();
+    mine.set_target(pb::Compare::MOD);
+    mine.set_key(terms_key_);
+    mine.set_mod_revision(term_);
+    PAGODA_ASSIGN_OR_RETURN(const pb::TxnResponse taken, client_->Txn(take));
+    retaking_ = false;
+    if (taken.succeeded()) {
+      term_ = taken.header().revision();
+      return absl::OkStatus();
+    }
+    const pb::RangeResponse& now = taken.responses(0).response_range();
+    if (now.kvs_size() == 0 || now.kvs(0).lease() != lease_) return NotLeader();
+    term_ = now.kvs(0).create_revision();  // the unanswered taking had worked
+    return absl::OkStatus();
+  }
+
   static absl::Status NotLeader() {
     return absl::FailedPreconditionError("this coordinator does not lead any more: its lease in etcd has run out");
   }
@@ -232,12 +266,15 @@ class EtcdStore final : public Store {
   const std::unique_ptr<EtcdClient> client_;
   const std::string prefix_;
   const std::string leader_key_;
+  const std::string terms_key_;
   const std::string epoch_key_;
   const std::string pipeline_key_;
   const int64_t ttl_s_;
   Mutex mutex_;
   int64_t lease_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t term_ ABSL_GUARDED_BY(mutex_) = 0;  // revision at which our leader key was made; 0: we do not lead
+  Candidate candidate_ ABSL_GUARDED_BY(mutex_);
+  bool retaking_ ABSL_GUARDED_BY(mutex_) = false;  // a taking was sent and not answered
   int64_t seen_revision_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t last_pipeline_ ABSL_GUARDED_BY(mutex_) = 0;
   Mutex wait_mutex_;

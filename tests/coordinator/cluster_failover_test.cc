@@ -91,6 +91,11 @@ struct Cluster {
   const PipelineRecord& pipeline() { return state.pipelines().begin()->second; }
 };
 
+int64_t NeededAt(const PipelineRecord& pipeline, size_t place) {
+  const RankPlacement& rank = pipeline.placement.ranks.at(place);
+  return rank.weights_bytes + rank.workspace_bytes + rank.kv_bytes;
+}
+
 TEST(ClusterFailover, ASpareTakesTheLostPlaceAndTheOthersKeepTheirs) {
   Cluster cluster;
   cluster.state.Apply(Spec(3), Facts(), cluster.now);
@@ -98,7 +103,7 @@ TEST(ClusterFailover, ASpareTakesTheLostPlaceAndTheOthersKeepTheirs) {
   const WorkerId b = cluster.Join("b");
   cluster.Join("c");
   ASSERT_EQ(cluster.pipeline().phase, PipelinePhase::kReady);
-  cluster.Join("spare", "", cluster.pipeline().placement.ranks[1].memory_bytes);  // room for this shard and no more
+  cluster.Join("spare", "", NeededAt(cluster.pipeline(), 1));  // room for this shard and no more
   const std::vector<StagePlacement> stages = cluster.pipeline().placement.stages;
   const int blocks = cluster.pipeline().placement.blocks;
   cluster.state.Gone(b, "killed", cluster.now);
@@ -117,7 +122,7 @@ TEST(ClusterFailover, ASpareWithoutRoomForTheShardMeansAnotherPlacement) {
   cluster.Join("a");
   const WorkerId b = cluster.Join("b");
   const int blocks = cluster.pipeline().placement.blocks;
-  cluster.Join("small", "", cluster.pipeline().placement.ranks[1].memory_bytes * 3 / 4);
+  cluster.Join("small", "", NeededAt(cluster.pipeline(), 1) * 3 / 4);
   cluster.state.Gone(b, "killed", cluster.now);
   cluster.Obey();
   EXPECT_EQ(cluster.pipeline().phase, PipelinePhase::kReady) << cluster.pipeline().message;

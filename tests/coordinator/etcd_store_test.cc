@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "absl/time/clock.h"
+#include "etcd/etcd.pb.h"
 #include "tests/coordinator/etcd_process.h"
 
 namespace pagoda::coordinator {
@@ -125,9 +126,31 @@ TEST_F(EtcdStoreTest, ALossOfEtcdCostsNoLeadership) {
     absl::SleepFor(absl::Milliseconds(50));
     renewed = store->Renew();
   }
-  EXPECT_TRUE(renewed.ok()) << renewed << ": etcd gives leases their whole time again when it comes back";
+  EXPECT_TRUE(renewed.ok()) << renewed;
   EXPECT_TRUE(store->AdvanceEpoch(Epoch(3)).ok());
   EXPECT_EQ(store->Load()->last_epoch, 3u);
+}
+
+TEST_F(EtcdStoreTest, ALeaseThatRanOutUnnoticedIsTakenAgainWhenNobodyElseLed) {
+  EtcdProcess etcd;
+  auto store = Open({etcd.endpoint()});
+  auto watcher = Open({etcd.endpoint()});
+  Lead(*store);
+  ASSERT_TRUE(store->AdvanceEpoch(Epoch(1)).ok());
+  EtcdOptions options;
+  options.endpoints = {etcd.endpoint()};
+  const std::unique_ptr<EtcdClient> client = *EtcdClient::Make(options);
+  etcdserverpb::RangeRequest leader;
+  leader.set_key("/pagoda/leader");
+  const absl::Time until = absl::Now() + absl::Seconds(20);
+  while (client->Range(leader)->kvs_size() > 0) {
+    ASSERT_LT(absl::Now(), until);
+    absl::SleepFor(absl::Milliseconds(50));
+  }
+  EXPECT_EQ(store->AdvanceEpoch(Epoch(2)).code(), absl::StatusCode::kFailedPrecondition) << "without the lease no epoch";
+  EXPECT_TRUE(store->Renew().ok()) << "nobody led meanwhile";
+  EXPECT_TRUE(store->AdvanceEpoch(Epoch(3)).ok());
+  EXPECT_FALSE(watcher->Campaign(Me("other"))->self);
 }
 
 TEST_F(EtcdStoreTest, ADeadEndpointIsPassedOver) {
