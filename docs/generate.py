@@ -196,8 +196,11 @@ def _comments(file):
     return found
 
 
-def _type_of(field):
+def _type_of(field, maps):
     kinds = {1: "double", 2: "float", 3: "int64", 4: "uint64", 5: "int32", 6: "fixed64", 7: "fixed32", 8: "bool", 9: "string", 12: "bytes", 13: "uint32"}
+    if field.type_name in maps:
+        key, value = maps[field.type_name].field
+        return f"map from {_type_of(key, {})} to {_type_of(value, {})}"
     name = kinds.get(field.type) or field.type_name.removeprefix(".pagoda.v1.")
     link = name if field.type in kinds else f"[{name}](#{name.lower()})"
     return ("repeated " if field.label == 3 else "optional " if field.proto3_optional else "") + link
@@ -225,7 +228,8 @@ def _api_file(file):
     return text
 
 
-def _api_message(message, path, cell):
+def _api_message(message, path, cell, scope="pagoda.v1"):
+    maps = {f".{scope}.{message.name}.{nested.name}": nested for nested in message.nested_type if nested.options.map_entry}
     text = [f"### {message.name}", ""]
     if cell(path):
         text += [cell(path), ""]
@@ -234,13 +238,13 @@ def _api_message(message, path, cell):
         for f, field in enumerate(message.field):
             in_oneof = field.HasField("oneof_index") and not field.proto3_optional
             group = f"one of `{message.oneof_decl[field.oneof_index].name}`. " if in_oneof else ""
-            text.append(f"| `{field.name}` | {field.number} | {_type_of(field)} | {group}{cell(path + (2, f))} |".replace("  |", " |"))
+            text.append(f"| `{field.name}` | {field.number} | {_type_of(field, maps)} | {group}{cell(path + (2, f))} |".replace("  |", " |"))
     else:
         text.append("No fields.")
     text.append("")
     for n, nested in enumerate(message.nested_type):
         if not nested.options.map_entry:
-            text += _api_message(nested, path + (3, n), cell)
+            text += _api_message(nested, path + (3, n), cell, f"{scope}.{message.name}")
     return text
 
 
