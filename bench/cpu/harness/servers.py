@@ -156,7 +156,7 @@ def llama_server(context, model, slots, context_tokens, flash, unified, isa="nat
         port = free_port()
         threads = str(context.threads)
         server = Server([path, "-m", model, "--host", "127.0.0.1", "--port", str(port), "-t", threads, "-tb", threads, "-np",
-                         str(slots), "-c", str(slots * context_tokens), "-b", "2048", "-ub", "512", "-cb", "--no-mmap", "-fa",
+                         str(slots), "-c", str(slots * context_tokens), "-b", "2048", "-ub", "512", "-cb", "-fa",
                          "on" if flash else "off", "--kv-unified" if unified else "--no-kv-unified"],
                         f"{folder}/server.log", environment)
         server.url = f"http://127.0.0.1:{port}"
