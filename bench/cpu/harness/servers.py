@@ -80,7 +80,9 @@ def only(*keys):
 
 
 def pagoda(context, model, *flags):
-    """A cluster of `pagoda serve`; the server has `url`, `state` (its folder) and `pids()` by role."""
+    """A cluster of `pagoda serve`, of one worker unless flags say otherwise; the server has `url` and `state` (its folder)."""
+    if "--pipeline-parallel-size" not in flags:
+        flags = ("--pipeline-parallel-size", "1", *flags)
     key = ("pagoda", model, *flags)
     if key not in _running:
         folder = tempfile.mkdtemp(prefix="pagoda-bench-")
