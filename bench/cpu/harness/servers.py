@@ -167,10 +167,12 @@ def llama_server(context, model, slots, context_tokens, flash, unified, isa="nat
     return _running[key][0]
 
 
-def load(context, server, *flags):
-    """`pagoda bench` against a server: its JSON."""
+def load(context, server, *flags, may_fail=0.0):
+    """`pagoda bench` against a server: its JSON. `may_fail`: the share of requests that may (llama-server closes connections that
+    were idle a few seconds, and the client's next request on such a one meets the end)."""
     command = [f"{context.build}/bin/pagoda", "bench", "--url", server.url, "--output", "-", *map(str, flags)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
-    if done.returncode != 0:
+    report = json.loads(done.stdout) if done.stdout.startswith("{") else {"failed": 1, "completed": 0}
+    if report["failed"] > may_fail * (report["failed"] + report["completed"]):
         raise RuntimeError(f"{' '.join(command)}: {done.stdout[-1500:]}{done.stderr[-1500:]}")
-    return json.loads(done.stdout)
+    return report
