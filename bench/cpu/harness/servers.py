@@ -81,6 +81,7 @@ def only(*keys):
 
 def pagoda(context, model, *flags):
     """A cluster of `pagoda serve`, of one worker unless flags say otherwise; the server has `url` and `state` (its folder)."""
+    flags = tuple(map(str, flags))
     if "--pipeline-parallel-size" not in flags:
         flags = ("--pipeline-parallel-size", "1", *flags)
     key = ("pagoda", model, *flags)
