@@ -91,8 +91,10 @@ int Scheduler::ChunkLimit(int decode_rows) const {
   const double row_ns = cost_.PromptRowNs();
   if (!settings_.chunked_prefill || decode_ns <= 0 || row_ns <= 0) return settings_.max_step_rows;
   if (decode_rows == 0) return std::min(settings_.max_step_rows, kChunkOfNobody);
-  const double rows = (kStepStretch - 1) * decode_ns / row_ns;
-  return std::clamp(static_cast<int>(rows), std::min(kLeastChunkRows, settings_.max_step_rows), settings_.max_step_rows);
+  // Where far more wait than decode, more is gained by getting the prompts done.
+  const double crowd = std::max(1.0, static_cast<double>(waiting_.size()) / (2 * decode_rows));
+  const double rows = std::max<double>(kLeastChunkRows, (kStepStretch - 1) * decode_ns / row_ns) * crowd;
+  return static_cast<int>(std::min<double>(rows, settings_.max_step_rows));
 }
 
 // A sequence has one row to run: its newest token's, which a plan in flight may still have to sample (run-ahead). Those
