@@ -110,6 +110,7 @@ void ClusterState::Heartbeat(WorkerId id, const WorkerProgress& progress, int64_
   worker.sent_bytes_per_s = seconds > 0 && sent > 0 ? static_cast<double>(sent) / seconds : 0;
   worker.heard_ns = now_ns;
   worker.probed_ns = 0;
+  worker.wedged.clear();
   if (progress.epoch == worker.progress.epoch && progress.steps > worker.progress.steps) {
     const double steps = static_cast<double>(progress.steps - worker.progress.steps);
     const double wait = static_cast<double>(progress.wait_in_us - worker.progress.wait_in_us);
@@ -144,6 +145,7 @@ void ClusterState::Loaded(WorkerId id, Epoch epoch, LoadPhase phase, const LoadD
   WorkerRecord& worker = found->second;
   worker.heard_ns = now_ns;
   worker.probed_ns = 0;
+  worker.wedged.clear();
   worker.load_progress = details.progress;
   if (details.weights_bytes > 0) worker.weights_bytes = details.weights_bytes;
   if (details.kv_bytes > 0) worker.kv_bytes = details.kv_bytes;
@@ -273,6 +275,15 @@ std::vector<RankView> ClusterState::RanksOf(const PipelineRecord& pipeline, int6
 }
 
 void ClusterState::LookIntoSilence(int64_t now_ns) {
+  std::vector<std::pair<WorkerId, std::string>> wedged;
+  for (const auto& [id, worker] : workers_) {
+    if (worker.wedged.empty() || worker.phase == WorkerPhase::kLost) continue;
+    if (now_ns - worker.probed_ns >= limits_.wedged_grace_ns) wedged.emplace_back(id, worker.wedged);
+  }
+  for (const auto& [id, why] : wedged) {
+    Do(CloseWorker{id, why});
+    Gone(id, why, now_ns);
+  }
   for (auto& [id, worker] : workers_) {
     if (worker.phase == WorkerPhase::kLost || worker.probed_ns != 0 || worker.info.blob_address.empty()) continue;
     if (now_ns - worker.heard_ns < limits_.suspect_after_ns) continue;
@@ -301,8 +312,12 @@ void ClusterState::Probed(WorkerId id, ProbeResult result, int64_t now_ns) {
   }
   const Diagnosis diagnosis = DiagnoseSilence(ranks, silent, result);
   Do(ReportFault{diagnosis.kind, worker.info.name, worker.pipeline, diagnosis.text});
-  // What cannot be reached may come back within its lease; the others are as good as gone.
+  // What cannot be reached may come back within its lease; what is there and silent within a moment.
   if (diagnosis.kind == FaultKind::kPartition) return;
+  if (diagnosis.kind == FaultKind::kWedge) {
+    worker.wedged = diagnosis.text;
+    return;
+  }
   Do(CloseWorker{id, diagnosis.text});
   Gone(id, diagnosis.text, now_ns);
 }

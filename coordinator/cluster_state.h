@@ -22,6 +22,7 @@ namespace pagoda::coordinator {
 struct ClusterLimits {
   int64_t lease_ns = 3'000'000'000;
   int64_t suspect_after_ns = 1'400'000'000;      // of silence: then it is looked into; the lease is not waited for
+  int64_t wedged_grace_ns = 800'000'000;         // a process that only starves says something within it
   int64_t pause_ns = 700'000'000;                // between ticks: this process was stopped itself, and nobody is late
   int64_t holders_return_ns = 2'000'000'000;     // after a start: how long those that held shards are waited for
   int64_t assembly_deadline_ns = 600'000'000'000;

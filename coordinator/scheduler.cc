@@ -75,6 +75,7 @@ void Scheduler::EndEpoch(EpochEnd why) {
   pool_.reset();
   std::vector<std::shared_ptr<RequestState>> convicted;
   for (const auto& [id, live] : live_) {
+    live.state->foretold_end_ns = 0;  // the pause is no lesson
     if (live.state->deaths_alone >= 2) convicted.push_back(live.state);
   }
   for (const auto& request : convicted) {
@@ -185,7 +186,8 @@ absl::Status Scheduler::CheckLoad(const Request& request, int64_t now_ns, int& r
     return absl::ResourceExhaustedError(absl::StrCat("the queue is too long: ", waiting_.size(), " wait, and this one would for ",
                                                      wait_ms, " ms (at most ", settings_.max_queue_wait_ns / 1'000'000, ")"));
   }
-  const int64_t done_ns = now_ns + wait_ns + times_.ServiceNs(request.sampling.max_tokens);
+  const int64_t done_ns =
+      now_ns + wait_ns + times_.ServiceNs(request.sampling.max_tokens) + times_.EndMarginNs();
   if (request.deadline_ns > 0 && done_ns > request.deadline_ns) {
     retry_after_ms = static_cast<int>(std::clamp<int64_t>((done_ns - request.deadline_ns) / 1'000'000, 100, 60'000));
     return absl::ResourceExhaustedError(
@@ -197,7 +199,13 @@ absl::Status Scheduler::CheckLoad(const Request& request, int64_t now_ns, int& r
 
 bool Scheduler::WouldMissDeadline(const RequestState& request, int64_t now_ns) const {
   return request.deadline_ns > 0 && !request.started && !running_.empty() &&
-         now_ns + times_.ServiceNs(request.sampling->max_tokens) > request.deadline_ns;
+         now_ns + times_.ServiceNs(request.sampling->max_tokens) + times_.ServiceMarginNs() > request.deadline_ns;
+}
+
+void Scheduler::LearnFrom(const RequestState& request, const Sequence& sequence) {
+  if (request.foretold_end_ns == 0 || sequence.first_scheduled_ns == 0) return;
+  times_.CameAfter(now_ns_ - request.foretold_end_ns);
+  times_.TookMore(now_ns_ - sequence.first_scheduled_ns - times_.ServiceNs(request.sampling->max_tokens));
 }
 
 void Scheduler::Accept(Request request, int64_t now_ns) {
@@ -240,6 +248,8 @@ void Scheduler::Accept(Request request, int64_t now_ns) {
   if (request.accepted || state->started) {
     state->start_tag = shares_.now();  // it had its turn before
   } else {
+    const int64_t service_ns = times_.ServiceNs(state->sampling->max_tokens);
+    if (service_ns > 0) state->foretold_end_ns = now_ns + PredictedWaitNs(state->tenant, state->priority) + service_ns;
     state->charged = static_cast<double>(state->prompt_length) +
                      static_cast<double>(state->unfinished) * state->sampling->max_tokens;
     state->start_tag = shares_.Charge(state->tenant, state->charged, state->tenant_weight);
@@ -302,6 +312,7 @@ void Scheduler::Finish(SequencePointer sequence, FinishReason reason, std::strin
     request.charged -= std::min(unused, request.charged);
   }
   if ((reason == FinishReason::kStop || reason == FinishReason::kLength) && sequence->reported_first) {
+    LearnFrom(request, *sequence);
     times_.Ended(sequence->first_token_ns - sequence->first_scheduled_ns, now_ns_ - sequence->first_token_ns,
                  sequence->output_count());
   }
@@ -412,6 +423,7 @@ void Scheduler::Tick(int64_t now_ns) {
   for (const auto& request : expired) {
     const std::string message = "DEADLINE_EXCEEDED: the request's deadline passed";
     if (request->started) {
+      LearnFrom(*request, *live_.at(request->id).sequences.front());
       Abandon(request->id, FinishReason::kError, message);
     } else {
       Refuse(*request, RefusalCode::kDeadlineExceeded, message + " while it waited");

@@ -189,6 +189,7 @@ class Scheduler {
   absl::Status Validate(const Request& request, RefusalCode& code) const;
   absl::Status CheckLoad(const Request& request, int64_t now_ns, int& retry_after_ms) const;
   bool WouldMissDeadline(const RequestState& request, int64_t now_ns) const;
+  void LearnFrom(const RequestState& request, const Sequence& sequence);  // its end, or the end of its time
   void Refuse(const RequestState& request, RefusalCode code, std::string message);
   void Accept(Request request, int64_t now_ns);
   void Finish(SequencePointer sequence, FinishReason reason, std::string error, ChoiceOutput* joined);

@@ -32,6 +32,7 @@ struct RequestState {
   uint64_t arrival = 0;  // dense order of submission
   int64_t arrived_ns = 0;
   int64_t deadline_ns = 0;
+  int64_t foretold_end_ns = 0;  // 0: it was accepted elsewhere
   std::string cache_salt;
   bool bypass_prefix_cache = false;
   bool canary = false;

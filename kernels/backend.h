@@ -46,6 +46,8 @@ struct PackOptions {
   int first_shard = 0;
   std::span<const float> bias = {};  // [rows] or empty; only with one plane that is the whole tree
   int activation_bits = 8;      // 8 or 12: what the input is quantised to; ignored by float formats
+  // Called when part i has been packed and its data will not be read again; or never.
+  std::function<void(size_t part)> consumed = {};
 };
 
 struct ActivationForms {

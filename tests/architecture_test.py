@@ -29,7 +29,7 @@ EXCEPTIONS = {
     "cli": {"coordinator/placement.h"},  # the coordinator's pure planner: `pagoda plan` says what will happen
     "worker/comm": {"kernels/reduction_tree.h"},  # which sums a rank holds: the tree that all backends share
 }
-INCLUDED_MORE_THAN_ONCE = {"kernels/cpu/row_kernels.h", "kernels/cpu/amx_kernels.h", "kernels/cpu/avx512_vectors.h"}  # the same text for each instruction set
+INCLUDED_MORE_THAN_ONCE = {"kernels/cpu/row_kernels.h", "kernels/cpu/attention_kernels.h", "kernels/cpu/amx_kernels.h", "kernels/cpu/avx512_vectors.h"}  # the same text for each instruction set
 # Pure cores know no clock, thread, socket, RPC, message or device (DESIGN, section 4).
 PURE = re.compile(
     r"^(coordinator/(scheduler[a-z_]*|block_pool|prefix_cache|cluster_[a-z]+|held_blocks|diagnosis|placement|sequence|request)"

@@ -10,14 +10,21 @@
 namespace pagoda::kernels::cpu {
 namespace {
 
-// Rows of a head that are multiplied before they are turned and stored: a whole number of register blocks.
-constexpr int64_t kRowsAtOnce = 96;
-// Gate and up of a task before they become one; and what of their input should stay in the second-level cache.
+// What of the input of a product should stay in the second-level cache; rows go by multiples of all register blocks.
+constexpr int64_t kInputBytesAtOnce = 384 << 10;
+constexpr int64_t kRowUnit = 48;
+// Gate and up of a task before they become one.
 constexpr int64_t kGateScratchFloats = 40 << 10;
-constexpr int64_t kGateInputBytes = 384 << 10;
 constexpr int64_t kUnitTiles = kQuantBlock / kTileRows;
 // Rows of the vocabulary whose logits are looked at together.
 constexpr int64_t kSearchTiles = 16;
+
+// Rows of one task when their input takes `row_bytes` each: even parts of what the cache holds.
+int64_t RowsAtOnce(int64_t rows, int64_t row_bytes) {
+  const int64_t by_cache = std::max(kRowUnit, kInputBytesAtOnce / row_bytes / kRowUnit * kRowUnit);
+  const int64_t parts = (rows + by_cache - 1) / by_cache;
+  return std::min(rows, (rows + parts * kRowUnit - 1) / (parts * kRowUnit) * kRowUnit);
+}
 
 }  // namespace
 
@@ -39,7 +46,8 @@ absl::Status CpuBackend::MatMulRopeAndStore(const QkvParams& params, KvCache& ca
 
   // KV heads, which are twice the work, are spread evenly among the query heads.
   const int heads = attention.query_heads + attention.kv_heads;
-  const int64_t chunks = (rows + kRowsAtOnce - 1) / kRowsAtOnce;
+  const int64_t chunk = RowsAtOnce(rows, matrix.columns() * (matrix.activation_bits() == 8 ? 1 : 2));
+  const int64_t chunks = (rows + chunk - 1) / chunk;
   const int64_t tiles = dim / kTileRows;
   const auto multiply = [&](int segment, int64_t head, int64_t first_row, int64_t count) {
     float* out = params.qkv.data + first_row * params.qkv.stride + segments[segment].first_row + head * dim;
@@ -47,8 +55,8 @@ absl::Status CpuBackend::MatMulRopeAndStore(const QkvParams& params, KvCache& ca
     return out;
   };
   team_.Run(heads * chunks, [&](int, int64_t task) {
-    const int64_t index = task / chunks, first_row = task % chunks * kRowsAtOnce;
-    const int64_t count = std::min(kRowsAtOnce, rows - first_row);
+    const int64_t index = task / chunks, first_row = task % chunks * chunk;
+    const int64_t count = std::min(chunk, rows - first_row);
     const int64_t kv_before = index * attention.kv_heads / heads;
     const bool is_kv = (index + 1) * attention.kv_heads / heads != kv_before;
     if (!is_kv) {
@@ -96,8 +104,7 @@ absl::Status CpuBackend::MatMulGated(const GatedMatMulParams& params, Activation
 
   // A task: some rows by some units of 32 columns. Its units go by a few at a time, so that their results stay close.
   const int64_t units = columns / kQuantBlock;
-  const int64_t by_cache = std::max<int64_t>(48, kGateInputBytes / matrix.columns() / 48 * 48);
-  const int64_t chunk = std::min({rows, by_cache, kGateScratchFloats / (2 * kQuantBlock)});
+  const int64_t chunk = std::min(RowsAtOnce(rows, matrix.columns()), kGateScratchFloats / (2 * kQuantBlock));
   const int64_t chunks = (rows + chunk - 1) / chunk;
   const int64_t parts = team_.threads() == 1 ? 1 : std::min<int64_t>(units, 4 * team_.threads());
   const int64_t at_once = std::clamp<int64_t>(kGateScratchFloats / (chunk * 2 * kQuantBlock), 1, 4);

@@ -163,6 +163,8 @@ constexpr int kTogetherVectors = 1;
 
 #include "kernels/cpu/row_kernels.h"
 
+#include "kernels/cpu/attention_kernels.h"
+
 // ---- Matrix products: half tiles of 8 rows ----
 
 // As in the AVX-512 file: weights are asked for well ahead, into the second-level cache.

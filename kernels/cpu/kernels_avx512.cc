@@ -20,6 +20,8 @@ constexpr int kTogetherVectors = 3;
 
 #include "kernels/cpu/row_kernels.h"
 
+#include "kernels/cpu/attention_kernels.h"
+
 // ---- Matrix products ----
 
 // A register block: kTokens tokens by kTiles tiles.

@@ -203,6 +203,7 @@ absl::StatusOr<std::unique_ptr<CpuPackedMatrix>> PackMatrix(std::span<const Matr
     matrix->bytes_ += segment.tiles * segment.tile_bytes;
     if (!TraitsOf(part.format).is_float) matrix->activation_bits_ = options.activation_bits;
     matrix->segments_.push_back(std::move(segment));
+    if (options.consumed) options.consumed(static_cast<size_t>(&part - parts.data()));
   }
   if (!options.bias.empty()) {
     if (matrix->planes_ != 1 || static_cast<int64_t>(options.bias.size()) != matrix->rows_) {

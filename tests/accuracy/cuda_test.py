@@ -33,7 +33,7 @@ def logits(tool, *options):
         ids.write_text("\n".join(map(str, tokens)))
         result = subprocess.run([tool, "--model", model, "--activation-bits", "12", *options, "score", "--tokens-file", str(ids),
                                  "--logits", str(out)], capture_output=True, text=True)
-        if "no CUDA device" in result.stderr:
+        if "no CUDA device" in result.stderr and "emulated" not in tool:
             print(f"skipped: {result.stderr.strip()}")
             sys.exit(77)
         if result.returncode != 0:

@@ -183,8 +183,24 @@ TEST(ClusterFailover, AStoppedWorkerIsNamedWithinTwoSeconds) {
   for (const char* part : {"stage 1 rank 0 (b)", "run the layers", "step 41"}) {
     EXPECT_TRUE(absl::StrContains(cluster.faults[0].text, part)) << cluster.faults[0].text;
   }
+  EXPECT_EQ(cluster.assigned.count("spare"), 0u) << "named at once, given up a moment later: it may only starve";
+  cluster.Pass(1000, {a, spare});
   EXPECT_EQ(cluster.pipeline().phase, PipelinePhase::kReady) << "the spare took its place";
   EXPECT_EQ(cluster.assigned.at("spare").stage, 1);
+}
+
+TEST(ClusterFailover, AWorkerThatOnlyStarvedKeepsItsPlace) {
+  Cluster cluster;
+  cluster.state.Apply(Spec(1), Facts(), cluster.now);
+  const WorkerId a = cluster.Join("a");
+  cluster.Pass(1500, {});
+  ASSERT_EQ(cluster.probes.size(), 1u);
+  cluster.state.Probed(a, ProbeResult::kAnswered, cluster.now);
+  cluster.Obey();
+  cluster.Pass(300, {});
+  cluster.Beat(a);
+  cluster.Pass(3000, {a});
+  EXPECT_EQ(cluster.pipeline().epoch, Epoch(1)) << "nothing was taken apart";
 }
 
 TEST(ClusterFailover, WhatCannotBeReachedKeepsItsLease) {

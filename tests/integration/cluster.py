@@ -173,6 +173,13 @@ class Cluster:
         addresses = list(self.coordinators.values())
         return addresses[0] if len(addresses) == 1 else self.leader[1]
 
+    def worker_at(self, stage):
+        """(name, pid) of rank 0 of a stage of the first pipeline: which worker that is, is the order in which they joined."""
+        for worker in self.state().workers:
+            if worker.pipeline and worker.stage == stage and worker.rank == 0 and worker.state == "ready":
+                return worker.name, self.pids()[worker.name]
+        raise AssertionError(f"no worker is at stage {stage}: {self.state().workers}")
+
     def coordinator_metrics(self, name="coordinator-0"):
         """Of one coordinator: metric with labels -> value."""
         ports = [line.split("/")[2] for line in "".join(self.output).splitlines() if line.strip().startswith("http://127.0.0.1")

@@ -149,9 +149,9 @@ def losses_one_after_the_other():
         serving.wait(lambda: len(serving.events(leader, "store_reachable_again")) > 0, 30)
         assert not serving.events(leader, "leads_no_more"), "a loss of etcd is no loss of the leadership"
 
+        old = serving.leader()
         stream = Stream(serving)
         assert not stream.read(10)
-        old = serving.leader()
         serving.children[old].kill()
         serving.children[old].wait()
         assert stream.read() and stream.ids == whole.ids, "other tokens after the change of coordinators"

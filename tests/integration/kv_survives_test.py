@@ -63,9 +63,10 @@ def one_stage_of_four():
                  "--kv-cache-memory-bytes", "256M") as serving:
         expected = run_all(serving)
 
+        _, victim = serving.worker_at(2)
+
         def kill():
-            assert serving.state().pipelines[0].running == SEQUENCES, serving.state().pipelines
-            os.kill(serving.pids()["worker-2"], signal.SIGKILL)
+            os.kill(victim, signal.SIGKILL)
 
         results = run_all(serving, kill)
         assert results == expected, [i for i in expected if results[i] != expected[i]]
@@ -73,12 +74,15 @@ def one_stage_of_four():
         value = lambda name: sum(v for k, v in metrics.items() if k.startswith(name))
         layers = {way: value('pagoda_resumed_token_layers_total{model_name="test-model",pipeline="1",way="%s"' % way)
                   for way in ("replay", "refill", "recompute")}
+        for ready in serving.log_events("coordinator-0", "pipeline_ready"):
+            print(f"  epoch {ready['epoch']}: {ready['blocks_kept']} blocks whole, {ready['blocks_kept_by_some_stages']} held by some stages")
         tokens = value("pagoda_resumed_tokens_kept_total") + value("pagoda_resumed_tokens_recomputed_total")
         full = tokens * LAYERS
         part = sum(layers.values()) / full
         print(f"  {SEQUENCES} sequences, {tokens:.0f} tokens: token-layers {layers} of {full:.0f} that a full recompute takes: {part:.1%}")
         assert tokens >= SEQUENCES * (PROMPT + 8), tokens
-        assert layers["replay"] > 0 and part <= 1 / 3, part
+        assert len(serving.log_events("coordinator-0", "pipeline_ready")) >= 2, "the epoch did not end: the test does not test"
+        assert layers["replay"] > 0 and 1 / 5 < part <= 1 / 3, part  # a quarter is the lost stage's own
         state = serving.wait_idle()
         assert state.pipelines[0].blocks_used == 0, state.pipelines
 

@@ -34,7 +34,7 @@ class Load:
         self.urls = [f"http://127.0.0.1:{serving.router_port(i)}" for i in range(routers)]
         self.in_rotation = set(range(routers))
         self.expected = {}
-        self.failures, self.gaps, self.done = [], [], {kind: 0 for kind in kinds}
+        self.failures, self.gaps, self.done = [], [], {"plain": 0, "resumable": 0}
         self.lock = threading.Lock()
         self.stop = threading.Event()
         self.threads = []

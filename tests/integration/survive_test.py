@@ -51,19 +51,18 @@ def undisturbed(serving, temperature):
 
 
 def kill_under_a_stream(arguments, victims, longest_gap_s=None, temperatures=(0, 0.9)):
-    """`victims` are names of processes, or "leader"."""
     with Cluster(*arguments, *SMALL) as serving:
         for temperature in temperatures:
             expected = undisturbed(serving, temperature)
             for victim in victims:
+                name, pid = serving.worker_at(victim) if isinstance(victim, int) else (victim, serving.pids()[victim])
                 stream = Stream(serving, temperature)
                 assert not stream.read(20), "it ended before anything was killed: the test does not test"
-                pid = serving.pids()[serving.leader[0] if victim == "leader" else victim]
                 os.kill(pid, signal.SIGKILL)
                 assert stream.read(10**9)
-                assert longest_gap_s is None or stream.longest_gap_s < longest_gap_s, f"{victim}: a gap of {stream.longest_gap_s:.2f} s"
-                assert stream.ids == expected, f"{victim} killed: {stream.ids} instead of {expected}"
-                print(f"  {victim} killed at 20 of {TOKENS} tokens: the same tokens, longest gap {stream.longest_gap_s:.2f} s")
+                assert longest_gap_s is None or stream.longest_gap_s < longest_gap_s, f"{name}: a gap of {stream.longest_gap_s:.2f} s"
+                assert stream.ids == expected, f"{name} killed: {stream.ids} instead of {expected}"
+                print(f"  {name} killed at 20 of {TOKENS} tokens: the same tokens, longest gap {stream.longest_gap_s:.2f} s")
                 wait_for_all(serving, pid)
 
 
@@ -95,7 +94,7 @@ def another_pipeline_takes_it():
 
 
 def a_spare_takes_the_place():
-    kill_under_a_stream(["--pipeline-parallel-size", "2", "--spares", "1"], ["worker-1", "worker-0"], longest_gap_s=5,
+    kill_under_a_stream(["--pipeline-parallel-size", "2", "--spares", "1"], [1, 0], longest_gap_s=5,
                         temperatures=(0.9,))
 
 
@@ -103,11 +102,11 @@ def a_standby_takes_over():
     """The streams pause; workers keep their KV, so less than a block of each sequence is computed again."""
     with Cluster("--pipeline-parallel-size", "2", "--num-coordinators", "2", *SMALL) as serving:
         expected = {temperature: undisturbed(serving, temperature) for temperature in (0, 0.9)}
+        old, _ = serving.leader
+        pid = serving.pids()[old]
         streams = [Stream(serving, temperature) for temperature in (0, 0.9)]
         for stream in streams:
             assert not stream.read(60), "it ended before anything was killed: the test does not test"
-        old, _ = serving.leader
-        pid = serving.pids()[old]
         os.kill(pid, signal.SIGKILL)
         for stream, temperature in zip(streams, (0, 0.9)):
             assert stream.read(10**9)
@@ -119,7 +118,7 @@ def a_standby_takes_over():
         kept = sum(v for k, v in metrics.items() if k.startswith("pagoda_resumed_tokens_kept_total"))
         gap_s = max(stream.longest_gap_s for stream in streams)
         print(f"  leader killed: longest gap {gap_s:.2f} s; tokens of the two sequences whose KV was kept {kept:.0f}, computed again {again:.0f}")
-        assert kept >= 96 and 0 < again <= 2 * 16, (kept, again)
+        assert kept >= 96 and 0 < again < 2 * 16, (kept, again)
         assert gap_s < 5, gap_s
         wait_for_all(serving, pid)
 
@@ -127,9 +126,9 @@ def a_standby_takes_over():
 def a_stopped_worker_is_named():
     with Cluster("--pipeline-parallel-size", "2", "--spares", "1", *SMALL) as serving:
         expected = undisturbed(serving, 0)
+        name, pid = serving.worker_at(1)
         stream = Stream(serving, 0)
         assert not stream.read(20), "it ended before anything was stopped: the test does not test"
-        pid = serving.pids()["worker-1"]
         os.kill(pid, signal.SIGSTOP)
         stopped = time.monotonic()
         try:
@@ -141,8 +140,8 @@ def a_stopped_worker_is_named():
         finally:
             os.kill(pid, signal.SIGCONT)
         print(f"  named after {named_s:.2f} s: {found[0]['what']}")
-        assert found[0]["kind"] == "wedge" and found[0]["worker"] == "worker-1", found
-        for part in ("stage 1 rank 0 (worker-1)", "step ", "'"):
+        assert found[0]["kind"] == "wedge" and found[0]["worker"] == name, found
+        for part in (f"stage 1 rank 0 ({name})", "step ", "'"):
             assert part in found[0]["what"], found[0]["what"]
         assert named_s < 2.5, named_s
         print(f"  the stream went on with the spare, longest gap {stream.longest_gap_s:.2f} s")

@@ -9,6 +9,8 @@
 namespace pagoda::sim {
 namespace {
 
+constexpr int64_t kToyKvBytes = 2 * 2 * 16 * 2;  // of a token in a layer: K and V, KV heads, head_dim, f16
+
 coordinator::ModelFacts ToyFacts() {
   auto sizes = std::make_shared<coordinator::ModelSizes>();
   sizes->spec.layers = kToyLayers;
@@ -35,8 +37,10 @@ Cluster::Cluster(const ClusterOptions& options)
   spec_.max_model_len = options.max_model_len;
   spec_.max_num_batched_tokens = options.max_step_rows;
   spec_.max_num_seqs = options.max_sequences;
-  spec_.block_size = options.block_tokens;
   spec_ = coordinator::Settle(spec_).value();
+  spec_.block_size = options.block_tokens;  // smaller than any that a deployment may ask for: more happens in a short run
+  const int most_layers = (kToyLayers + options.stages - 1) / options.stages;
+  spec_.kv_cache_bytes = int64_t{options.blocks} * most_layers * kToyKvBytes * options.block_tokens;
   const int needed = coordinator::WorkersNeeded(*model_.sizes, coordinator::PlacementRequestOf(spec_)).value();
   const int workers = needed * options.replicas + options.spares;
   for (int i = 0; i < options.coordinators; ++i) {

@@ -26,6 +26,8 @@ static_assert(static_cast<int>(TensorType::kQ8_0) == static_cast<int>(WeightForm
 static_assert(static_cast<int>(TensorType::kQ2_K) == static_cast<int>(WeightFormat::kQ2_K));
 static_assert(static_cast<int>(TensorType::kQ6_K) == static_cast<int>(WeightFormat::kQ6_K));
 
+constexpr int64_t kHeadPieceRows = 8192;  // whole tiles of any backend
+
 WeightFormat FormatOf(TensorType type) { return static_cast<WeightFormat>(type); }
 
 // Rows of one tensor, kept alive for as long as the view is used.
@@ -188,10 +190,17 @@ class Loader {
 
   absl::Status LoadHead() {
     if (shard_.mine().vocabulary.size() == 0) return Step();
-    std::array<HeldRows, 1> parts;
     const TensorRole role = shard_.spec.tied_embedding ? TensorRole::kTokenEmbedding : TensorRole::kOutputHead;
-    PAGODA_ASSIGN_OR_RETURN(parts[0], Rows(role, -1, shard_.mine().vocabulary));
-    PAGODA_ASSIGN_OR_RETURN(shard_.head, Pack(parts, PackOptions{.activation_bits = WideBits()}, "head", -1));
+    // The largest tensor of most models: it goes in pieces, each let go when it is packed.
+    std::vector<HeldRows> parts;
+    const IndexRange all = shard_.mine().vocabulary;
+    for (int64_t begin = all.begin; begin < all.end; begin += kHeadPieceRows) {
+      PAGODA_ASSIGN_OR_RETURN(HeldRows piece, Rows(role, -1, {begin, std::min(begin + kHeadPieceRows, all.end)}));
+      parts.push_back(std::move(piece));
+    }
+    PackOptions options{.activation_bits = WideBits()};
+    options.consumed = [&parts](size_t part) { parts[part].bytes = {}; };
+    PAGODA_ASSIGN_OR_RETURN(shard_.head, Pack(parts, options, "head", -1));
     return absl::OkStatus();
   }
 

@@ -173,7 +173,10 @@ def main():
         result.update({"machine": context.machine, "roofs": roofs, "threads": options.threads, "commit": commit(),
                        "measured": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")})
         print_row(result)
-        if not options.quick:
+        worst = max(statistics.median(sample["others"] for sample in got) for got in samples.values())
+        if worst > 2 * MOST_OTHERS:
+            context.say(f"{row.name}: NOT written: other processes took {100 * worst:.0f} % of the machine")
+        elif not options.quick:
             os.makedirs(folder, exist_ok=True)
             with open(path, "w") as out:
                 json.dump(result, out, indent=1)

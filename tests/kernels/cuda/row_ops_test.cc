@@ -113,5 +113,33 @@ TEST_F(CudaRows, CopiesAndGathers) {
   EXPECT_FALSE(cuda_->GatherRows(from.view(), wrong, picked.view()).ok());
 }
 
+// The first step of a key runs, the second is recorded, later ones are replayed without the body, on what the memory holds then.
+TEST_F(CudaRows, RecordedStepsAreReplayed) {
+  Held from(*cuda_, 2, 8), to(*cuda_, 2, 8);
+  int bodies = 0;
+  for (int run = 0; run < 5; ++run) {
+    const std::vector<float> values(16, static_cast<float>(run + 1));
+    ASSERT_TRUE(cuda_->Upload(values.data(), from.data(), values.size() * sizeof(float)).ok());
+    const absl::Status status = cuda_->RunStep({.owner = this, .rows = 2, .single_rows = true}, [&] {
+      ++bodies;
+      return cuda_->CopyRows({.from = from.data(), .from_stride = 8, .to = to.data(), .to_stride = 8, .rows = 2, .columns = 8});
+    });
+    ASSERT_TRUE(status.ok()) << status;
+    EXPECT_EQ(to.copy(), values) << run;
+    EXPECT_EQ(bodies, std::min(run + 1, 2)) << run;
+  }
+  cuda_->ForgetSteps(this);
+  EXPECT_EQ(cuda_->PaddedRows(5), 8);
+  // Waits and transfers cannot be recorded: the step fails and nothing is left half recorded.
+  const std::vector<int> rows = {1};
+  for (int run = 0; run < 2; ++run) {
+    const absl::Status status = cuda_->RunStep({.owner = this, .rows = 4, .single_rows = true},
+                                               [&] { return cuda_->GatherRows(from.view(), rows, to.view()); });
+    EXPECT_EQ(status.ok(), run == 0) << status;
+  }
+  cuda_->ForgetSteps(this);
+  EXPECT_TRUE(cuda_->Synchronize().ok());
+}
+
 }  // namespace
 }  // namespace pagoda::kernels::testing
