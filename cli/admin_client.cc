@@ -8,6 +8,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_split.h"
 #include "pagoda/v1/admin.grpc.pb.h"
+#include "security/cluster_tls.h"
 
 namespace pagoda::cli {
 namespace {
@@ -28,12 +29,14 @@ struct AdminClient::State {
     std::unique_ptr<v1::Admin::Stub> stub;
   };
   std::vector<Server> servers;
+  absl::Status usable;
 
   // Tries the servers in turn while they are unreachable.
   template <typename Request, typename Response>
   absl::StatusOr<Response> Call(grpc::Status (v1::Admin::Stub::*method)(grpc::ClientContext*, const Request&,
                                                                         Response*),
                                 const Request& request, int timeout_ms) {
+    PAGODA_RETURN_IF_ERROR(usable);
     absl::Status last = absl::InvalidArgumentError("no coordinator named");
     for (Server& server : servers) {
       grpc::ClientContext context;
@@ -48,10 +51,13 @@ struct AdminClient::State {
   }
 };
 
-AdminClient::AdminClient(const std::string& coordinators) : state_(std::make_unique<State>()) {
+AdminClient::AdminClient(const std::string& coordinators, const std::string& tls) : state_(std::make_unique<State>()) {
+  const auto loaded = security::ClusterTls::Load(tls, security::Role::kAdmin);
+  state_->usable = loaded.status();
+  if (!loaded.ok()) return;
   for (absl::string_view address : absl::StrSplit(coordinators, ',', absl::SkipWhitespace())) {
     const std::string text(absl::StripAsciiWhitespace(address));
-    auto channel = grpc::CreateChannel(text, grpc::InsecureChannelCredentials());
+    auto channel = security::ChannelTo(text, *loaded, {security::Role::kCoordinator});
     state_->servers.push_back({text, v1::Admin::NewStub(channel)});
   }
 }

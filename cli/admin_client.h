@@ -11,8 +11,9 @@ namespace pagoda::cli {
 
 class AdminClient {
  public:
-  // Does not connect yet. `coordinators`: "host:port[,host:port]"; the first that answers is used.
-  explicit AdminClient(const std::string& coordinators);
+  // Does not connect yet. `coordinators`: "host:port[,host:port]"; the first that answers is used. `tls`: folder with the
+  // certificate of an admin (security/cluster_tls.h); empty: plain. A folder that cannot be used is what every call returns.
+  explicit AdminClient(const std::string& coordinators, const std::string& tls = "");
   ~AdminClient();
 
   absl::StatusOr<v1::Deployment> Apply(const v1::DeploymentSpec& spec);

@@ -6,11 +6,17 @@
 
 #include "cli/bench_load.h"
 #include "pagoda/v1/inference.grpc.pb.h"
+#include "security/cluster_tls.h"
 
 namespace pagoda::cli {
 namespace {
 
 using Clock = std::chrono::system_clock;  // what gRPC's deadlines take
+
+std::string GrpcAuthority(const BenchOptions& options) {
+  if (!options.grpc_tls) return "";
+  return options.authority.empty() ? "system" : options.authority;
+}
 
 double Seconds(Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
 
@@ -19,7 +25,7 @@ class GrpcLoad {
   GrpcLoad(const BenchOptions& options, const std::vector<PlannedRequest>& plan)
       : options_(options),
         plan_(plan),
-        stub_(v1::Inference::NewStub(grpc::CreateChannel(options.grpc, grpc::InsecureChannelCredentials()))),
+        stub_(v1::Inference::NewStub(grpc::CreateChannel(options.grpc, security::PublicChannelCredentials(GrpcAuthority(options))))),
         records_(plan.size()) {}
 
   std::vector<RequestRecord> Run() {
@@ -152,10 +158,11 @@ class GrpcLoad {
 }  // namespace
 
 absl::StatusOr<std::string> FirstModelOverGrpc(const BenchOptions& options) {
-  const auto stub = v1::Inference::NewStub(grpc::CreateChannel(options.grpc, grpc::InsecureChannelCredentials()));
+  const auto stub = v1::Inference::NewStub(grpc::CreateChannel(options.grpc, security::PublicChannelCredentials(GrpcAuthority(options))));
   grpc::ClientContext context;
   context.set_deadline(Clock::now() + std::chrono::seconds(10));
   v1::ListModelsResponse response;
+  if (!options.api_key.empty()) context.AddMetadata("authorization", "Bearer " + options.api_key);
   const grpc::Status status = stub->ListModels(&context, {}, &response);
   if (!status.ok()) return absl::UnavailableError(absl::StrCat(options.grpc, ": ", status.error_message()));
   if (response.models().empty()) return absl::NotFoundError(options.grpc + " serves no model");

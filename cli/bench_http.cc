@@ -17,6 +17,7 @@
 #include "cli/bench_load.h"
 #include "cli/http_client.h"
 #include "cli/json_text.h"
+#include "cli/tls_stream.h"
 
 namespace pagoda::cli {
 namespace {
@@ -151,7 +152,7 @@ class HttpLoad {
     slot_freed_.cancel();
   }
 
-  asio::awaitable<void> Send(const std::string& body, std::unique_ptr<beast::tcp_stream>& stream) {
+  asio::awaitable<void> Send(const std::string& body, std::unique_ptr<TlsStream>& stream) {
     http::request<http::string_body> message(http::verb::post, "/v1/completions", 11);
     message.set(http::field::host, server_.ToString());
     message.set(http::field::content_type, "application/json");
@@ -162,23 +163,36 @@ class HttpLoad {
       stream = std::move(idle_.back());
       idle_.pop_back();
     } else {
-      stream = std::make_unique<beast::tcp_stream>(context_);
-      stream->expires_after(std::chrono::milliseconds(options_.timeout_ms));
-      co_await stream->async_connect(addresses_, asio::use_awaitable);
-      stream->socket().set_option(Tcp::no_delay(true));
+      stream = std::make_unique<TlsStream>(context_, tls_);
+      beast::tcp_stream& lowest = stream->next_layer();
+      lowest.expires_after(std::chrono::milliseconds(options_.timeout_ms));
+      co_await lowest.async_connect(addresses_, asio::use_awaitable);
+      lowest.socket().set_option(Tcp::no_delay(true));
+      if (https_) {
+        VerifyHost(*stream, server_.host);
+        co_await stream->async_handshake(asio::ssl::stream_base::client, asio::use_awaitable);
+      }
     }
-    stream->expires_after(std::chrono::milliseconds(options_.timeout_ms));
-    co_await http::async_write(*stream, message, asio::use_awaitable);
+    stream->next_layer().expires_after(std::chrono::milliseconds(options_.timeout_ms));
+    if (https_) {
+      co_await http::async_write(*stream, message, asio::use_awaitable);
+    } else {
+      co_await http::async_write(stream->next_layer(), message, asio::use_awaitable);
+    }
   }
 
   asio::awaitable<void> Exchange(const PlannedRequest& request, RequestRecord& record) {
     record.prompt_tokens = static_cast<int>(request.prompt.size());
-    std::unique_ptr<beast::tcp_stream> stream;
+    std::unique_ptr<TlsStream> stream;
     co_await Send(BodyOf(options_, request), stream);
     beast::flat_buffer buffer;
     http::response_parser<http::buffer_body> parser;
     parser.body_limit(std::numeric_limits<uint64_t>::max());
-    co_await http::async_read_header(*stream, buffer, parser, asio::use_awaitable);
+    if (https_) {
+      co_await http::async_read_header(*stream, buffer, parser, asio::use_awaitable);
+    } else {
+      co_await http::async_read_header(stream->next_layer(), buffer, parser, asio::use_awaitable);
+    }
     if (parser.get().result_int() != 200) {
       record.error = absl::StrCat("HTTP ", parser.get().result_int());
       co_return;
@@ -190,7 +204,12 @@ class HttpLoad {
       parser.get().body().data = piece;
       parser.get().body().size = sizeof(piece);
       boost::system::error_code error;
-      co_await http::async_read_some(*stream, buffer, parser, asio::redirect_error(asio::use_awaitable, error));
+      if (https_) {
+        co_await http::async_read_some(*stream, buffer, parser, asio::redirect_error(asio::use_awaitable, error));
+      } else {
+        co_await http::async_read_some(stream->next_layer(), buffer, parser,
+                                       asio::redirect_error(asio::use_awaitable, error));
+      }
       if (error && error != http::error::need_buffer) throw boost::system::system_error(error);
       events.Feed({piece, sizeof(piece) - parser.get().body().size});
     }
@@ -203,10 +222,12 @@ class HttpLoad {
   const BenchOptions& options_;
   const std::vector<PlannedRequest>& plan_;
   const HostPort server_;
+  const bool https_ = options_.url.starts_with("https://");
+  asio::ssl::context tls_ = TlsContext(AuthorityFor(options_.url, options_.authority));
   asio::io_context context_{1};
   asio::steady_timer slot_freed_;
   std::vector<Tcp::endpoint> addresses_;
-  std::vector<std::unique_ptr<beast::tcp_stream>> idle_;
+  std::vector<std::unique_ptr<TlsStream>> idle_;
   std::vector<RequestRecord> records_;
   Clock::time_point begin_;
   int active_ = 0;
@@ -216,7 +237,9 @@ class HttpLoad {
 
 absl::StatusOr<std::string> FirstModelOverHttp(const BenchOptions& options) {
   PAGODA_ASSIGN_OR_RETURN(HostPort server, ParseServer(options.url));
-  HttpRequest request{.server = std::move(server), .target = "/v1/models"};
+  HttpRequest request{.server = std::move(server),
+                      .target = "/v1/models",
+                      .authority = AuthorityFor(options.url, options.authority)};
   if (!options.api_key.empty()) request.headers["Authorization"] = "Bearer " + options.api_key;
   PAGODA_ASSIGN_OR_RETURN(const HttpResponse response, HttpCall(request));
   const std::string model = TextAt(nlohmann::json::parse(response.body, nullptr, false), "/data/0/id");

@@ -32,6 +32,8 @@ struct BenchOptions {
   std::string grpc;
   std::string model;
   std::string api_key;
+  std::string authority;        // of https and of gRPC with TLS: a file
+  bool grpc_tls = false;
   int requests = 100;
   int concurrency = 0;          // closed loop when above 0
   double request_rate = 0;      // open loop: requests/s

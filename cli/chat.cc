@@ -89,6 +89,8 @@ int RunChat(int argc, const char* const* argv) {
   app.add_option("--top-p", options.top_p, "default: the model's own");
   app.add_option("--seed", options.seed, "makes sampling repeatable");
   app.add_option("--api-key", options.api_key, "sent as a bearer token");
+  app.add_option("--ssl-ca-certs", options.authority, kAuthorityHelp);
+  app.add_flag("--grpc-tls", options.grpc_tls, "speak TLS to --grpc");
   AddConfigFile(app);
   int exit_status = 0;
   if (!ParseOrExit(app, argc, argv, exit_status)) return exit_status;

@@ -8,6 +8,7 @@
 #include "cli/http_client.h"
 #include "cli/json_text.h"
 #include "pagoda/v1/inference.grpc.pb.h"
+#include "security/cluster_tls.h"
 
 namespace pagoda::cli {
 namespace {
@@ -24,13 +25,14 @@ absl::Status ErrorOf(const HttpResponse& response) {
 
 class HttpSession : public ChatSession {
  public:
-  HttpSession(const ChatOptions& options, HostPort server) : ChatSession(options), server_(std::move(server)) {
+  HttpSession(const ChatOptions& options, HostPort server)
+      : ChatSession(options), server_(std::move(server)), authority_(AuthorityFor(options.url, options.authority)) {
     if (!options.api_key.empty()) headers_["Authorization"] = "Bearer " + options.api_key;
   }
 
   absl::Status ChooseModel() override {
     PAGODA_ASSIGN_OR_RETURN(const HttpResponse response,
-                            HttpCall({.server = server_, .target = "/v1/models", .headers = headers_}));
+                            HttpCall({.server = server_, .target = "/v1/models", .headers = headers_, .authority = authority_}));
     if (response.status != 200) return ErrorOf(response);
     options_.model = TextAt(Json::parse(response.body, nullptr, false), "/data/0/id");
     return options_.model.empty() ? absl::NotFoundError("the server serves no model yet") : absl::OkStatus();
@@ -67,7 +69,7 @@ class HttpSession : public ChatSession {
       if (!text.empty()) wanted = on_text(text) && wanted;
     });
     HttpRequest request{.server = server_, .method = "POST", .target = "/v1/chat/completions", .body = Body(),
-                        .headers = headers_, .timeout_ms = kAnswerTimeoutMs};
+                        .headers = headers_, .timeout_ms = kAnswerTimeoutMs, .authority = authority_};
     PAGODA_ASSIGN_OR_RETURN(const HttpResponse response, HttpStream(request, [&](std::string_view bytes) {
                               events.Feed(bytes);
                               return wanted && !done;
@@ -77,6 +79,7 @@ class HttpSession : public ChatSession {
   }
 
   const HostPort server_;
+  const std::string authority_;
   std::map<std::string, std::string> headers_;
 };
 
@@ -84,12 +87,14 @@ class GrpcSession : public ChatSession {
  public:
   explicit GrpcSession(const ChatOptions& options)
       : ChatSession(options),
-        stub_(v1::Inference::NewStub(grpc::CreateChannel(options.grpc, grpc::InsecureChannelCredentials()))) {}
+        stub_(v1::Inference::NewStub(grpc::CreateChannel(options.grpc, security::PublicChannelCredentials(
+                  !options.grpc_tls ? "" : options.authority.empty() ? "system" : options.authority)))) {}
 
   absl::Status ChooseModel() override {
     grpc::ClientContext context;
     context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(10));
     v1::ListModelsResponse response;
+    if (!options_.api_key.empty()) context.AddMetadata("authorization", "Bearer " + options_.api_key);
     const grpc::Status status = stub_->ListModels(&context, {}, &response);
     if (!status.ok()) return absl::UnavailableError(absl::StrCat(options_.grpc, ": ", status.error_message()));
     if (response.models().empty()) return absl::NotFoundError("the server serves no model yet");

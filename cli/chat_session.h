@@ -23,6 +23,8 @@ struct ChatOptions {
   std::optional<double> top_p;
   std::optional<int64_t> seed;
   std::string api_key;
+  std::string authority;  // of https and of gRPC with TLS: a file; empty: this machine's
+  bool grpc_tls = false;
 };
 
 class ChatSession {

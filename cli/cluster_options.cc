@@ -47,6 +47,9 @@ void AddClusterFlags(CLI::App& app, ClusterOptions& options) {
   app.add_flag("--pin-threads", options.pin_threads, "bind each thread to a core");
   app.add_option("--transports", options.transports, "UCX transports between workers (UCX_TLS); default: UCX chooses");
   app.add_option("--otlp-endpoint", options.otlp_endpoint, "http://host:port of a collector that takes traces; default: none");
+  app.add_option("--tls", options.tls,
+                 "folder of `pagoda certs` (made when it is not there): TLS for clients, mutual TLS inside");
+  app.add_option("--api-key-file", options.api_key_file, "API keys (pagoda keys) that clients need; empty: none is needed");
   app.add_option("--cache-dir", options.cache_dir, "where models are kept");
   app.add_option("--state-dir", options.state_dir, "where logs and the cluster's store go");
   app.add_option("--log-level", options.log_level, "debug, info, warning or error");

@@ -40,6 +40,8 @@ struct ClusterOptions {
   bool pin_threads = false;
   std::string transports;
   std::string otlp_endpoint;
+  std::string tls;              // folder of `pagoda certs`; empty: plain
+  std::string api_key_file;
   std::string cache_dir;
   std::string state_dir;
   std::string log_level = "info";

@@ -10,6 +10,10 @@
 
 namespace pagoda::cli {
 
+int RunConfig(int argc, const char* const* argv);
+int RunHealth(int argc, const char* const* argv);
+int RunKeys(int argc, const char* const* argv);
+int RunCerts(int argc, const char* const* argv);
 int RunServe(int argc, const char* const* argv);
 int RunDeploy(int argc, const char* const* argv);
 int RunPull(int argc, const char* const* argv);
@@ -18,6 +22,10 @@ int RunChat(int argc, const char* const* argv);
 int RunTop(int argc, const char* const* argv);
 int RunBench(int argc, const char* const* argv);
 int RunDoctor(int argc, const char* const* argv);
+
+inline constexpr const char* kTlsHelp = "folder with tls.crt, tls.key and ca.crt of an admin: mutual TLS to the coordinator";
+
+inline constexpr const char* kAuthorityHelp = "PEM file of the authority that signed an https server's certificate; default: this machine's";
 
 inline constexpr int kExitOk = 0;
 inline constexpr int kExitFailed = 1;

@@ -11,6 +11,7 @@ namespace pagoda::cli {
 namespace {
 
 struct Arguments {
+  std::string tls;
   std::string coordinators = kDefaultCoordinator;
   std::string name;
   std::string model;
@@ -73,26 +74,26 @@ int Apply(const Arguments& arguments) {
   }
   spec.set_max_num_batched_tokens(arguments.max_num_batched_tokens);
   spec.set_max_num_seqs(arguments.max_num_seqs);
-  return PrintOne(AdminClient(arguments.coordinators).Apply(spec));
+  return PrintOne(AdminClient(arguments.coordinators, arguments.tls).Apply(spec));
 }
 
 int List(const Arguments& arguments) {
-  const auto listed = AdminClient(arguments.coordinators).List();
+  const auto listed = AdminClient(arguments.coordinators, arguments.tls).List();
   if (!listed.ok()) return Fail(listed.status());
   Print({listed->deployments().begin(), listed->deployments().end()});
   return kExitOk;
 }
 
 int Scale(const Arguments& arguments) {
-  return PrintOne(AdminClient(arguments.coordinators).Scale(arguments.name, arguments.replicas));
+  return PrintOne(AdminClient(arguments.coordinators, arguments.tls).Scale(arguments.name, arguments.replicas));
 }
 
 int Drain(const Arguments& arguments) {
-  return PrintOne(AdminClient(arguments.coordinators).Drain(arguments.name, arguments.timeout_ms));
+  return PrintOne(AdminClient(arguments.coordinators, arguments.tls).Drain(arguments.name, arguments.timeout_ms));
 }
 
 int Delete(const Arguments& arguments) {
-  const absl::Status status = AdminClient(arguments.coordinators).Delete(arguments.name);
+  const absl::Status status = AdminClient(arguments.coordinators, arguments.tls).Delete(arguments.name);
   if (!status.ok()) return Fail(status);
   std::cout << "deleted " << arguments.name << std::endl;
   return kExitOk;
@@ -136,6 +137,7 @@ int RunDeploy(int argc, const char* const* argv) {
     CLI::App app(action.summary, absl::StrCat("pagoda deploy ", action.name));
     Arguments arguments;
     app.add_option("--coordinators", arguments.coordinators, "host:port[,host:port]");
+    app.add_option("--tls", arguments.tls, kTlsHelp);
     if (action.run != List) app.add_option("name", arguments.name, "the deployment")->required();
     if (action.run == Apply) AddSpecFlags(app, arguments);
     if (action.run == Scale) app.add_option("--data-parallel-size", arguments.replicas, "pipelines")->required();

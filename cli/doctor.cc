@@ -30,8 +30,8 @@ std::vector<Finding> Diagnose(const DoctorOptions& options) {
   add(CheckTransports());
   // With a cluster named, its ports are meant to be taken.
   if (options.coordinators.empty() && options.router.empty()) add(CheckPorts());
-  if (!options.coordinators.empty()) add(CheckCluster(options.coordinators));
-  if (!options.router.empty()) add(CheckRouter(options.router));
+  if (!options.coordinators.empty()) add(CheckCluster(options.coordinators, options.tls));
+  if (!options.router.empty()) add(CheckRouter(options.router, options.authority));
   return findings;
 }
 
@@ -40,7 +40,9 @@ int RunDoctor(int argc, const char* const* argv) {
                "pagoda doctor");
   DoctorOptions options;
   app.add_option("--coordinators", options.coordinators, "host:port[,host:port] of a running cluster to look at");
+  app.add_option("--tls", options.tls, kTlsHelp);
   app.add_option("--router", options.router, "http://host:port of a running router to look at");
+  app.add_option("--ssl-ca-certs", options.authority, kAuthorityHelp);
   app.add_option("--cache-dir", options.cache_dir, "where models are kept; default: ~/.cache/pagoda");
   AddConfigFile(app);
   int exit_status = 0;

@@ -20,6 +20,8 @@ struct Finding {
 struct DoctorOptions {
   std::string cache_dir;
   std::string coordinators;  // empty: not asked
+  std::string tls;           // folder with an admin's certificate; empty: plain
+  std::string authority;     // of an https router: a file; empty: this machine's
   std::string router;        // HTTP; empty: not asked
 };
 
@@ -36,8 +38,8 @@ Finding CheckModelCache(const std::string& cache_dir);
 std::vector<Finding> CheckTransports();
 std::vector<Finding> CheckPorts();
 // A cluster.
-std::vector<Finding> CheckCluster(const std::string& coordinators);
-std::vector<Finding> CheckRouter(const std::string& router);
+std::vector<Finding> CheckCluster(const std::string& coordinators, const std::string& tls);
+std::vector<Finding> CheckRouter(const std::string& router, const std::string& authority);
 
 std::vector<Finding> Diagnose(const DoctorOptions& options);
 

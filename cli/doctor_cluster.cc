@@ -45,11 +45,11 @@ Finding CheckWorker(const v1::WorkerState& worker, const std::string& coordinato
 
 }  // namespace
 
-std::vector<Finding> CheckCluster(const std::string& coordinators) {
+std::vector<Finding> CheckCluster(const std::string& coordinators, const std::string& tls) {
   std::vector<Finding> findings;
   for (absl::string_view text : absl::StrSplit(coordinators, ',', absl::SkipWhitespace())) {
     const std::string address(absl::StripAsciiWhitespace(text));
-    const auto state = AdminClient(address).GetCluster();
+    const auto state = AdminClient(address, tls).GetCluster();
     if (!state.ok()) {
       findings.push_back({Verdict::kProblem, "coordinator " + address, std::string(state.status().message()),
                           "is it running there, and is the way to it open?"});
@@ -69,16 +69,18 @@ std::vector<Finding> CheckCluster(const std::string& coordinators) {
   return findings;
 }
 
-std::vector<Finding> CheckRouter(const std::string& router) {
+std::vector<Finding> CheckRouter(const std::string& router, const std::string& authority) {
   const auto server = ParseServer(router);
   if (!server.ok()) return {{Verdict::kProblem, "router", std::string(server.status().message()), ""}};
   const std::string subject = "router " + server->ToString();
-  const auto models = HttpCall({.server = *server, .target = "/v1/models", .timeout_ms = 3000});
+  const auto models = HttpCall(
+      {.server = *server, .target = "/v1/models", .timeout_ms = 3000, .authority = AuthorityFor(router, authority)});
   if (!models.ok()) {
     return {{Verdict::kProblem, subject, std::string(models.status().message()),
              "is it running there, and is the way to it open?"}};
   }
   const nlohmann::json body = nlohmann::json::parse(models->body, nullptr, false);
+  if (models->status == 401) return {{Verdict::kGood, subject, "answers, and wants an API key", ""}};
   if (models->status != 200 || !body.is_object() || !body.contains("data") || !body["data"].is_array()) {
     return {{Verdict::kProblem, subject, absl::StrCat("/v1/models was answered with ", models->status), "see its log"}};
   }

@@ -11,6 +11,8 @@
 #include <limits>
 #include <optional>
 
+#include "cli/tls_stream.h"
+
 namespace pagoda::cli {
 namespace {
 
@@ -30,24 +32,18 @@ http::request<http::string_body> ToBeast(const HttpRequest& request) {
   return out;
 }
 
-asio::awaitable<HttpResponse> Exchange(const HttpRequest& request,
+// `stream` is connected, and `lowest` is what its deadlines are set on.
+template <typename Stream>
+asio::awaitable<HttpResponse> Converse(Stream& stream, beast::tcp_stream& lowest, const HttpRequest& request,
                                        const std::function<bool(std::string_view)>& on_body) {
-  const auto executor = co_await asio::this_coro::executor;
   const auto timeout = std::chrono::milliseconds(request.timeout_ms);
-  Tcp::resolver resolver(executor);
-  const auto addresses = co_await resolver.async_resolve(
-      request.server.host, std::to_string(request.server.port), asio::use_awaitable);
-  beast::tcp_stream stream(executor);
-  stream.expires_after(timeout);
-  co_await stream.async_connect(addresses, asio::use_awaitable);
-  stream.socket().set_option(Tcp::no_delay(true));
   const auto message = ToBeast(request);
   co_await http::async_write(stream, message, asio::use_awaitable);
 
   beast::flat_buffer buffer;
   http::response_parser<http::buffer_body> parser;
   parser.body_limit(std::numeric_limits<uint64_t>::max());
-  stream.expires_after(timeout);
+  lowest.expires_after(timeout);
   co_await http::async_read_header(stream, buffer, parser, asio::use_awaitable);
   HttpResponse response;
   response.status = parser.get().result_int();
@@ -55,7 +51,7 @@ asio::awaitable<HttpResponse> Exchange(const HttpRequest& request,
   while (!parser.is_done()) {
     parser.get().body().data = piece;
     parser.get().body().size = sizeof(piece);
-    stream.expires_after(timeout);
+    lowest.expires_after(timeout);
     boost::system::error_code error;
     co_await http::async_read_some(stream, buffer, parser, asio::redirect_error(asio::use_awaitable, error));
     if (error && error != http::error::need_buffer) throw boost::system::system_error(error);
@@ -67,6 +63,24 @@ asio::awaitable<HttpResponse> Exchange(const HttpRequest& request,
     }
   }
   co_return response;
+}
+
+asio::awaitable<HttpResponse> Exchange(const HttpRequest& request,
+                                       const std::function<bool(std::string_view)>& on_body) {
+  const auto executor = co_await asio::this_coro::executor;
+  Tcp::resolver resolver(executor);
+  const auto addresses = co_await resolver.async_resolve(
+      request.server.host, std::to_string(request.server.port), asio::use_awaitable);
+  asio::ssl::context tls = TlsContext(request.authority);
+  TlsStream stream(executor, tls);
+  beast::tcp_stream& lowest = stream.next_layer();
+  lowest.expires_after(std::chrono::milliseconds(request.timeout_ms));
+  co_await lowest.async_connect(addresses, asio::use_awaitable);
+  lowest.socket().set_option(Tcp::no_delay(true));
+  if (request.authority.empty()) co_return co_await Converse(lowest, lowest, request, on_body);
+  VerifyHost(stream, request.server.host);
+  co_await stream.async_handshake(asio::ssl::stream_base::client, asio::use_awaitable);
+  co_return co_await Converse(stream, lowest, request, on_body);
 }
 
 absl::StatusOr<HttpResponse> Run(const HttpRequest& request, const std::function<bool(std::string_view)>& on_body) {
@@ -81,7 +95,7 @@ absl::StatusOr<HttpResponse> Run(const HttpRequest& request, const std::function
       std::rethrow_exception(error);
     } catch (const boost::system::system_error& problem) {
       result = absl::UnavailableError(
-          absl::StrCat("http://", request.server.ToString(), request.target, ": ", problem.code().message()));
+          absl::StrCat(request.authority.empty() ? "http://" : "https://", request.server.ToString(), request.target, ": ", problem.code().message()));
     } catch (const std::exception& problem) {
       result = absl::InternalError(problem.what());
     }
@@ -133,11 +147,16 @@ void SseSplitter::Line(std::string_view line) {
 
 absl::StatusOr<HostPort> ParseServer(const std::string& text) {
   std::string rest = text;
-  if (rest.starts_with("https://")) return absl::UnimplementedError("https is not supported here; use http://");
-  if (rest.starts_with("http://")) rest = rest.substr(7);
+  const bool https = rest.starts_with("https://");
+  if (https || rest.starts_with("http://")) rest = rest.substr(https ? 8 : 7);
   rest = rest.substr(0, rest.find('/'));
-  if (rest.find(':') == std::string::npos) rest += ":80";
+  if (rest.find(':') == std::string::npos) rest += https ? ":443" : ":80";
   return ParseHostPort(rest);
+}
+
+std::string AuthorityFor(const std::string& url, const std::string& file) {
+  if (!url.starts_with("https://")) return "";
+  return file.empty() ? "system" : file;
 }
 
 }  // namespace pagoda::cli

@@ -19,6 +19,7 @@ struct HttpRequest {
   std::string body = {};  // JSON when not empty
   std::map<std::string, std::string> headers = {};
   int timeout_ms = 10'000;  // for connecting and between any two pieces of the answer
+  std::string authority = {};  // https: a file of certificates, or "system"; empty: plain http
 };
 
 struct HttpResponse {
@@ -47,7 +48,9 @@ class SseSplitter {
   std::string data_;
 };
 
-// "http://host:port", "host:port" or "host" (port 80).
+// "http://host:port", "https://host:port", "host:port" or "host" (port 80, or 443).
 absl::StatusOr<HostPort> ParseServer(const std::string& text);
+// HttpRequest::authority for such a text: empty unless it is https; `file` empty: the machine's own authorities.
+std::string AuthorityFor(const std::string& url, const std::string& file);
 
 }  // namespace pagoda::cli

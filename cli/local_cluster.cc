@@ -98,6 +98,10 @@ absl::StatusOr<std::unique_ptr<LocalCluster>> LocalCluster::Create(ClusterOption
   std::unique_ptr<LocalCluster> cluster(
       new LocalCluster(std::move(options), std::move(served_name), std::move(model_path)));
   PAGODA_RETURN_IF_ERROR(cluster->OpenStateFolder());
+  if (!cluster->options_.tls.empty()) {
+    PAGODA_RETURN_IF_ERROR(
+        MakeCertificateFolder({.folder = cluster->options_.tls, .hosts = {cluster->options_.host}}).status());
+  }
   PAGODA_ASSIGN_OR_RETURN(cluster->supervisor_, Supervisor::Create(cluster->state_folder_ + "/run"));
   return cluster;
 }
@@ -129,6 +133,8 @@ ChildSpec LocalCluster::Spec(const std::string& name, const std::string& binary,
   const std::string folder = std::filesystem::read_symlink("/proc/self/exe").parent_path();
   spec.command.arguments = {absl::StrCat(folder, "/", binary),
                             "--name", name,
+                            "--tls", Certificate(name.substr(0, name.find('-'))),
+                            "--api-key-file", options_.api_key_file,
                             "--ready-file", spec.ready_file,
                             "--log-level", options_.log_level,
                             "--shutdown-timeout-ms", std::to_string(options_.shutdown_timeout_ms)};
@@ -192,6 +198,16 @@ absl::Status LocalCluster::StartWorkers() {
   return absl::OkStatus();
 }
 
+std::vector<std::string> LocalCluster::RouterArguments(const HostPort& http, const HostPort& grpc) const {
+  std::vector<std::string> arguments = {"--coordinators", coordinators(), "--listen", http.ToString(),
+                                        "--grpc-listen", grpc.ToString()};
+  if (!options_.tls.empty()) {
+    const std::string server = ServerFolder(options_.tls);
+    arguments.insert(arguments.end(), {"--ssl-certfile", server + "/tls.crt", "--ssl-keyfile", server + "/tls.key"});
+  }
+  return arguments;
+}
+
 absl::Status LocalCluster::StartRouters() {
   for (int i = 0; i < options_.num_routers; ++i) {
     const auto port = [&](int first) { return first == 0 ? 0 : first + 2 * i; };
@@ -199,9 +215,7 @@ absl::Status LocalCluster::StartRouters() {
     router_names_.push_back(name);
     PAGODA_RETURN_IF_ERROR(supervisor_->Start(
         Spec(name, "pagoda-router",
-             {"--coordinators", coordinators(), "--listen",
-              HostPort{options_.host, port(options_.port)}.ToString(), "--grpc-listen",
-              HostPort{options_.host, port(*options_.grpc_port)}.ToString()})));
+             RouterArguments({options_.host, port(options_.port)}, {options_.host, port(*options_.grpc_port)}))));
   }
   return absl::OkStatus();
 }
@@ -234,7 +248,7 @@ absl::Status LocalCluster::Deploy() {
   spec.set_max_queued_requests(options_.max_queued_requests);
   for (const int layers : options_.layers_per_stage) spec.add_layers_per_stage(layers);
 
-  AdminClient admin(coordinators());
+  AdminClient admin(coordinators(), Certificate("admin"));
   PAGODA_RETURN_IF_ERROR(admin.Apply(spec).status());
   Progress progress(2000);
   absl::Status failure;
@@ -280,14 +294,13 @@ absl::Status LocalCluster::WaitForRouters() {
     PAGODA_ASSIGN_OR_RETURN(address.http, AddressInReadyText(text, "http"));
     PAGODA_ASSIGN_OR_RETURN(address.grpc, AddressInReadyText(text, "grpc"));
     routers_.push_back(address);
-    supervisor_->ReplaceArguments(name, Spec(name, "pagoda-router",
-                                             {"--coordinators", coordinators(), "--listen",
-                                              address.http.ToString(), "--grpc-listen", address.grpc.ToString()})
-                                            .command.arguments);
+    supervisor_->ReplaceArguments(
+        name, Spec(name, "pagoda-router", RouterArguments(address.http, address.grpc)).command.arguments);
   }
   const auto all_serve = [&] {
     for (const RouterAddress& router : routers_) {
-      const auto answer = HttpCall({.server = router.http, .target = "/readyz", .timeout_ms = 2000});
+      const auto answer = HttpCall(
+          {.server = router.http, .target = "/readyz", .timeout_ms = 2000, .authority = authority()});
       if (!answer.ok() || answer->status != 200) return false;
     }
     return true;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cli/admin_client.h"
+#include "cli/certificates.h"
 #include "cli/cluster_options.h"
 #include "cli/supervisor.h"
 #include "common/config.h"
@@ -35,6 +36,8 @@ class LocalCluster {
   const std::vector<RouterAddress>& routers() const { return routers_; }
   std::string coordinators() const;  // HOST:PORT[,HOST:PORT]
   const std::vector<HostPort>& coordinator_metrics() const { return coordinator_metrics_; }
+  // What an HTTPS client of these routers trusts: a file; empty without TLS.
+  std::string authority() const { return options_.tls.empty() ? "" : ServerFolder(options_.tls) + "/ca.crt"; }
   int signals() const { return supervisor_->signals(); }
 
  private:
@@ -47,6 +50,9 @@ class LocalCluster {
   absl::Status Deploy();
   absl::Status WaitForRouters();
   ChildSpec Spec(const std::string& name, const std::string& binary, std::vector<std::string> arguments) const;
+  std::vector<std::string> RouterArguments(const HostPort& http, const HostPort& grpc) const;
+  // The folder of a role's certificate, empty without TLS.
+  std::string Certificate(const std::string& role) const { return options_.tls.empty() ? "" : options_.tls + "/" + role; }
   std::string LoadProgress(const v1::ClusterState& state) const;
 
   const ClusterOptions options_;

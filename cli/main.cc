@@ -21,7 +21,11 @@ constexpr Command kCommands[] = {
     {"top", "watch a cluster: pipelines, workers, queues, tokens per second", RunTop},
     {"bench", "send load and report latencies and throughput", RunBench},
     {"plan", "show how a model would be cut over workers, with exact bytes", RunPlan},
+    {"certs", "make a private authority and the certificates of a cluster", RunCerts},
+    {"keys", "make, list and revoke the API keys of clients", RunKeys},
     {"pull", "get a model into the cache of this machine", RunPull},
+    {"config", "check a configuration file", RunConfig},
+    {"health", "ask whether a process answers", RunHealth},
     {"doctor", "find what is wrong with this machine or cluster", RunDoctor},
 };
 

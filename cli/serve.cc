@@ -30,19 +30,23 @@ std::string ShellQuote(const std::string& text) {
   return quoted + "'";
 }
 
-void PrintAddresses(const LocalCluster& cluster, const std::string& name) {
+void PrintAddresses(const LocalCluster& cluster, const std::string& name, const std::string& tls, bool keys) {
+  const std::string key = keys ? " -H \"Authorization: Bearer $PAGODA_API_KEY\"" : "";
+  const std::string scheme = tls.empty() ? "http://" : "https://";
+  const std::string trust = tls.empty() ? "" : absl::StrCat(" --cacert ", ShellQuote(cluster.authority()));
+  const std::string admin = tls.empty() ? "" : absl::StrCat(" --tls ", tls, "/admin");
   for (const LocalCluster::RouterAddress& router : cluster.routers()) {
-    std::cout << "\n  HTTP (OpenAI)  http://" << router.http.ToString() << "/v1\n"
+    std::cout << "\n  HTTP (OpenAI)  " << scheme << router.http.ToString() << "/v1\n"
               << "  gRPC           " << router.grpc.ToString() << "\n"
-              << "  metrics        http://" << router.http.ToString() << "/metrics\n";
+              << "  metrics        " << scheme << router.http.ToString() << "/metrics\n";
   }
-  std::cout << "  coordinator    " << cluster.coordinators() << "  (pagoda top --coordinators " << cluster.coordinators()
+  std::cout << "  coordinator    " << cluster.coordinators() << "  (pagoda top --coordinators " << cluster.coordinators() << admin
             << ")\n";
   for (const HostPort& metrics : cluster.coordinator_metrics()) {
-    std::cout << "                 http://" << metrics.ToString() << "/metrics\n";
+    std::cout << "                 " << scheme << metrics.ToString() << "/metrics\n";
   }
-  std::cout << "\n  curl http://" << cluster.routers()[0].http.ToString()
-            << "/v1/chat/completions -H 'Content-Type: application/json' -d " << ShellQuote(QuestionBody(name))
+  std::cout << "\n  curl" << trust << " " << scheme << cluster.routers()[0].http.ToString()
+            << "/v1/chat/completions -H 'Content-Type: application/json'" << key << " -d " << ShellQuote(QuestionBody(name))
             << "\n"
             << std::endl;
 }
@@ -53,7 +57,8 @@ absl::Status PrintExample(const LocalCluster& cluster, const std::string& name) 
                                 .method = "POST",
                                 .target = "/v1/chat/completions",
                                 .body = QuestionBody(name),
-                                .timeout_ms = 120'000});
+                                .timeout_ms = 120'000,
+                                .authority = cluster.authority()});
   PAGODA_RETURN_IF_ERROR(answer.status());
   const nlohmann::json body = nlohmann::json::parse(answer->body, nullptr, false);
   if (answer->status != 200 || body.is_discarded()) {
@@ -72,6 +77,10 @@ int Serve(ClusterOptions options) {
   if (!model_path.ok()) return Fail(model_path.status());
   const std::string name = options.served_model_name.empty() ? DefaultServedName(options.model, *model_path)
                                                              : options.served_model_name;
+  const std::string tls = options.tls;
+  const bool keys = !options.api_key_file.empty();
+  // With keys, one would have to be put on the command line to ask.
+  const bool no_example = options.no_example || keys;
   auto created = LocalCluster::Create(options, name, *model_path);
   if (!created.ok()) return Fail(created.status());
   LocalCluster& cluster = **created;
@@ -85,8 +94,8 @@ int Serve(ClusterOptions options) {
   absl::Status status = cluster.Start();
   if (status.ok()) {
     std::cout << "ready: " << name << std::endl;
-    PrintAddresses(cluster, name);
-    if (!options.no_example) {
+    PrintAddresses(cluster, name, tls, keys);
+    if (!no_example) {
       if (const absl::Status example = PrintExample(cluster, name); !example.ok()) {
         std::cerr << "pagoda: warning: " << example.message() << std::endl;
       }

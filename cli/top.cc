@@ -116,16 +116,18 @@ volatile sig_atomic_t interrupted = 0;
 int RunTop(int argc, const char* const* argv) {
   CLI::App app("Shows deployments, pipelines and workers of a cluster; q ends it.", "pagoda top");
   std::string coordinators = kDefaultCoordinator;
+  std::string tls;
   bool once = false;
   int interval_ms = 1000;
   app.add_option("--coordinators", coordinators, "host:port[,host:port]");
+  app.add_option("--tls", tls, kTlsHelp);
   app.add_option("--interval-ms", interval_ms, "between two pictures")->check(CLI::Range(100, 3'600'000));
   app.add_flag("--once", once, "print one picture and end");
   AddConfigFile(app);
   int exit_status = 0;
   if (!ParseOrExit(app, argc, argv, exit_status)) return exit_status;
 
-  AdminClient admin(coordinators);
+  AdminClient admin(coordinators, tls);
   auto state = admin.GetCluster();
   if (!state.ok()) return Fail(state.status());
   if (once || !IsTerminal(STDOUT_FILENO)) {

@@ -2,7 +2,6 @@
 
 #include <prometheus/counter.h>
 
-#include <prometheus/exposer.h>
 #include <prometheus/text_serializer.h>
 
 
@@ -65,28 +64,5 @@ std::function<void(std::string_view, int64_t)> SpanCounter(prometheus::Registry&
     counter->Increment(static_cast<double>(spans));
   };
 }
-
-struct MetricsServer::State {
-  std::unique_ptr<prometheus::Exposer> exposer;
-  std::shared_ptr<prometheus::Registry> registry;
-};
-
-absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(
-    const std::string& host_port, std::shared_ptr<prometheus::Registry> registry) {
-  auto state = std::make_unique<State>();
-  try {
-    state->exposer = std::make_unique<prometheus::Exposer>(host_port, 1);
-  } catch (const std::exception& error) {
-    return absl::UnavailableError(
-        absl::StrCat("cannot serve metrics on ", host_port, ": ", error.what()));
-  }
-  state->registry = std::move(registry);
-  state->exposer->RegisterCollectable(state->registry);
-  return std::unique_ptr<MetricsServer>(new MetricsServer(std::move(state)));
-}
-
-MetricsServer::MetricsServer(std::unique_ptr<State> state) : state_(std::move(state)) {}
-MetricsServer::~MetricsServer() = default;
-int MetricsServer::port() const { return state_->exposer->GetListeningPorts().front(); }
 
 }  // namespace pagoda

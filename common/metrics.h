@@ -1,4 +1,4 @@
-// Prometheus metrics of one process: a registry, the text of it, and (for processes without an HTTP front end) a port.
+// Prometheus metrics of one process: a registry and the text of it (security/status_server.h serves it).
 // Names are pagoda_*, linted by promtool in tests; the five vllm: aliases that Kubernetes' inference gateway reads are
 // registered by the router with the same registry.
 #pragma once
@@ -27,19 +27,5 @@ std::string ExposeMetrics(const prometheus::Registry& registry);
 // The counter <prefix>_trace_spans_total by outcome, as what a Tracer counts with. The registry outlives it.
 std::function<void(std::string_view outcome, int64_t spans)> SpanCounter(prometheus::Registry& registry,
                                                                          const std::string& prefix);
-
-// Serves GET /metrics on host:port until destroyed.
-class MetricsServer {
- public:
-  static absl::StatusOr<std::unique_ptr<MetricsServer>> Start(
-      const std::string& host_port, std::shared_ptr<prometheus::Registry> registry);
-  ~MetricsServer();
-  int port() const;
-
- private:
-  struct State;
-  explicit MetricsServer(std::unique_ptr<State> state);
-  std::unique_ptr<State> state_;
-};
 
 }  // namespace pagoda

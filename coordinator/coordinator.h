@@ -24,6 +24,7 @@
 #include "coordinator/prober.h"
 #include "coordinator/resume_table.h"
 #include "coordinator/store/store.h"
+#include "security/epoch_tokens.h"
 
 namespace prometheus {
 class Registry;
@@ -154,6 +155,7 @@ class Coordinator {
   std::vector<std::shared_ptr<PipelineEngine>> Engines() const;
 
   const CoordinatorOptions options_;
+  const security::EpochTokens link_tokens_;
   const std::shared_ptr<ModelCatalog> catalog_;
   const std::shared_ptr<prometheus::Registry> registry_;
   const std::shared_ptr<RouterDirectory> routers_ = std::make_shared<RouterDirectory>();

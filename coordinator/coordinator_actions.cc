@@ -58,7 +58,7 @@ void Coordinator::Do(const SendAssignment& action) {
 }
 
 void Coordinator::Do(const SendLinkUp& action) {
-  if (WorkerLink* link = LinkOf(action.worker)) link->Send(action);
+  if (WorkerLink* link = LinkOf(action.worker)) link->Send(action, link_tokens_.Of(action.epoch));
 }
 
 void Coordinator::Do(const SendRelease& action) {

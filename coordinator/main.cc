@@ -1,4 +1,5 @@
 // pagoda-coordinator: membership, placement, and one scheduler per pipeline.
+#include <atomic>
 #include <csignal>
 #include <fstream>
 #include <iostream>
@@ -12,14 +13,21 @@
 #include "common/config.h"
 #include "common/log.h"
 #include "common/metrics.h"
+#include "common/reload.h"
 #include "common/trace.h"
 #include "coordinator/server.h"
 #include "coordinator/store/etcd_store.h"
+#include "security/certificate_files.h"
+#include "security/key_ring.h"
+#include "security/status_server.h"
 
 namespace {
 
 struct Flags {
   pagoda::coordinator::ServerOptions server;
+  std::string tls;
+  std::string api_key_file;
+  bool metrics_tls = true;
   std::string metrics_listen = "127.0.0.1:7071";
   std::string cache_dir;
   std::string log_level = "info";
@@ -44,6 +52,9 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.add_option("--leader-lease-ms", flags.server.leader_lease_ms, "a leader that says nothing for so long is replaced")
       ->capture_default_str()
       ->check(CLI::Range(200, 600000));
+  app.add_option("--metrics-tls", flags.metrics_tls, "HTTPS for /metrics and health too, when there is --tls")->capture_default_str();
+  app.add_option("--tls", flags.tls, "folder with tls.crt, tls.key and ca.crt: mutual TLS inside the cluster; empty: plain");
+  app.add_option("--api-key-file", flags.api_key_file, "API keys (pagoda keys): /metrics wants one of scope metrics; empty: open");
   app.add_option("--name", flags.server.coordinator.name, "name of this coordinator")->capture_default_str();
   app.add_option("--cache-dir", flags.cache_dir, "folder of downloaded models");
   app.add_option("--heartbeat-ms", flags.server.coordinator.heartbeat_ms, "how often workers report")
@@ -91,10 +102,14 @@ absl::Status Validate(const Flags& flags) {
     return absl::InvalidArgumentError("--lease-ms is below twice --heartbeat-ms: one late heartbeat would lose a worker");
   }
   if (!flags.otlp_endpoint.empty()) PAGODA_RETURN_IF_ERROR(pagoda::Tracer::CheckEndpoint(flags.otlp_endpoint));
-  return absl::OkStatus();
+  if (!flags.api_key_file.empty()) {
+    PAGODA_RETURN_IF_ERROR(pagoda::Annotate(pagoda::security::KeyRing::Load(flags.api_key_file).status(), "--api-key-file"));
+  }
+  if (flags.tls.empty()) return absl::OkStatus();
+  return pagoda::Annotate(pagoda::security::CheckClusterFolder(flags.tls, pagoda::security::Role::kCoordinator), "--tls");
 }
 
-absl::Status Run(Flags& flags, sigset_t& signals) {
+absl::Status Run(Flags& flags, const CLI::App& app, sigset_t& signals) {
   auto registry = std::make_shared<prometheus::Registry>();
   std::unique_ptr<pagoda::Tracer> tracer;
   const auto count_spans = pagoda::SpanCounter(*registry, "pagoda_coordinator");
@@ -114,10 +129,17 @@ absl::Status Run(Flags& flags, sigset_t& signals) {
       [cache = pagoda::checkpoint::ModelCache(flags.cache_dir)](const std::string& reference) {
         return cache.Resolve(reference);
       });
+  PAGODA_ASSIGN_OR_RETURN(flags.server.tls,
+                          pagoda::security::ClusterTls::Load(flags.tls, pagoda::security::Role::kCoordinator));
   PAGODA_ASSIGN_OR_RETURN(auto server, pagoda::coordinator::Server::Start(flags.server, catalog, registry));
-  std::unique_ptr<pagoda::MetricsServer> metrics;
+  std::unique_ptr<pagoda::security::StatusServer> status;
+  std::atomic<bool> ready = true;
   if (!flags.metrics_listen.empty()) {
-    PAGODA_ASSIGN_OR_RETURN(metrics, pagoda::MetricsServer::Start(flags.metrics_listen, registry));
+    PAGODA_ASSIGN_OR_RETURN(status, pagoda::security::StatusServer::Start({.listen = flags.metrics_listen,
+                                                                           .registry = registry,
+                                                                           .ready = [&ready] { return ready.load(); },
+                                                                           .tls = flags.metrics_tls ? flags.tls : "",
+                                                                           .api_key_file = flags.api_key_file}));
   }
   pagoda::LogInfo("serving", {{"address", server->address()}, {"store", flags.server.store}});
   if (!flags.ready_file.empty()) {
@@ -126,12 +148,17 @@ absl::Status Run(Flags& flags, sigset_t& signals) {
     std::filesystem::rename(partial, flags.ready_file);
   }
   int signal = 0;
-  sigwait(&signals, &signal);
+  while (sigwait(&signals, &signal) == 0 && signal == SIGHUP) {
+    pagoda::ReloadLogLevel(app);
+    if (status != nullptr) status->ReloadKeys();
+  }
   pagoda::LogInfo("stopping", {{"signal", signal}});
   // A second signal ends the process at once.
   std::signal(SIGTERM, SIG_DFL);
   std::signal(SIGINT, SIG_DFL);
+  std::signal(SIGHUP, SIG_IGN);
   pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
+  ready = false;
   const bool finished = server->Stop(flags.shutdown_timeout_ms);
   pagoda::LogInfo("stopped", {{"all_finished", finished}});
   return absl::OkStatus();
@@ -157,10 +184,11 @@ int main(int argc, char** argv) {
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGHUP);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   std::signal(SIGPIPE, SIG_IGN);
   pagoda::InitLog("coordinator", *pagoda::ParseLogLevel(flags.log_level), flags.log_format == "plain");
-  status = Run(flags, signals);
+  status = Run(flags, app, signals);
   if (status.ok()) return 0;
   pagoda::LogError("failed", {{"error", pagoda::AsStd(status.message())}});
   return 1;

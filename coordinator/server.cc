@@ -16,6 +16,23 @@
 #include "coordinator/store/sqlite_store.h"
 
 namespace pagoda::coordinator {
+namespace {
+
+using security::Role;
+
+// Who may call what, when the cluster has certificates. Routers see the cluster and change nothing.
+std::vector<security::MethodRule> AllowedMethods() {
+  return {{"/pagoda.internal.v1.Pipeline/", {Role::kRouter}},
+          {"/pagoda.internal.v1.WorkerControl/", {Role::kWorker}},
+          {"/pagoda.internal.v1.Blob/", {Role::kWorker}},
+          {"/pagoda.v1.Admin/", {Role::kAdmin}},
+          {"/pagoda.v1.Admin/GetCluster", {Role::kAdmin, Role::kRouter}},
+          {"/pagoda.v1.Admin/ListDeployments", {Role::kAdmin, Role::kRouter}},
+          {"/grpc.health.v1.Health/", {Role::kAdmin, Role::kRouter, Role::kWorker, Role::kCoordinator}},
+          {"/grpc.reflection.v1alpha.ServerReflection/", {Role::kAdmin}}};
+}
+
+}  // namespace
 
 namespace {
 
@@ -67,7 +84,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options, std
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
   int port = 0;
-  builder.AddListeningPort(listen.ToString(), grpc::InsecureServerCredentials(), &port);
+  builder.AddListeningPort(listen.ToString(), security::ServerCredentialsWith(options.tls, AllowedMethods()), &port);
   builder.RegisterService(state->pipeline.get());
   builder.RegisterService(state->worker_control.get());
   builder.RegisterService(state->admin.get());

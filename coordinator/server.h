@@ -6,6 +6,7 @@
 
 #include "common/status.h"
 #include "coordinator/coordinator.h"
+#include "security/cluster_tls.h"
 
 namespace pagoda::coordinator {
 
@@ -18,6 +19,7 @@ struct ServerOptions {
   std::string etcd_certificate_file;
   std::string etcd_key_file;
   int leader_lease_ms = 2000;  // a leader that says nothing for so long is replaced
+  security::SharedTls tls;     // null: plain
 };
 
 class Server {

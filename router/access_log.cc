@@ -16,6 +16,8 @@ void LogRequest(const RequestLog& request) {
            {"first_token_ms",
             request.first_token_seconds < 0 ? -1.0 : request.first_token_seconds * 1000},
            {"model", request.model.substr(0, 256)},
+           {"tenant", request.tenant},
+           {"key", request.key_id},
            {"prompt_tokens", request.prompt_tokens},
            {"output_tokens", request.output_tokens}});
 }

@@ -17,6 +17,8 @@ struct RequestLog {
   double seconds = 0;
   double first_token_seconds = -1;  // -1: there was none
   std::string_view model;
+  std::string tenant;  // of the API key; empty without one
+  std::string key_id;  // its public name, never the key
   int64_t prompt_tokens = 0;
   int64_t output_tokens = 0;
 };

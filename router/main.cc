@@ -11,8 +11,12 @@
 
 #include "common/config.h"
 #include "common/log.h"
+#include "common/reload.h"
 #include "common/trace.h"
 #include "router/router.h"
+#include "security/certificate_files.h"
+#include "security/https_context.h"
+#include "security/key_ring.h"
 
 namespace pagoda::router {
 namespace {
@@ -21,6 +25,7 @@ struct Flags {
   Router::Options options;
   std::string listen = "127.0.0.1:8000";
   std::string grpc_listen = "127.0.0.1:8001";
+  std::string tls;
   std::string ready_file;
   std::string log_level = "info";
   std::string log_format = "json";
@@ -42,6 +47,18 @@ void Declare(CLI::App& app, Flags& flags) {
       ->capture_default_str();
   app.add_option("--grpc-listen", flags.grpc_listen, "host:port of the gRPC front end")
       ->capture_default_str();
+  app.add_option("--tls", flags.tls,
+                 "folder with tls.crt, tls.key and ca.crt: mutual TLS to the coordinators; empty: plain");
+  app.add_option("--ssl-certfile", o.tls.certificate,
+                 "PEM certificate shown to clients, HTTP and gRPC; empty: plain HTTP and gRPC");
+  app.add_option("--ssl-keyfile", o.tls.key, "its PEM key");
+  app.add_option("--ssl-ca-certs", o.tls.client_authority,
+                 "PEM certificates of which one must have signed the client's; empty: clients need none");
+  app.add_option("--api-key-file", o.api_key_file,
+                 "API keys (pagoda keys); read again when it changes and on SIGHUP; empty: no key is needed");
+  app.add_option("--allowed-hosts", o.allowed_hosts,
+                 "names that clients may know this router by, where it listens on this machine alone and wants no key")
+      ->delimiter(',');
   app.add_option("--name", o.upstream.router_name,
                  "name of this router in logs (default: host and process)");
   app.add_option("--ready-file", flags.ready_file,
@@ -132,10 +149,28 @@ absl::Status Check(const Flags& flags) {
   if (const std::string& endpoint = flags.options.otlp_endpoint; !endpoint.empty()) {
     if (absl::Status status = Tracer::CheckEndpoint(endpoint); !status.ok()) return status;
   }
+  if (const std::string& keys = flags.options.api_key_file; !keys.empty()) {
+    PAGODA_RETURN_IF_ERROR(Annotate(security::KeyRing::Load(keys).status(), "--api-key-file"));
+  }
+  const security::ServerFiles& files = flags.options.tls;
+  if (files.certificate.empty() != files.key.empty())
+    return absl::InvalidArgumentError("--ssl-certfile and --ssl-keyfile go together");
+  if (files.certificate.empty() && !files.client_authority.empty())
+    return absl::InvalidArgumentError("--ssl-ca-certs needs --ssl-certfile and --ssl-keyfile");
+  if (!files.certificate.empty()) {
+    PAGODA_RETURN_IF_ERROR(
+        Annotate(security::HttpsContext::Load(files.certificate, files.key, files.client_authority)
+                     .status(),
+                 "--ssl-certfile"));
+  }
+  if (!flags.tls.empty()) {
+    PAGODA_RETURN_IF_ERROR(Annotate(
+        security::CheckClusterFolder(flags.tls, security::Role::kRouter), "--tls"));
+  }
   return ParseLogLevel(flags.log_level).status();
 }
 
-absl::Status Run(Flags& flags) {
+absl::Status Run(Flags& flags, const CLI::App& app) {
   Router::Options& options = flags.options;
   PAGODA_ASSIGN_OR_RETURN(const HostPort http, ParseHostPort(flags.listen));
   PAGODA_ASSIGN_OR_RETURN(const HostPort grpc, ParseHostPort(flags.grpc_listen));
@@ -152,9 +187,13 @@ absl::Status Run(Flags& flags) {
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGHUP);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   signal(SIGPIPE, SIG_IGN);
 
+  // It starts a thread that watches files.
+  PAGODA_ASSIGN_OR_RETURN(options.upstream.tls,
+                          security::ClusterTls::Load(flags.tls, security::Role::kRouter));
   PAGODA_ASSIGN_OR_RETURN(std::unique_ptr<Router> router, Router::Start(options));
   LogInfo("listening", {{"http", HostPort{http.host, router->http_port()}.ToString()},
                         {"grpc", HostPort{grpc.host, router->grpc_port()}.ToString()}});
@@ -163,12 +202,17 @@ absl::Status Run(Flags& flags) {
       return status;
   }
   Router* running = router.get();
-  std::thread([signals, running, grace = flags.shutdown_timeout_ms] {
+  std::thread([signals, running, &app, grace = flags.shutdown_timeout_ms] {
     int signal_number = 0;
-    sigwait(&signals, &signal_number);
+    while (sigwait(&signals, &signal_number) == 0 && signal_number == SIGHUP) {
+      ReloadLogLevel(app);
+      running->ReloadKeys();
+    }
     LogInfo("draining", {{"signal", signal_number}, {"grace_ms", grace}});
     running->BeginShutdown(grace);
-    sigwait(&signals, &signal_number);
+    do {
+      sigwait(&signals, &signal_number);
+    } while (signal_number == SIGHUP);
     _exit(130);
   }).detach();
   router->Run();
@@ -190,8 +234,16 @@ int Main(int argc, char** argv) {
     std::cerr << "pagoda-router: " << status.message() << "\n";
     return 2;  // of the command line or the configuration, not of this machine
   }
+  // Reflection tells strangers what there is: where keys are needed it has to be asked for, and then is refused.
+  if (!flags.options.api_key_file.empty()) {
+    if (app.get_option("--grpc-reflection")->count() > 0 && flags.options.grpc_reflection) {
+      std::cerr << "pagoda-router: --grpc-reflection answers without a key; it cannot be on together with --api-key-file\n";
+      return 2;
+    }
+    flags.options.grpc_reflection = false;
+  }
   if (flags.check_config) return 0;
-  status = Run(flags);
+  status = Run(flags, app);
   if (status.ok()) return 0;
   std::cerr << "pagoda-router: " << status.message() << "\n";
   return 1;

@@ -26,9 +26,9 @@ using prometheus::Histogram;
 constexpr std::array kEndpoints = {"/v1/completions", "/v1/chat/completions", "/v1/models",
                                    "/tokenize",       "/detokenize",          "grpc.Generate",
                                    "grpc.Tokenize",   "grpc.Detokenize",      "other"};
-constexpr std::array kCodes = {200, 400, 404, 405, 408, 413, 415,
+constexpr std::array kCodes = {200, 400, 401, 403, 404, 405, 408, 413, 415, 421,
                                429, 431, 499, 500, 501, 503, 504};
-constexpr std::array kRejectReasons = {"invalid",    "too_large",   "queue_full",
+constexpr std::array kRejectReasons = {"unauthorized", "quota", "tls", "invalid",    "too_large",   "queue_full",
                                        "overloaded", "no_pipeline", "not_found",
                                        "draining",   "connections", "deadline", "quarantined"};
 constexpr std::array kCutReasons = {"client_gone", "slow_reader", "shutdown", "handed_over"};

@@ -7,6 +7,7 @@
 #include "common/pulse.h"
 #include "common/trace.h"
 #include "pagoda/internal/v1/pipeline.pb.h"
+#include "router/access/gate.h"
 #include "router/event_loop.h"
 #include "router/grpc/inference_service.h"
 #include "router/openai/service.h"
@@ -18,17 +19,23 @@ namespace {
 
 constexpr int64_t kTickMs = 50;
 constexpr int64_t kFiguresEveryMs = 1000;
+constexpr int64_t kKeyFileMs = 2000;  // between two looks at the key file
 constexpr size_t kPoolQueue = 1024;
+
+bool IsLoopback(const std::string& host) {
+  return host == "localhost" || host == "::1" || host.starts_with("127.");
+}
 
 }  // namespace
 
 // In the order of construction; destroyed from the last to the first.
 struct Router::State {
-  State(const Options& o, std::unique_ptr<Metrics> m, std::unique_ptr<Tracer> t)
+  State(const Options& o, std::unique_ptr<Metrics> m, std::unique_ptr<Tracer> t, std::unique_ptr<Gate> g)
       : options(o),
         metrics_owned(std::move(m)),
         metrics(*metrics_owned),
         tracer(std::move(t)),
+        gate(std::move(g)),
         pool(std::make_unique<WorkerPool>(o.pool_threads, kPoolQueue)),
         registry(
             {.fetch =
@@ -54,19 +61,25 @@ struct Router::State {
                    &registry, &metrics),
         service({.version = kVersion,
                  .request_timeout_ms = o.request_timeout_ms,
-                 .access_log = o.access_log},
+                 .access_log = o.access_log,
+                 .refuse_public_names = o.api_key_file.empty() && IsLoopback(o.http_listen.host),
+                 .allowed_hosts = o.allowed_hosts},
                 {.loop = &loop,
                  .pool = pool.get(),
                  .dispatcher = &dispatcher,
                  .registry = &registry,
                  .metrics = &metrics,
-                 .tracer = tracer.get()}),
+                 .tracer = tracer.get(),
+                 .gate = gate.get()}),
         page({.version = kVersion, .router_name = o.upstream.router_name},
              {.send =
                   [this](int link, std::unique_ptr<internal::v1::RouterMessage> message) {
                     return upstream->Send(link, std::move(message));
                   },
-              .may_see_cluster = [](const http::Request&) { return absl::OkStatus(); }},
+              .may_see_cluster =
+                  [this](const http::Request& request) {
+                    return gate->Admit(request.Header("authorization"), security::Scope::kAdmin).status();
+                  }},
              &metrics) {}
 
   absl::Status Listen();
@@ -82,6 +95,7 @@ struct Router::State {
   const std::unique_ptr<Metrics> metrics_owned;
   Metrics& metrics;
   const std::unique_ptr<Tracer> tracer;  // null: off
+  const std::unique_ptr<Gate> gate;      // outlives every request
   EventLoop loop;  // what is still queued in it at the end may count something
   std::unique_ptr<WorkerPool> pool;
   std::unique_ptr<Upstream> upstream;
@@ -111,15 +125,26 @@ absl::Status Router::State::Listen() {
   events.request_id = [](std::string_view given) { return openai::RequestIdFrom(given); };
   events.rejected = [this](std::string_view reason) { metrics.Rejected(reason); };
   events.connections_changed = [this](int64_t count) { metrics.SetConnections(count); };
-  PAGODA_ASSIGN_OR_RETURN(
-      http, http::Server::Listen(&loop, options.http_listen, options.http, std::move(events)));
+  std::unique_ptr<security::HttpsContext> https;
+  if (const security::ServerFiles& files = options.tls; !files.certificate.empty()) {
+    PAGODA_ASSIGN_OR_RETURN(
+        https, security::HttpsContext::Load(files.certificate, files.key, files.client_authority));
+  }
+  PAGODA_ASSIGN_OR_RETURN(http,
+                          http::Server::Listen(&loop, options.http_listen, options.http,
+                                               std::move(events), std::move(https)));
   PAGODA_ASSIGN_OR_RETURN(
       grpc,
       InferenceServer::Start({.listen = options.grpc_listen,
+                              .tls = options.tls,
                               .reflection = options.grpc_reflection,
                               .access_log = options.access_log,
                               .request_timeout_ms = options.request_timeout_ms},
-                             {.loop = &loop, .dispatcher = &dispatcher, .metrics = &metrics, .tracer = tracer.get()}));
+                             {.loop = &loop,
+                              .dispatcher = &dispatcher,
+                              .metrics = &metrics,
+                              .tracer = tracer.get(),
+                              .gate = gate.get()}));
   return absl::OkStatus();
 }
 
@@ -149,6 +174,7 @@ void Router::State::Attach() {
   loop.Every(kFiguresEveryMs, [this] {
     if (!ending) page.EverySecond();
   });
+  loop.Every(kKeyFileMs, [this] { gate->ReloadIfChanged(); });
 }
 
 void Router::State::OnTick() {
@@ -193,7 +219,8 @@ absl::StatusOr<std::unique_ptr<Router>> Router::Start(Options options) {
                                                    .count = count,
                                                    .transport = {}}));
   }
-  auto state = std::make_unique<State>(options, std::move(metrics), std::move(tracer));
+  PAGODA_ASSIGN_OR_RETURN(std::unique_ptr<Gate> gate, Gate::Open(options.api_key_file));
+  auto state = std::make_unique<State>(options, std::move(metrics), std::move(tracer), std::move(gate));
   if (absl::Status status = state->Listen(); !status.ok()) return status;
   state->Attach();
   return std::unique_ptr<Router>(new Router(std::move(state)));
@@ -216,6 +243,11 @@ Router::~Router() {
 int Router::http_port() const { return state_->http->port(); }
 int Router::grpc_port() const { return state_->grpc->port(); }
 void Router::Run() { state_->loop.Run(); }
+
+void Router::ReloadKeys() {
+  if (const absl::Status status = state_->gate->Reload(); !status.ok())
+    LogWarning("keys_not_loaded", {{"error", AsStd(status.message())}});
+}
 
 void Router::BeginShutdown(int64_t grace_ms) {
   state_->loop.Post([state = state_.get(), grace_ms] {

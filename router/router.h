@@ -9,6 +9,7 @@
 #include "router/dispatcher.h"
 #include "router/http/server.h"
 #include "router/upstream.h"
+#include "security/cluster_tls.h"
 
 namespace pagoda::router {
 
@@ -24,9 +25,12 @@ class Router {
     http::Limits http;
     HostPort http_listen{"127.0.0.1", 0};
     HostPort grpc_listen{"127.0.0.1", 0};
+    security::ServerFiles tls;  // of both; plain when empty
     int64_t request_timeout_ms = limits::kMaxRequestMs;
     int pool_threads = 2;
     bool grpc_reflection = true;
+    std::vector<std::string> allowed_hosts;  // names of this router, where only this machine may ask without a key
+    std::string api_key_file;  // empty: open to everybody
     bool access_log = true;
     std::string pulse_file;  // touched while the event loop goes round; empty: none
   };
@@ -38,6 +42,8 @@ class Router {
   int grpc_port() const;
   // Blocks until a shutdown is complete.
   void Run();
+  // From any thread: reads the key file again.
+  void ReloadKeys();
   // From any thread: not ready from now on, new work is refused, Run returns when all streams have
   // ended or after the grace.
   void BeginShutdown(int64_t grace_ms);

@@ -258,7 +258,7 @@ void Upstream::State::StartDue(MonotonicNs now) {
       arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
       arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
       auto channel =
-          grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+          security::ChannelTo(address, options.tls, {security::Role::kCoordinator}, arguments);
       target.link = next_link++;
       auto stream = std::make_shared<AttachStream>(
           target.link, address, std::move(channel), &events,

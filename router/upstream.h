@@ -12,6 +12,7 @@
 
 #include "checkpoint/checkpoint.h"
 #include "common/status.h"
+#include "security/cluster_tls.h"
 
 namespace pagoda::internal::v1 {
 class CoordinatorMessage;
@@ -25,6 +26,7 @@ class Upstream {
   struct Options {
     std::vector<std::string>
         coordinators;  // host:port each; a host may be a name with several addresses
+    security::SharedTls tls;  // null: plain
     std::string router_name;
     std::string version;
     uint32_t announced_protocol = ~0u;  // at most; for tests of two versions together

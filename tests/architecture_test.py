@@ -14,15 +14,16 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 ALLOWED = {
     "proto": set(),
     "common": {"common"},
+    "security": {"security", "common"},
     "checkpoint": {"checkpoint", "common"},
     "text": {"text", "text/grammar", "common", "checkpoint"},
     "text/grammar": {"text/grammar", "common"},
     "kernels": {"kernels"},
-    "worker": {"worker", "worker/comm", "common", "proto", "checkpoint", "kernels", "text/grammar"},
+    "worker": {"worker", "worker/comm", "common", "security", "proto", "checkpoint", "kernels", "text/grammar"},
     "worker/comm": {"worker/comm", "common"},
-    "coordinator": {"coordinator", "common", "proto", "checkpoint"},
-    "router": {"router", "common", "proto", "text", "checkpoint"},
-    "cli": {"cli", "common", "proto", "text", "checkpoint"},
+    "coordinator": {"coordinator", "common", "security", "proto", "checkpoint"},
+    "router": {"router", "common", "security", "proto", "text", "checkpoint"},
+    "cli": {"cli", "common", "security", "proto", "text", "checkpoint"},
 }
 # File -> headers that it may include besides, each with its reason.
 EXCEPTIONS = {

@@ -14,9 +14,14 @@
 #include "common/config.h"
 #include "common/log.h"
 #include "common/metrics.h"
+#include "common/reload.h"
 #include "common/trace.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/factory.h"
+#include "security/certificate_files.h"
+#include "security/cluster_tls.h"
+#include "security/key_ring.h"
+#include "security/status_server.h"
 #include "worker/blob/blob_service.h"
 #include "worker/comm/ucx_transport.h"
 #include "worker/control/coordinator_client.h"
@@ -31,6 +36,9 @@ constexpr int64_t kMostReplayBytes = int64_t{256} << 20;
 constexpr int kExitDeviceLost = 70;
 
 struct WorkerOptions {
+  std::string tls;
+  std::string api_key_file;
+  bool metrics_tls = true;
   std::string coordinators = "127.0.0.1:7070";
   std::string name;
   std::string advertise = "127.0.0.1";
@@ -60,6 +68,9 @@ struct WorkerOptions {
 void AddOptions(CLI::App& app, WorkerOptions& options) {
   app.set_version_flag("--version", PAGODA_VERSION);
   app.add_option("--coordinators", options.coordinators, "HOST:PORT[,HOST:PORT]")->capture_default_str();
+  app.add_option("--tls", options.tls, "folder with tls.crt, tls.key and ca.crt: mutual TLS inside the cluster; empty: plain");
+  app.add_option("--api-key-file", options.api_key_file,
+                 "API keys (pagoda keys): /metrics wants one of scope metrics; empty: open");
   app.add_option("--name", options.name, "stable over restarts; default: worker-<pid>");
   app.add_option("--advertise", options.advertise, "host at which peers reach this worker")->capture_default_str();
   app.add_option("--threads", options.threads, "0: the cores of the CPU quota")->check(CLI::Range(0, 1024));
@@ -87,6 +98,8 @@ void AddOptions(CLI::App& app, WorkerOptions& options) {
   app.add_option("--tcp-port-range", options.tcp_port_range, "ports of the data plane, such as 13500-13600; empty: any");
   app.add_option("--blob-listen", options.blob_listen, "HOST:PORT of the Blob service")->capture_default_str();
   app.add_option("--metrics-listen", options.metrics_listen, "HOST:PORT of /metrics")->capture_default_str();
+  app.add_option("--metrics-tls", options.metrics_tls, "HTTPS for /metrics and health too, when there is --tls")
+      ->capture_default_str();
   app.add_option("--ready-file", options.ready_file, "written when registered");
   app.add_option("--shutdown-timeout-ms", options.shutdown_timeout_ms, "grace after SIGTERM")->capture_default_str();
   app.add_option("--log-level", options.log_level, "debug|info|warning|error")->capture_default_str();
@@ -121,7 +134,11 @@ absl::Status Validate(const WorkerOptions& options) {
   if (options.log_format != "json" && options.log_format != "plain") {
     return absl::InvalidArgumentError(absl::StrCat("--log-format ", options.log_format, ": json or plain"));
   }
-  return absl::OkStatus();
+  if (!options.api_key_file.empty()) {
+    PAGODA_RETURN_IF_ERROR(Annotate(security::KeyRing::Load(options.api_key_file).status(), "--api-key-file"));
+  }
+  if (options.tls.empty()) return absl::OkStatus();
+  return Annotate(security::CheckClusterFolder(options.tls, security::Role::kWorker), "--tls");
 }
 
 // Signals are taken by a thread of their own; the second one ends the process at once.
@@ -131,16 +148,19 @@ class ShutdownSignal {
     sigemptyset(&set_);
     sigaddset(&set_, SIGTERM);
     sigaddset(&set_, SIGINT);
+    sigaddset(&set_, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &set_, nullptr);  // inherited by every thread made later
     signal(SIGPIPE, SIG_IGN);
   }
-  void Wait() {
+  // Until it is time to end; `reload` is called at each SIGHUP before.
+  void Wait(const std::function<void()>& reload) {
     int number = 0;
-    sigwait(&set_, &number);
+    while (sigwait(&set_, &number) == 0 && number == SIGHUP) reload();
     LogInfo("stopping", {{"signal", number}});
   }
   // From now on: another signal, or `grace_ms` gone by, ends the process.
   void ExitOnNext(int grace_ms) {
+    sigdelset(&set_, SIGHUP);
     std::thread([set = set_, grace_ms] {
       const timespec grace{.tv_sec = grace_ms / 1000, .tv_nsec = (grace_ms % 1000) * 1'000'000L};
       const int number = sigtimedwait(&set, nullptr, &grace);
@@ -195,9 +215,10 @@ struct BlobServer {
   std::unique_ptr<grpc::Server> server;
   int port = 0;
 
-  absl::Status Start(const std::string& listen) {
+  absl::Status Start(const std::string& listen, const security::SharedTls& tls) {
     grpc::ServerBuilder builder;
-    builder.AddListeningPort(listen, grpc::InsecureServerCredentials(), &port);
+    const std::vector<security::MethodRule> rules = {{"/pagoda.internal.v1.Blob/", {security::Role::kWorker}}};
+    builder.AddListeningPort(listen, security::ServerCredentialsWith(tls, rules), &port);
     builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
     builder.RegisterService(service.get());
     server = builder.BuildAndStart();
@@ -209,10 +230,11 @@ struct BlobServer {
   }
 };
 
-absl::Status Serve(const WorkerOptions& options) {
+absl::Status Serve(const WorkerOptions& options, const CLI::App& app) {
   ShutdownSignal shutdown;
   PAGODA_ASSIGN_OR_RETURN(const std::vector<std::string> coordinators, SplitAddresses(options.coordinators));
   PAGODA_ASSIGN_OR_RETURN(const kernels::Isa isa, kernels::ParseIsa(options.isa));
+  PAGODA_ASSIGN_OR_RETURN(const security::SharedTls tls, security::ClusterTls::Load(options.tls, security::Role::kWorker));
   const int threads = options.threads > 0 ? options.threads : AvailableThreads();
   PAGODA_ASSIGN_OR_RETURN(const kernels::DeviceChoice device, kernels::ParseDevice(options.device));
   PAGODA_ASSIGN_OR_RETURN(
@@ -225,7 +247,7 @@ absl::Status Serve(const WorkerOptions& options) {
   wire::Register identity = Identity(options, *backend, threads);
   identity.set_data_address(transport->address());
   BlobServer blobs;
-  PAGODA_RETURN_IF_ERROR(blobs.Start(options.blob_listen));
+  PAGODA_RETURN_IF_ERROR(blobs.Start(options.blob_listen, tls));
   identity.set_blob_address(HostPort{.host = options.advertise, .port = blobs.port}.ToString());
 
   WorkerMetrics metrics;
@@ -239,8 +261,12 @@ absl::Status Serve(const WorkerOptions& options) {
                                                    .count = count_spans,
                                                    .transport = {}}));
   }
-  PAGODA_ASSIGN_OR_RETURN(const std::unique_ptr<MetricsServer> metrics_server,
-                          MetricsServer::Start(options.metrics_listen, metrics.registry()));
+  PAGODA_ASSIGN_OR_RETURN(const std::unique_ptr<security::StatusServer> metrics_server,
+                          security::StatusServer::Start({.listen = options.metrics_listen,
+                                                         .registry = metrics.registry(),
+                                                         .ready = [&metrics] { return metrics.connected(); },
+                                                         .tls = options.metrics_tls ? options.tls : "",
+                                                         .api_key_file = options.api_key_file}));
   LogInfo("started", {{"name", identity.name()},
                       {"implementation", identity.implementation()},
                       {"threads", threads},
@@ -252,13 +278,14 @@ absl::Status Serve(const WorkerOptions& options) {
       options.replay_bytes >= 0 ? options.replay_bytes : std::min(kMostReplayBytes, identity.memory_bytes() / 16);
   const std::string ready = absl::StrCat(identity.name(), "\nmetrics ", metrics_server->port(), "\n");
   CoordinatorClient client({.coordinators = coordinators,
+                            .tls = tls,
                             .identity = std::move(identity),
                             .metrics = &metrics,
                             .on_registered = [&] { WriteReadyFile(options.ready_file, ready); },
                             .pulse_file = options.ready_file});
   Engine engine({.backend = std::move(backend),
                  .transport = std::move(transport),
-                 .open_model = MakeModelOpener({.cache_root = options.cache_dir, .catalog = blobs.catalog}),
+                 .open_model = MakeModelOpener({.cache_root = options.cache_dir, .catalog = blobs.catalog, .tls = tls}),
                  .kv_cache_bytes = options.kv_cache_bytes,
                  .replay_bytes = replay_bytes,
                  .sink = &client,
@@ -268,7 +295,10 @@ absl::Status Serve(const WorkerOptions& options) {
                    _exit(kExitDeviceLost);  // its context is broken: only a new process can use the device again
                  }});
   client.Start(engine);
-  shutdown.Wait();
+  shutdown.Wait([&] {
+    ReloadLogLevel(app);
+    metrics_server->ReloadKeys();
+  });
   shutdown.ExitOnNext(options.shutdown_timeout_ms);
   client.Stop();  // the coordinator sees the stream end and gives what ran here to others
   return absl::OkStatus();
@@ -288,7 +318,7 @@ int Main(int argc, char** argv) {
   }
   if (options.check_config) return 0;
   InitLog("worker", *ParseLogLevel(options.log_level), options.log_format == "plain");
-  status = Serve(options);
+  status = Serve(options, app);
   if (status.ok()) {
     LogInfo("stopped");
     return 0;

@@ -37,9 +37,10 @@ class WorkerStream final : public BidiStream<wire::WorkerMessage, wire::WorkerCo
     command.mutable_assignment()->set_step_deadline_ms(step_deadline_ms);
     BidiStream::Send(std::move(command));
   }
-  void Send(const SendLinkUp& link_up) override {
+  void Send(const SendLinkUp& link_up, const std::string& token) override {
     wire::WorkerCommand command;
     ToWire(link_up, *command.mutable_link_up());
+    command.mutable_link_up()->set_link_token(token);
     BidiStream::Send(std::move(command));
   }
   void Send(const SendRelease& release) override {

@@ -25,8 +25,8 @@ LABEL org.opencontainers.image.title="Pagoda control" \
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
       ca-certificates python3 python3-pip \
-      libabsl20220623 libc-ares2 libcivetweb1 libfmt9 libgrpc++1.51 libgrpc29 libnuma1 libpcre2-8-0 libprometheus-cpp-core1.0 \
-      libprometheus-cpp-pull1.0 libprotobuf32 libre2-9 libspdlog1.10 libsqlite3-0 libssl3 libstdc++6 libucx0 libutf8proc2 \
+      libabsl20220623 libc-ares2 libfmt9 libgrpc++1.51 libgrpc29 libnuma1 libpcre2-8-0 libprometheus-cpp-core1.0 \
+      libprotobuf32 libre2-9 libspdlog1.10 libsqlite3-0 libssl3 libstdc++6 libucx0 libutf8proc2 \
       libyaml-cpp0.7 zlib1g \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --gid 10001 pagoda \

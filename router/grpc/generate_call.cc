@@ -179,6 +179,10 @@ void GenerateCall::End(const absl::Status& status) {
   if (ended_) return;
   ended_ = true;
   status_ = status;
+  if (reservation_ != nullptr) {
+    reservation_->SetUsed(prompt_tokens_ + std::accumulate(output_tokens_.begin(), output_tokens_.end(), int64_t{0}));
+    reservation_.reset();
+  }
   trace_.End({.response_id = client_request_id_,
               .prompt_tokens = prompt_tokens_,
               .output_tokens = std::accumulate(output_tokens_.begin(), output_tokens_.end(), int64_t{0}),
@@ -199,6 +203,8 @@ void GenerateCall::WriteLog(const absl::Status& status) const {
               .seconds = SecondsSince(received_ns_),
               .first_token_seconds = first_token_seconds_,
               .model = model_,
+              .tenant = caller_.tenant(),
+              .key_id = caller_.key_id(),
               .prompt_tokens = prompt_tokens_,
               .output_tokens = std::accumulate(output_tokens_.begin(), output_tokens_.end(),
                                                int64_t{0})});

@@ -14,6 +14,7 @@
 #include "absl/base/thread_annotations.h"
 #include "common/mutex.h"
 #include "pagoda/v1/inference.grpc.pb.h"
+#include "router/access/gate.h"
 #include "router/dispatcher.h"
 #include "router/request_trace.h"
 #include "router/event_loop.h"
@@ -31,6 +32,11 @@ class GenerateCall : public grpc::ServerWriteReactor<v1::GenerateResponse>,
                Metrics* metrics, MonotonicNs received_ns, bool access_log);
   // Before End or Submit: what the log line says of a request that is refused.
   void Name(std::string_view request_id, std::string_view model);
+
+  // Who asks, for the log.
+  void SetCaller(Caller caller) { caller_ = std::move(caller); }
+  // Before Submit: what was set aside of the caller's quota.
+  void Hold(std::shared_ptr<Gate::Reservation> reservation) { reservation_ = std::move(reservation); }
 
   // Fails at once; the request was never submitted. Also the way to end with success.
   void End(const absl::Status& status);
@@ -73,6 +79,8 @@ class GenerateCall : public grpc::ServerWriteReactor<v1::GenerateResponse>,
   RequestId id_;
   std::string client_request_id_;
   std::string model_;
+  Caller caller_;
+  std::shared_ptr<Gate::Reservation> reservation_;  // until End
   int64_t prompt_tokens_ = 0;
   double first_token_seconds_ = -1;
   RequestTrace trace_;

@@ -12,6 +12,7 @@
 #include "common/log.h"
 #include "common/mutex.h"
 #include "pagoda/v1/inference.grpc.pb.h"
+#include "router/access/models.h"
 #include "router/grpc/fields.h"
 #include "router/grpc/generate_call.h"
 #include "router/openai/prepare.h"
@@ -51,50 +52,42 @@ class InferenceService : public v1::Inference::CallbackService {
                                                parts_.metrics, now, options_.access_log);
     call->Hold();
     call->Name(request->request_id(), request->model());
-    std::optional<StreamPosition> position;
-    absl::StatusOr<GenerationRequest> prepared = PrepareGenerate(*request, position);
-    if (!prepared.ok()) {
-      parts_.metrics->Rejected(absl::IsNotFound(prepared.status()) ? "not_found"
-                               : draining_                         ? "draining"
-                                                                   : "invalid");
-      call->End(prepared.status());
-      return call.get();
-    }
-    prepared->received_ns = now;
-    prepared->deadline_ns = DeadlineOf(*context, now, options_.request_timeout_ms);
-    const auto header = [context](const char* name) {
-      const auto found = context->client_metadata().find(name);
-      return found == context->client_metadata().end() ? std::string_view()
-                                                       : std::string_view(found->second.data(), found->second.size());
-    };
-    call->Trace(RequestTrace(parts_.tracer, header("traceparent"), header("tracestate"), "text_completion", now));
-    call->Submit(*std::move(prepared), std::move(position));
+    const absl::Status status = Begin(*context, *request, now, *call);
+    if (!status.ok()) call->End(status);
     return call.get();
   }
 
   grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
                                      const v1::TokenizeRequest* request,
                                      v1::TokenizeResponse* response) override {
-    return Answer(context, "grpc.Tokenize", DoTokenize(*request, response));
+    return Answer(context, "grpc.Tokenize", [&](const Caller& caller) {
+      return DoTokenize(*request, *ModelsFor(caller), response);
+    });
   }
   grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context,
                                        const v1::DetokenizeRequest* request,
                                        v1::DetokenizeResponse* response) override {
-    return Answer(context, "grpc.Detokenize", DoDetokenize(*request, response));
+    return Answer(context, "grpc.Detokenize", [&](const Caller& caller) {
+      return DoDetokenize(*request, *ModelsFor(caller), response);
+    });
   }
   grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* context,
                                        const v1::ListModelsRequest*,
                                        v1::ListModelsResponse* response) override {
-    for (const ServedModel& model : models()->models) FillModelInfo(model, response->add_models());
-    return Answer(context, "other", absl::OkStatus());
+    return Answer(context, "other", [&](const Caller& caller) {
+      for (const ServedModel& model : ModelsFor(caller)->models) FillModelInfo(model, response->add_models());
+      return absl::OkStatus();
+    });
   }
   grpc::ServerUnaryReactor* GetModelInfo(grpc::CallbackServerContext* context,
                                          const v1::GetModelInfoRequest* request,
                                          v1::ModelInfo* response) override {
-    const auto served = models();
-    const auto found = served->Find(request->model());
-    if (found.ok()) FillModelInfo(**found, response);
-    return Answer(context, "other", found.status());
+    return Answer(context, "other", [&](const Caller& caller) {
+      const auto served = ModelsFor(caller);
+      const auto found = served->Find(request->model());
+      if (found.ok()) FillModelInfo(**found, response);
+      return found.status();
+    });
   }
 
   void SetModels(std::shared_ptr<const ServedModels> models) {
@@ -109,7 +102,56 @@ class InferenceService : public v1::Inference::CallbackService {
     return models_;
   }
 
-  absl::StatusOr<GenerationRequest> PrepareGenerate(const v1::GenerateRequest& request,
+  std::shared_ptr<const ServedModels> ModelsFor(const Caller& caller) const { return FilterModels(models(), caller); }
+
+  // The caller of a method that needs a key, with one request of its quota taken.
+  absl::StatusOr<Caller> Admit(const grpc::CallbackServerContext& context, MonotonicNs now) const {
+    const auto header = context.client_metadata().find("authorization");
+    const std::string_view authorization =
+        header == context.client_metadata().end()
+            ? std::string_view()
+            : std::string_view(header->second.data(), header->second.size());
+    absl::StatusOr<Caller> caller = parts_.gate->Admit(authorization, security::Scope::kInference);
+    absl::Status status = caller.status();
+    if (status.ok()) status = parts_.gate->TakeRequest(*caller, now);
+    if (status.ok()) return caller;
+    parts_.metrics->Rejected(absl::IsResourceExhausted(status) ? "quota" : "unauthorized");
+    return status;
+  }
+
+  // Checks, prepares and submits; an error ends the call.
+  absl::Status Begin(const grpc::CallbackServerContext& context, const v1::GenerateRequest& request,
+                     MonotonicNs now, GenerateCall& call) {
+    PAGODA_ASSIGN_OR_RETURN(const Caller caller, Admit(context, now));
+    call.SetCaller(caller);
+    std::optional<StreamPosition> position;
+    absl::StatusOr<GenerationRequest> prepared = PrepareGenerate(request, *ModelsFor(caller), position);
+    if (!prepared.ok()) {
+      parts_.metrics->Rejected(absl::IsNotFound(prepared.status()) ? "not_found"
+                               : draining_                         ? "draining"
+                                                                   : "invalid");
+      return HideModels(prepared.status(), caller);
+    }
+    auto reserved = parts_.gate->ReserveTokens(caller, MostTokens(*prepared), now);
+    if (!reserved.ok()) {
+      parts_.metrics->Rejected("quota");
+      return reserved.status();
+    }
+    call.Hold(*std::move(reserved));
+    prepared->tenant = caller.tenant();
+    prepared->received_ns = now;
+    prepared->deadline_ns = DeadlineOf(context, now, options_.request_timeout_ms);
+    const auto header = [&context](const char* name) {
+      const auto found = context.client_metadata().find(name);
+      return found == context.client_metadata().end() ? std::string_view()
+                                                      : std::string_view(found->second.data(), found->second.size());
+    };
+    call.Trace(RequestTrace(parts_.tracer, header("traceparent"), header("tracestate"), "text_completion", now));
+    call.Submit(*std::move(prepared), std::move(position));
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<GenerationRequest> PrepareGenerate(const v1::GenerateRequest& request, const ServedModels& served,
                                                     std::optional<StreamPosition>& position) const {
     if (draining_)
       return WithRetryAfter(absl::UnavailableError("this router is shutting down"), 1000);
@@ -127,8 +169,7 @@ class InferenceService : public v1::Inference::CallbackService {
         return InvalidField("last_event_id", "does not belong to a stream of this request");
       created_unix_s = position->created_unix_s;
     }
-    const auto served = models();
-    PAGODA_ASSIGN_OR_RETURN(const ServedModel* model, served->Find(request.model()));
+    PAGODA_ASSIGN_OR_RETURN(const ServedModel* model, served.Find(request.model()));
     PAGODA_ASSIGN_OR_RETURN(std::vector<TokenId> prompt, PromptOf(request, *model, created_unix_s));
     PAGODA_ASSIGN_OR_RETURN(
         GenerationRequest prepared,
@@ -147,10 +188,9 @@ class InferenceService : public v1::Inference::CallbackService {
     return prepared;
   }
 
-  absl::Status DoTokenize(const v1::TokenizeRequest& request,
+  absl::Status DoTokenize(const v1::TokenizeRequest& request, const ServedModels& served,
                           v1::TokenizeResponse* response) const {
-    const auto served = models();
-    PAGODA_ASSIGN_OR_RETURN(const ServedModel* model, served->Find(request.model()));
+    PAGODA_ASSIGN_OR_RETURN(const ServedModel* model, served.Find(request.model()));
     std::string text = request.text();
     const bool chat = request.has_chat();
     if (chat) {
@@ -165,18 +205,21 @@ class InferenceService : public v1::Inference::CallbackService {
     return absl::OkStatus();
   }
 
-  absl::Status DoDetokenize(const v1::DetokenizeRequest& request,
+  absl::Status DoDetokenize(const v1::DetokenizeRequest& request, const ServedModels& served,
                             v1::DetokenizeResponse* response) const {
-    const auto served = models();
-    PAGODA_ASSIGN_OR_RETURN(const ServedModel* model, served->Find(request.model()));
+    PAGODA_ASSIGN_OR_RETURN(const ServedModel* model, served.Find(request.model()));
     const std::vector<int64_t> ids(request.token_ids().begin(), request.token_ids().end());
     PAGODA_ASSIGN_OR_RETURN(*response->mutable_text(),
                             openai::DecodeTokens(*model->text->tokenizer, ids));
     return absl::OkStatus();
   }
 
+  // Runs `work` for a caller with a key, and answers.
+  template <typename Work>
   grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context, const char* endpoint,
-                                   const absl::Status& status) {
+                                   const Work& work) {
+    const absl::StatusOr<Caller> caller = Admit(*context, NowNs());
+    const absl::Status status = caller.ok() ? HideModels(work(*caller), *caller) : caller.status();
     if (const auto retry_ms = RetryAfterMsOf(status)) {
       context->AddTrailingMetadata("retry-after-ms", std::to_string(*retry_ms));
     }
@@ -206,6 +249,8 @@ absl::StatusOr<std::unique_ptr<InferenceServer>> InferenceServer::Start(Options 
   grpc::EnableDefaultHealthCheckService(true);
   if (options.reflection) grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   const std::string address = options.listen.ToString();
+  const auto credentials = security::PublicServerCredentials(options.tls);
+  const bool reflection = options.reflection;
   auto state = std::make_unique<State>(std::move(options), parts);
   grpc::ServerBuilder builder;
   builder.SetMaxReceiveMessageSize(static_cast<int>(limits::kMaxGrpcMessageBytes));
@@ -217,7 +262,8 @@ absl::StatusOr<std::unique_ptr<InferenceServer>> InferenceServer::Start(Options 
   builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, static_cast<int>(limits::kMaxHeaderBytes));
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, limits::kMaxRequestsInFlight);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &state->port);
+  builder.AddListeningPort(address, credentials, &state->port);
+  if (!reflection) security::HideReflection(builder);
   builder.RegisterService(&state->service);
   state->server = builder.BuildAndStart();
   if (!state->server || state->port == 0) {

@@ -7,9 +7,11 @@
 
 #include "common/config.h"
 #include "common/limits.h"
+#include "router/access/gate.h"
 #include "router/dispatcher.h"
 #include "router/event_loop.h"
 #include "router/model_registry.h"
+#include "security/cluster_tls.h"
 
 namespace pagoda::router {
 
@@ -17,6 +19,7 @@ class InferenceServer {
  public:
   struct Options {
     HostPort listen;
+    security::ServerFiles tls;  // plain when empty
     bool reflection = true;
     bool access_log = true;  // a line per Generate
     int64_t request_timeout_ms = limits::kMaxRequestMs;
@@ -26,6 +29,7 @@ class InferenceServer {
     Dispatcher* dispatcher;  // used on the loop's thread only
     Metrics* metrics;
     Tracer* tracer = nullptr;  // null: off
+    Gate* gate;
   };
   // kUnavailable when the address cannot be bound.
   static absl::StatusOr<std::unique_ptr<InferenceServer>> Start(Options options, Parts parts);

@@ -28,6 +28,8 @@ std::string_view ReasonPhrase(int status) {
       return "Bad Request";
     case 401:
       return "Unauthorized";
+    case 403:
+      return "Forbidden";
     case 404:
       return "Not Found";
     case 405:
@@ -38,6 +40,8 @@ std::string_view ReasonPhrase(int status) {
       return "Payload Too Large";
     case 415:
       return "Unsupported Media Type";
+    case 421:
+      return "Misdirected Request";
     case 429:
       return "Too Many Requests";
     case 431:
@@ -93,7 +97,12 @@ class ConnectionResponse : public Response {
 };
 
 Connection::Connection(std::shared_ptr<Server::State> server, asio::ip::tcp::socket socket)
-    : server_(std::move(server)), socket_(std::move(socket)), timer_(socket_.get_executor()) {}
+    : server_(std::move(server)),
+      socket_(std::move(socket)),
+      timer_(socket_.get_executor()),
+      tls_(server_->https == nullptr
+               ? nullptr
+               : std::make_unique<security::TlsSession>(server_->https->Current(NowNs()))) {}
 
 void Connection::Start() {
   SetDeadline(server_->limits.header_timeout_ms);
@@ -147,13 +156,48 @@ void Connection::OnRead(const boost::system::error_code& error, size_t bytes) {
   }
   if (error) return Close();
   if (phase_ == Phase::kLingering) return Read();  // thrown away
-  if (phase_ == Phase::kHead && in_.empty()) {
+  if (phase_ == Phase::kHead && !head_begun_) {
+    head_begun_ = true;
     received_ns_ = NowNs();
     if (!first_request_) SetDeadline(server_->limits.header_timeout_ms);
   }
-  in_.append(chunk_.data(), bytes);
+  if (!Take({chunk_.data(), bytes})) return;
   Advance();
   Read();
+}
+
+bool Connection::Take(std::string_view bytes) {
+  if (tls_ == nullptr) {
+    in_.append(bytes);
+    return true;
+  }
+  const auto state = tls_->Receive(bytes, in_, wire_);
+  if (!wire_.empty()) Flush();  // of the handshake, or the alert that ends it
+  if (phase_ == Phase::kClosed) return false;
+  if (wire_.size() > kMaxReadAhead) {  // it makes us answer, and takes no answer
+    Close();
+    return false;
+  }
+  if (state == security::TlsSession::State::kOpen) return true;
+  if (state == security::TlsSession::State::kBroken) server_->events.rejected("tls");
+  // As a half-closed plain connection: an answer that is whole may still go out.
+  if (phase_ == Phase::kAnswering && complete_) {
+    keep_alive_ = false;
+  } else {
+    Close();
+  }
+  return false;
+}
+
+void Connection::SayContinue() {
+  constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
+  boost::system::error_code ignored;
+  if (tls_ == nullptr) {
+    socket_.write_some(asio::buffer(kContinue), ignored);
+  } else {
+    tls_->Send(kContinue, wire_);
+    Flush();
+  }
 }
 
 void Connection::Advance() {
@@ -217,8 +261,7 @@ void Connection::ParseHead() {
     if (EqualsIgnoringCase(std::string_view(parser_->get()[beast::http::field::expect].data(),
                                             parser_->get()[beast::http::field::expect].size()),
                            "100-continue")) {
-      boost::system::error_code ignored;
-      socket_.write_some(asio::buffer("HTTP/1.1 100 Continue\r\n\r\n", 25), ignored);
+      SayContinue();
     }
   }
 }
@@ -373,11 +416,17 @@ void Connection::FinishStream(uint64_t serial) {
 
 void Connection::Flush() {
   if (writing_ || phase_ == Phase::kClosed) return;
-  if (next_.empty()) {
+  if (next_.empty() && wire_.empty()) {
     if (complete_ && phase_ == Phase::kAnswering) AnswerComplete();
     return;
   }
-  std::swap(out_, next_);
+  if (tls_ == nullptr) {
+    std::swap(out_, next_);
+  } else {
+    out_.clear();
+    std::swap(out_, wire_);
+    if (!next_.empty()) tls_->Send(next_, out_);
+  }
   next_.clear();
   // Most writes fit in the socket's buffer: try at once, without a turn of the loop.
   boost::system::error_code error;
@@ -402,8 +451,10 @@ void Connection::OnWritten(const boost::system::error_code& error) {
   if (phase_ == Phase::kClosed) return;
   if (error) return Close();
   out_.clear();
-  ++timer_serial_;
-  timer_.cancel();
+  if (phase_ == Phase::kAnswering) {  // else it was of a handshake, whose deadline stays
+    ++timer_serial_;
+    timer_.cancel();
+  }
   Flush();
 }
 
@@ -414,11 +465,17 @@ void Connection::AnswerComplete() {
     // the answer.
     phase_ = Phase::kLingering;
     boost::system::error_code ignored;
+    if (tls_ != nullptr) {
+      std::string goodbye;
+      tls_->Close(goodbye);
+      socket_.write_some(asio::buffer(goodbye), ignored);
+    }
     socket_.shutdown(asio::ip::tcp::socket::shutdown_send, ignored);
     SetDeadline(kLingerMs);
     return Read();
   }
   phase_ = Phase::kHead;
+  head_begun_ = !in_.empty();
   received_ns_ = NowNs();
   SetDeadline(in_.empty() ? server_->limits.idle_timeout_ms : server_->limits.header_timeout_ms);
   if (in_.empty()) return Read();

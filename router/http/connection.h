@@ -12,6 +12,7 @@
 #include <optional>
 
 #include "router/http/server.h"
+#include "security/tls_session.h"
 
 namespace pagoda::router::http {
 
@@ -30,6 +31,7 @@ struct Server::State : std::enable_shared_from_this<Server::State> {
   std::vector<std::shared_ptr<Connection>> connections;  // a connection knows its index
   size_t body_bytes = 0;                                 // held by all connections
   bool draining = false;
+  std::unique_ptr<security::HttpsContext> https;  // null: plain HTTP
 };
 
 class Connection : public std::enable_shared_from_this<Connection> {
@@ -48,6 +50,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   void Read();
   void OnRead(const boost::system::error_code& error, size_t bytes);
+  // Puts what came into in_, through TLS if that is spoken. False when the connection is over.
+  bool Take(std::string_view bytes);
+  void SayContinue();
   void Advance();  // parses what is there
   void ParseHead();
   void ParseBody();
@@ -77,6 +82,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   Phase phase_ = Phase::kHead;
   bool reading_ = false;
   bool first_request_ = true;
+  bool head_begun_ = false;  // bytes of the next request have come
+  const std::unique_ptr<security::TlsSession> tls_;  // null: plain HTTP
   std::array<char, 8192> chunk_;
   std::string in_;  // received and not parsed
   std::optional<Parser> parser_;
@@ -92,6 +99,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool complete_ = false;  // nothing more will be added to the answer
   std::string out_;        // being written
   std::string next_;       // to be written after it
+  std::string wire_;       // TLS only: records to go out before those of next_
   bool writing_ = false;
   std::function<void(Response::CloseReason)> closed_;
 };

@@ -29,6 +29,13 @@ bool EqualsIgnoringCase(std::string_view a, std::string_view b) {
   return absl::EqualsIgnoreCase(AsAbsl(a), AsAbsl(b));
 }
 
+bool IsPublicName(std::string_view host) {
+  if (host.starts_with('[')) return false;  // an IPv6 address
+  const std::string_view name = host.substr(0, host.find(':'));
+  if (name.find('.') == std::string_view::npos || absl::EndsWithIgnoreCase(AsAbsl(name), ".localhost")) return false;
+  return name.find_first_not_of("0123456789.") != std::string_view::npos;
+}
+
 HeadVerdict CheckPartialHead(std::string_view head, const Limits& limits) {
   if (head.size() > limits.header_bytes) {
     return {431, "header_too_large",

@@ -20,6 +20,10 @@ HeadVerdict CheckPartialHead(std::string_view head, const Limits& limits);
 // Of a whole head, "\r\n\r\n" included.
 HeadVerdict CheckHead(std::string_view head, const Limits& limits);
 
+// Whether a Host header names something that public DNS could hold: with a dot in it, and no address. A web page whose name
+// was made to point at this machine (DNS rebinding) sends such a one.
+bool IsPublicName(std::string_view host);
+
 bool EqualsIgnoringCase(std::string_view a, std::string_view b);
 
 }  // namespace pagoda::router::http

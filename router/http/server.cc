@@ -43,6 +43,7 @@ void Server::State::Accept() {
     socket.non_blocking(true, ignored);
     if (self->connections.size() >= static_cast<size_t>(self->limits.connections)) {
       self->events.rejected("connections");
+      if (self->https != nullptr) return self->Accept();  // closed: an answer would need a handshake
       const std::string body = self->events.error_body(
           503, "too_many_connections", "this server has its limit of connections open");
       const std::string answer = absl::StrCat(
@@ -72,8 +73,10 @@ void Server::State::Forget(Connection* connection) {
 }
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Listen(EventLoop* loop, const HostPort& address,
-                                                       Limits limits, Events events) {
+                                                       Limits limits, Events events,
+                                                       std::unique_ptr<security::HttpsContext> https) {
   auto state = std::make_shared<State>(loop, limits, std::move(events));
+  state->https = std::move(https);
   boost::system::error_code error;
   tcp::resolver resolver(loop->state().context);
   const std::string host = address.host.empty() ? "0.0.0.0" : address.host;

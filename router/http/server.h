@@ -19,6 +19,7 @@
 #include "common/limits.h"
 #include "common/status.h"
 #include "router/event_loop.h"
+#include "security/https_context.h"
 
 namespace pagoda::router::http {
 
@@ -83,8 +84,10 @@ struct Events {
 class Server {
  public:
   // kUnavailable when the address cannot be bound.
-  static absl::StatusOr<std::unique_ptr<Server>> Listen(EventLoop* loop, const HostPort& address,
-                                                        Limits limits, Events events);
+  // With `https`, TLS is spoken; else plain HTTP.
+  static absl::StatusOr<std::unique_ptr<Server>> Listen(
+      EventLoop* loop, const HostPort& address, Limits limits, Events events,
+      std::unique_ptr<security::HttpsContext> https = nullptr);
   ~Server();
 
   int port() const;

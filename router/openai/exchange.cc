@@ -93,14 +93,29 @@ Exchange::~Exchange() {
   if (!ended_) Ended(499);
 }
 
+// The names are OpenAI's.
+http::Headers Exchange::CommonHeaders() const {
+  http::Headers headers{{"X-Request-Id", id_}};
+  const auto add = [&](const std::string& what, const Gate::Left& left) {
+    if (left.limit == 0) return;
+    headers.emplace_back("x-ratelimit-limit-" + what, std::to_string(left.limit));
+    headers.emplace_back("x-ratelimit-remaining-" + what, std::to_string(left.remaining));
+    headers.emplace_back("x-ratelimit-reset-" + what, absl::StrCat(left.reset_ms, "ms"));
+  };
+  add("requests", standing.requests);
+  add("tokens", standing.tokens);
+  return headers;
+}
+
 void Exchange::Send(int status, std::string_view content_type, std::string body) {
-  response_->Send(status, content_type, std::move(body), {{"X-Request-Id", id_}});
+  response_->Send(status, content_type, std::move(body), CommonHeaders());
   Ended(status);
 }
 
 void Exchange::SendError(const absl::Status& status) {
   const int http_status = HttpStatusOf(status);
-  http::Headers headers{{"X-Request-Id", id_}};
+  http::Headers headers = CommonHeaders();
+  if (http_status == 401) headers.emplace_back("WWW-Authenticate", "Bearer realm=\"pagoda\"");
   if (const auto retry_ms = RetryAfterMsOf(status)) {
     headers.emplace_back("Retry-After",
                          std::to_string(std::max<int64_t>(1, (*retry_ms + 999) / 1000)));
@@ -113,8 +128,9 @@ void Exchange::SendError(const absl::Status& status) {
 }
 
 void Exchange::StartEventStream() {
-  http::Headers headers{
-      {"X-Request-Id", id_}, {"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}};
+  http::Headers headers = CommonHeaders();
+  headers.emplace_back("Cache-Control", "no-cache");
+  headers.emplace_back("X-Accel-Buffering", "no");
   if (resumable) headers.emplace_back("Pagoda-Resumable", "1");
   response_->StartStream(200, "text/event-stream; charset=utf-8", std::move(headers));
 }
@@ -129,6 +145,8 @@ void Exchange::Abandon(int logged_status) { Ended(logged_status); }
 void Exchange::Ended(int status) {
   if (ended_) return;
   ended_ = true;
+  if (reservation != nullptr) reservation->SetUsed(prompt_tokens + output_tokens);
+  reservation.reset();
   const double seconds =
       static_cast<double>(NowNs() - request_->received_ns) / static_cast<double>(kNsPerSecond);
   metrics_->RequestEnded(endpoint_, status, seconds);
@@ -141,6 +159,8 @@ void Exchange::Ended(int status) {
               .seconds = seconds,
               .first_token_seconds = first_token_seconds,
               .model = model,
+              .tenant = caller.tenant(),
+              .key_id = caller.key_id(),
               .prompt_tokens = prompt_tokens,
               .output_tokens = output_tokens});
 }

@@ -6,6 +6,7 @@
 #include <string>
 #include <string_view>
 
+#include "router/access/gate.h"
 #include "router/http/server.h"
 #include "router/metrics.h"
 
@@ -42,6 +43,11 @@ class Exchange {
   // The client has gone: nothing is sent.
   void Abandon(int logged_status);
 
+  // Who asks, as the gate found; what is set aside of its quota while this lives; what is left of it.
+  Caller caller;
+  std::shared_ptr<Gate::Reservation> reservation;
+  Gate::Standing standing;
+
   // For the log line.
   int64_t prompt_tokens = 0;
   int64_t output_tokens = 0;
@@ -51,6 +57,7 @@ class Exchange {
 
  private:
   void Ended(int status);
+  http::Headers CommonHeaders() const;
 
   const std::shared_ptr<http::Request> request_;
   const std::shared_ptr<http::Response> response_;

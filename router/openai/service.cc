@@ -5,12 +5,15 @@
 
 #include "absl/strings/numbers.h"
 #include "pagoda/internal/v1/pipeline.pb.h"
+#include "router/access/models.h"
 #include "router/http/head.h"
 #include "router/openai/json_output.h"
 #include "router/request_status.h"
 
 namespace pagoda::router::openai {
 namespace {
+
+using security::Scope;
 
 constexpr std::string_view kModelPrefix = "/v1/models/";
 
@@ -81,19 +84,19 @@ std::string PercentDecoded(std::string_view text) {
 }  // namespace
 
 const Service::Route Service::kRoutes[] = {
-    {"POST", "/v1/completions", "/v1/completions", &Service::Completions},
-    {"POST", "/v1/chat/completions", "/v1/chat/completions", &Service::Chat},
-    {"GET", "/v1/models", "/v1/models", &Service::Models},
-    {"POST", "/tokenize", "/tokenize", &Service::Tokenize},
-    {"POST", "/detokenize", "/detokenize", &Service::Detokenize},
-    {"GET", "/health", "other", &Service::Health},
-    {"GET", "/livez", "other", &Service::Live},
-    {"GET", "/readyz", "other", &Service::ReadyProbe},
-    {"GET", "/version", "other", &Service::Version},
-    {"GET", "/metrics", "other", &Service::MetricsText},
-    {"GET", "/ping", "other", &Service::Health},
-    {"POST", "/ping", "other", &Service::Health},
-    {"GET", "/load", "other", &Service::Load},
+    {"POST", "/v1/completions", "/v1/completions", &Service::Completions, Scope::kInference},
+    {"POST", "/v1/chat/completions", "/v1/chat/completions", &Service::Chat, Scope::kInference},
+    {"GET", "/v1/models", "/v1/models", &Service::Models, Scope::kInference},
+    {"POST", "/tokenize", "/tokenize", &Service::Tokenize, Scope::kInference},
+    {"POST", "/detokenize", "/detokenize", &Service::Detokenize, Scope::kInference},
+    {"GET", "/health", "other", &Service::Health, std::nullopt},
+    {"GET", "/livez", "other", &Service::Live, std::nullopt},
+    {"GET", "/readyz", "other", &Service::ReadyProbe, std::nullopt},
+    {"GET", "/version", "other", &Service::Version, Scope::kInference},
+    {"GET", "/metrics", "other", &Service::MetricsText, Scope::kMetrics},
+    {"GET", "/ping", "other", &Service::Health, std::nullopt},
+    {"POST", "/ping", "other", &Service::Health, std::nullopt},
+    {"GET", "/load", "other", &Service::Load, Scope::kMetrics},
 };
 
 Service::Service(Options options, Parts parts) : options_(std::move(options)), parts_(parts) {}
@@ -114,16 +117,26 @@ void Service::Handle(std::shared_ptr<http::Request> request,
   };
   const bool head = request->method == "HEAD";
   bool path_known = false;
+  if (!HostIsGood(*request)) {
+    parts_.metrics->Rejected("invalid");
+    return make("other")->Send(421, "application/json",
+                               ErrorBody(421, "this server is not known by the name in the Host header (--allowed-hosts)",
+                                         "", "misdirected_request"));
+  }
   for (const Route& route : kRoutes) {
     if (request->path != route.path) continue;
     path_known = true;
     if (request->method != route.method && !(head && std::string_view(route.method) == "GET"))
       continue;
-    return (this->*route.handler)(make(route.endpoint));
+    auto exchange = make(route.endpoint);
+    if (route.scope.has_value() && !Admit(exchange, *route.scope)) return;
+    return (this->*route.handler)(std::move(exchange));
   }
-  if (request->path.starts_with(kModelPrefix) && (request->method == "GET" || head))
-    return Model(make("/v1/models"));
-  auto exchange = make("other");
+  const bool is_model = request->path.starts_with(kModelPrefix) && (request->method == "GET" || head);
+  auto exchange = make(is_model ? "/v1/models" : "other");
+  // What is not known is not open either: it does not tell strangers what there is.
+  if (!Admit(exchange, Scope::kInference)) return;
+  if (is_model) return Model(std::move(exchange));
   if (path_known) {
     exchange->Send(
         405, "application/json",
@@ -136,7 +149,36 @@ void Service::Handle(std::shared_ptr<http::Request> request,
   }
 }
 
-void Service::Reject(std::shared_ptr<Exchange> exchange, const absl::Status& status) {
+bool Service::HostIsGood(const http::Request& request) const {
+  const std::string_view host = request.Header("host");
+  if (!options_.refuse_public_names || !http::IsPublicName(host)) return true;
+  return std::ranges::any_of(options_.allowed_hosts, [&](const std::string& allowed) {
+    return http::EqualsIgnoringCase(host.substr(0, host.find(':')), allowed);
+  });
+}
+
+bool Service::Admit(const std::shared_ptr<Exchange>& exchange, Scope scope) {
+  absl::StatusOr<Caller> caller =
+      parts_.gate->Admit(exchange->request().Header("authorization"), scope);
+  absl::Status status = caller.status();
+  const MonotonicNs now = NowNs();
+  if (status.ok() && scope == Scope::kInference) status = parts_.gate->TakeRequest(*caller, now);
+  if (caller.ok()) {
+    exchange->caller = *std::move(caller);
+    exchange->standing = parts_.gate->StandingOf(exchange->caller, now);
+  }
+  if (status.ok()) return true;
+  parts_.metrics->Rejected(absl::IsResourceExhausted(status) ? "quota" : "unauthorized");
+  exchange->SendError(status);
+  return false;
+}
+
+std::shared_ptr<const ServedModels> Service::ModelsFor(const Caller& caller) const {
+  return FilterModels(parts_.registry->models(), caller);
+}
+
+void Service::Reject(std::shared_ptr<Exchange> exchange, const absl::Status& given) {
+  const absl::Status status = HideModels(given, exchange->caller);
   const int code = HttpStatusOf(status);
   parts_.metrics->Rejected(code == 404 ? "not_found" : code == 503 ? "no_pipeline" : "invalid");
   exchange->SendError(status);
@@ -160,7 +202,7 @@ void Service::Prepare(
         ErrorBody(415, "the body must not be compressed: the only Content-Encoding is identity", "",
                   "unsupported_content_encoding"));
   }
-  const std::shared_ptr<const ServedModels> models = parts_.registry->models();
+  const std::shared_ptr<const ServedModels> models = ModelsFor(exchange->caller);
   if (exchange->request().body.size() <= options_.inline_bytes) {
     absl::StatusOr<Result> result = work(exchange->request(), *models);
     if (!result.ok()) return Reject(std::move(exchange), result.status());
@@ -206,7 +248,7 @@ void Service::Resume(std::shared_ptr<Exchange> exchange, Endpoint endpoint) {
   exchange->resumable = true;
   const std::string id = exchange->id();
   parts_.dispatcher->FindStream(
-      /*tenant=*/"", id,
+      exchange->caller.tenant(), id,
       [this, exchange = std::move(exchange), endpoint,
        position = *std::move(position)](FoundStream found) mutable {
         if (draining_) return exchange->SendError(ShuttingDown());
@@ -256,6 +298,19 @@ void Service::StartJob(std::shared_ptr<Exchange> exchange, Endpoint endpoint, in
           state.set_body(done->request().body);
           resumable->router_state = state.SerializeAsString();
         }
+        int64_t tokens = 0;
+        for (GenerationRequest& request : prepared.requests) {
+          request.tenant = done->caller.tenant();
+          tokens += MostTokens(request);
+        }
+        const MonotonicNs now = NowNs();
+        auto reserved = parts_.gate->ReserveTokens(done->caller, tokens, now);
+        done->standing = parts_.gate->StandingOf(done->caller, now);
+        if (!reserved.ok()) {
+          parts_.metrics->Rejected("quota");
+          return done->SendError(reserved.status());
+        }
+        done->reservation = *std::move(reserved);
         auto job = std::make_shared<GenerationJob>(std::move(done), std::move(prepared), parts_.dispatcher,
                                                    parts_.metrics, parts_.tracer, created_unix_s);
         if (resumable) job->MakeResumable(*std::move(resumable));
@@ -311,7 +366,7 @@ void Service::Detokenize(std::shared_ptr<Exchange> exchange) {
 
 void Service::Models(std::shared_ptr<Exchange> exchange) {
   std::string body = "{\"object\":\"list\",\"data\":";
-  const auto models = parts_.registry->models();
+  const auto models = ModelsFor(exchange->caller);
   AppendList(body, models->models, [&](const ServedModel& model) { AppendModel(body, model); });
   body += '}';
   exchange->SendJson(std::move(body));
@@ -320,7 +375,7 @@ void Service::Models(std::shared_ptr<Exchange> exchange) {
 void Service::Model(std::shared_ptr<Exchange> exchange) {
   const std::string name =
       PercentDecoded(std::string_view(exchange->request().path).substr(kModelPrefix.size()));
-  const auto models = parts_.registry->models();
+  const auto models = ModelsFor(exchange->caller);
   for (const ServedModel& model : models->models) {
     if (model.name != name) continue;
     std::string body;

@@ -4,8 +4,11 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
+#include "router/access/gate.h"
 #include "router/dispatcher.h"
 #include "router/event_loop.h"
 #include "router/http/server.h"
@@ -22,6 +25,9 @@ class Service {
     int64_t request_timeout_ms = limits::kMaxRequestMs;
     size_t inline_bytes = 8u << 10;  // a longer body is prepared on the pool
     bool access_log = true;
+    // Open to everybody on this machine alone: then pages of the browser on it must not get in by a name of their own.
+    bool refuse_public_names = false;
+    std::vector<std::string> allowed_hosts;  // public names that are taken all the same
   };
   struct Parts {
     EventLoop* loop;
@@ -30,6 +36,7 @@ class Service {
     ModelRegistry* registry;
     Metrics* metrics;
     Tracer* tracer = nullptr;  // null: off
+    Gate* gate;
   };
   Service(Options options, Parts parts);
 
@@ -46,6 +53,7 @@ class Service {
     const char* path;
     const char* endpoint;  // label of metrics
     Handler handler;
+    std::optional<security::Scope> scope;  // of the key that is needed; none: open to everybody
   };
   static const Route kRoutes[];
 
@@ -75,6 +83,11 @@ class Service {
       std::shared_ptr<Exchange> exchange,
       std::function<absl::StatusOr<Result>(const http::Request&, const ServedModels&)> work,
       std::function<void(std::shared_ptr<Exchange>, Result)> done);
+  // False when it was answered: no key, a wrong one, or a quota used up.
+  bool Admit(const std::shared_ptr<Exchange>& exchange, security::Scope scope);
+  // What the caller may see of the models.
+  std::shared_ptr<const ServedModels> ModelsFor(const Caller& caller) const;
+  bool HostIsGood(const http::Request& request) const;
   void Reject(std::shared_ptr<Exchange> exchange, const absl::Status& status);
   MonotonicNs DeadlineOf(const http::Request& request) const;
 

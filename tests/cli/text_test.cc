@@ -26,7 +26,7 @@ TEST(ParseServerTest, UrlsAndAddresses) {
   EXPECT_EQ(ParseServer("http://127.0.0.1:8000/v1")->ToString(), "127.0.0.1:8000");
   EXPECT_EQ(ParseServer("localhost")->ToString(), "localhost:80");
   EXPECT_EQ(ParseServer("[::1]:9")->host, "::1");
-  EXPECT_FALSE(ParseServer("https://example.org").ok());
+  EXPECT_EQ(ParseServer("https://example.org/v1")->ToString(), "example.org:443");
   EXPECT_FALSE(ParseServer("host:port").ok());
 }
 

@@ -1,4 +1,5 @@
 #include "common/config.h"
+#include "common/reload.h"
 
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -71,6 +72,36 @@ TEST_F(ConfigTest, ErrorsNameTheKey) {
   const absl::Status nested = ParseFile("name: {a: 1}\n");
   EXPECT_TRUE(absl::IsInvalidArgument(nested));
   EXPECT_NE(message(nested).find("'name'"), std::string::npos) << nested;
+}
+
+TEST_F(ConfigTest, ErrorsNameFileAndLineAndWhatMayBeMeant) {
+  const auto message = [&](const std::string& yaml, std::vector<const char*> arguments = {}) {
+    return std::string(ParseFile(yaml, std::move(arguments)).message());
+  };
+  const auto at = [&](int line) { return path_ + ":" + std::to_string(line) + ": "; };
+  EXPECT_EQ(message("name: x\n\nmax-model-length: 4096\n"),
+            at(3) + "there is no option 'max-model-length' here; is 'max-model-len' meant?");
+  EXPECT_EQ(message("colour: red\n"), at(1) + "there is no option 'colour' here");
+  EXPECT_EQ(message("config: other.yaml\n"), at(1) + "there is no option 'config' here");
+  EXPECT_EQ(message("name: x\nname: y\n"), at(2) + "'name' stands in line 1 already");
+  EXPECT_EQ(message("name:\n"), at(1) + "'name' needs a value or a list");
+  EXPECT_EQ(message("router: 3\n"), at(1) + "section 'router' is not a map of names to values");
+  EXPECT_EQ(message("name: x\nmax-model-len: many\n").substr(0, at(2).size()), at(2)) << message("max-model-len: many\n");
+  EXPECT_EQ(message("name: x\n  y: [\n").substr(0, at(2).size()), at(2));
+  const std::string of_the_flag = message("max-model-len: 1\n", {"--max-model-len=many"});
+  EXPECT_EQ(of_the_flag.find(path_), std::string::npos) << "the flag is wrong, not the file: " << of_the_flag;
+}
+
+TEST_F(ConfigTest, AProcessReadsItsOwnSectionAndTheTop) {
+  const char* text = "max-model-len: 1\nname: all\nrouter:\n  max-model-len: 2\n  no-such: 1\nworker:\n  max-model-len: 3\n";
+  std::ofstream(path_) << text;
+  const char* worker[] = {"/usr/bin/pagoda-worker", "--config", path_.c_str()};
+  ASSERT_TRUE(ParseCommandLine(app_, 3, worker).ok()) << "another's section is another's to check";
+  EXPECT_EQ(length_, 3);
+  EXPECT_EQ(name_, "all");
+  EXPECT_EQ(*ConfiguredValue(app_, "max-model-len"), "3");
+  EXPECT_EQ(*ConfiguredValue(app_, "name"), "all");
+  EXPECT_TRUE(absl::IsNotFound(ConfiguredValue(app_, "pin-threads").status()));
 }
 
 TEST_F(ConfigTest, WhatIsNoYamlMapIsAnErrorAndNotACrash) {

@@ -57,32 +57,5 @@ TEST(MetricsTest, PromtoolFindsNothing) {
   std::remove(path.c_str());
 }
 
-std::string Get(int port, const std::string& target) {
-  addrinfo* address = nullptr;
-  getaddrinfo("127.0.0.1", std::to_string(port).c_str(), nullptr, &address);
-  const int fd = socket(AF_INET, SOCK_STREAM, 0);
-  std::string answer;
-  if (connect(fd, address->ai_addr, address->ai_addrlen) == 0) {
-    const std::string request = "GET " + target + " HTTP/1.0\r\n\r\n";
-    EXPECT_EQ(write(fd, request.data(), request.size()), static_cast<ssize_t>(request.size()));
-    char buffer[4096];
-    for (ssize_t got; (got = read(fd, buffer, sizeof(buffer))) > 0;) answer.append(buffer, static_cast<size_t>(got));
-  }
-  close(fd);
-  freeaddrinfo(address);
-  return answer;
-}
-
-TEST(MetricsServerTest, ServesTheRegistry) {
-  auto server = MetricsServer::Start("127.0.0.1:0", Sample());
-  ASSERT_TRUE(server.ok()) << server.status();
-  ASSERT_GT((*server)->port(), 0);
-  const std::string answer = Get((*server)->port(), "/metrics");
-  EXPECT_NE(answer.find("200"), std::string::npos);
-  EXPECT_NE(answer.find("pagoda_queue_requests 0.25"), std::string::npos) << answer;
-  EXPECT_FALSE(MetricsServer::Start("127.0.0.1:" + std::to_string((*server)->port()), Sample()).ok())
-      << "the port is taken";
-}
-
 }  // namespace
 }  // namespace pagoda

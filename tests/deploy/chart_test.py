@@ -76,7 +76,8 @@ def test_there_are_sets_enough_and_they_cover_the_features():
     assert len(SETS) >= 6, SETS
     kinds = {item["kind"] for _, item in EVERY}
     wanted = {"Deployment", "StatefulSet", "LeaderWorkerSet", "Job", "Service", "ServiceAccount", "NetworkPolicy", "PodDisruptionBudget",
-              "HorizontalPodAutoscaler", "ScaledObject", "PodMonitor", "PrometheusRule", "ConfigMap", "HTTPRoute", "InferencePool", "Pod"}
+              "HorizontalPodAutoscaler", "ScaledObject", "PodMonitor", "PrometheusRule", "ConfigMap", "HTTPRoute", "InferencePool", "Pod", "Issuer",
+              "Certificate"}
     assert wanted == kinds, wanted ^ kinds
 
 
@@ -242,6 +243,51 @@ def test_workers_are_as_many_as_the_models_need():
     assert count("autoscaled-hpa") == (None, None)
 
 
+ROLE_OF = {"router": "router", "coordinator": "coordinator", "worker": "worker", "models": "admin", "test": "admin"}
+
+
+def test_every_process_has_the_certificate_of_its_role_and_no_other():
+    checked = 0
+    for name, item, pod in PODS:
+        component = pod["metadata"]["labels"]["app.kubernetes.io/component"]
+        secrets = {volume["name"]: volume["secret"]["secretName"] for volume in pod["spec"].get("volumes", []) if "secret" in volume}
+        if name == "one-pod-cpu":
+            assert "tls" not in secrets and "--tls" not in str(pod), name
+            continue
+        role = ROLE_OF[component]
+        assert secrets["tls"].removesuffix("-tls").endswith(role), f"{name} {component}: {secrets}"
+        assert not any(other in str(secrets["tls"]) for other in set(ROLE_OF.values()) - {role}), f"{name} {component}: {secrets}"
+        for container in pod["spec"]["containers"]:
+            arguments = [str(argument) for argument in container["args"]]
+            if "bench" not in arguments:
+                assert "--tls=/etc/pagoda/tls" in arguments, f"{name} {component}: {arguments}"
+                checked += 1
+            assert "api-keys" not in secrets or component in ("router", "coordinator", "worker"), f"{name}: {component} needs no key file"
+        authority = next((item for item in SETS_OF_OBJECTS[name] if item["kind"] == "Certificate" and item["spec"]["secretName"] == secrets["tls"]), None)
+        if authority:
+            assert authority["spec"]["uris"] == [f"spiffe://pagoda/{role}"], authority
+        else:
+            assert name == "secured"
+    assert checked > 30, checked
+
+
+def test_authoritys_key_is_in_no_pod():
+    for name, item, pod in PODS:
+        assert "authority" not in str(pod["spec"].get("volumes")), f"{name}: {item['metadata']['name']}"
+
+
+def test_secured_needs_keys_everywhere():
+    for name, item, pod in PODS:
+        if name != "secured" or item["kind"] not in ("Deployment", "StatefulSet"):
+            continue
+        assert "--api-key-file=/etc/pagoda/keys/keys.yaml" in pod["spec"]["containers"][0]["args"], item["metadata"]["name"]
+    monitors = [item for item in SETS_OF_OBJECTS["secured"] if item["kind"] == "PodMonitor"]
+    assert len(monitors) == 3
+    for monitor in monitors:
+        end = monitor["spec"]["podMetricsEndpoints"][0]
+        assert end["scheme"] == "https" and end["tlsConfig"]["serverName"] and end["authorization"]["credentials"]["name"] == "pagoda-metrics-key", end
+
+
 def test_gpus_are_asked_for_as_limits():
     pod = next(pod for name, item, pod in PODS if name == "gpu-2x4-lws" and item["kind"] == "LeaderWorkerSet")
     limits = pod["spec"]["containers"][0]["resources"]["limits"]
@@ -286,7 +332,11 @@ REFUSED = [
     (["workers.resources.limits.memory=lots"], "/workers/resources/limits/memory"),
     (["workers.ucx.tcpPortRange=any"], "/workers/ucx/tcpPortRange"),
     (["router.service.type=Public"], "/router/service/type"),
-    (["tls.enabled=true"], "additional properties 'tls' not allowed"),
+    (["tls.source=vault"], "/tls/source"),
+    (["tls.secret=x"], "additional properties 'secret' not allowed"),
+    (["tls.source=existingSecrets"], "tls.existingSecrets.admin names none"),
+    (["apiKeys.existingSecret=keys,router.grpcReflection=true"], "it cannot be on together with apiKeys.existingSecret"),
+    (["apiKeys.existingSecret=keys,monitoring.podMonitor.enabled=true"], "apiKeys.metricsKey.existingSecret"),
     (["images.control.digest=sha256:abc"], "/images/control/digest"),
     # What must fit together.
     (["coordinator.heartbeatMs=2000"], "one late heartbeat would lose a worker"),
@@ -332,10 +382,18 @@ def test_real_binaries_parse_every_command_line():
     """Servers with --check-config. `pagoda` has none: deploy and bench are sent to a closed port and must fail for that alone (status 1,
     where a wrong flag is 2); pull gets a model that is there."""
     lines = {}
-    for where, _, _, container, _ in containers():
+    # What the pods would find mounted: real certificates and a real key file.
+    certificates = tempfile.TemporaryDirectory(prefix="pagoda-chart-")
+    tools.run(tools.binary("pagoda"), "certs", certificates.name + "/tls")
+    tools.run(tools.binary("pagoda"), "keys", "create", "--tenant=a", f"--file={certificates.name}/keys.yaml")
+    for where, _, pod, container, _ in containers():
         values = {entry["name"]: {"metadata.name": "pod-0", "status.podIP": "10.0.0.7"}[entry["valueFrom"]["fieldRef"]["fieldPath"]]
                   for entry in container.get("env", []) if "fieldRef" in entry.get("valueFrom", {})}
+        values["API_KEY"] = "sk-pagoda-0"
         arguments = [re.sub(r"\$\((\w+)\)", lambda match: values[match[1]], str(argument)) for argument in container["args"]]
+        role = ROLE_OF[pod["metadata"]["labels"]["app.kubernetes.io/component"]]
+        arguments = [argument.replace("/etc/pagoda/tls", f"{certificates.name}/tls/{role}").replace("/etc/pagoda/server", f"{certificates.name}/tls/server")
+                     .replace("/etc/pagoda/keys", certificates.name) for argument in arguments]
         # This machine need not have the instruction set, and must not resolve names.
         arguments = [re.sub(r"^--isa=avx512$", "--isa=auto", argument) for argument in arguments]
         lines[tuple(container["command"] + arguments)] = where
@@ -350,7 +408,7 @@ def test_real_binaries_parse_every_command_line():
                     arguments = ["pull", str(tools.ROOT / "tests/golden/tiny_llama"), f"--cache-dir={folder}"]
                 else:
                     expected = 1
-                    arguments = [re.sub(r"^(--coordinators=)[^:]+:\d+|^(--url=http://)[^:]+:\d+", lambda m: (m[1] or m[2]) + "127.0.0.1:1", a)
+                    arguments = [re.sub(r"^(--coordinators=)[^:]+:\d+|^(--url=https?://)[^:]+:\d+", lambda m: (m[1] or m[2]) + "127.0.0.1:1", a)
                                  for a in arguments]
                 done = tools.run(program, *arguments, check=False, timeout=40)
         else:

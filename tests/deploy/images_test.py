@@ -84,6 +84,8 @@ def test_packages_exist():
 
 def test_compose_services_are_closed_and_parse():
     parsed = 0
+    certificates = tempfile.TemporaryDirectory(prefix="pagoda-compose-")
+    tools.run(tools.binary("pagoda"), "certs", certificates.name + "/certificates", "--hosts", "router")
     for name, service in COMPOSE["services"].items():
         assert service["read_only"] and service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
@@ -97,7 +99,8 @@ def test_compose_services_are_closed_and_parse():
             assert source in COMPOSE["volumes"] or (tools.ROOT / "deploy" / source).exists(), f"{name}: {volume}"
         command = service["command"]
         if command[0] in ("pagoda-router", "pagoda-coordinator", "pagoda-worker"):
-            tools.run(tools.binary(command[0]), *command[1:], "--check-config")
+            assert any(part.startswith("--tls=") for part in command), name
+            tools.run(tools.binary(command[0]), *[part.replace("/etc/pagoda/", certificates.name + "/") for part in command[1:]], "--check-config")
             parsed += 1
             grace = int(service["stop_grace_period"].removesuffix("s"))
             timeout = next(int(part.split("=")[1]) for part in command if part.startswith("--shutdown-timeout-ms="))

@@ -72,6 +72,8 @@ def test_framing(c):
              (b"GET / HTTP/1.1\r\n\r\n", 400), (b"\x16\x03\x01\x02\x00\x01\x00", None), (b"GET\r\n\r\n", 400),
              (b"GET /\x00 HTTP/1.1\r\nHost: a\r\n\r\n", 400), (b"GET / HTTP/9.9\r\nHost: a\r\n\r\n", 400),
              (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+             # DNS rebinding: a page's own name that points at this machine.
+             (b"GET /v1/models HTTP/1.1\r\nHost: rebind.example.com:8000\r\n\r\n", 421),
              (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: " + b"y" * 40_000 + b"\r\n\r\n", 431),
              (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: y\r\n" * 200 + b"\r\n", 431),
              (b"GET /" + b"a" * 40_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 431)]

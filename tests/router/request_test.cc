@@ -302,6 +302,15 @@ TEST(RequestTest, TooManyValuesAreRefused) {
               testing::HasSubstr("too many"));
 }
 
+TEST(HeadTest, NamesOfPublicDnsAreToldFromLocalOnes) {
+  for (const char* local : {"", "localhost", "localhost:8000", "127.0.0.1:8000", "10.1.2.3", "[::1]:8000", "[fe80::1]", "host", "a.localhost:1"}) {
+    EXPECT_FALSE(http::IsPublicName(local)) << local;
+  }
+  for (const char* name : {"rebind.example.com", "rebind.example.com:8000", "127.0.0.1.nip.io", "a.b", "1.2.3.4x", "evil.localhost.com"}) {
+    EXPECT_TRUE(http::IsPublicName(name)) << name;
+  }
+}
+
 TEST(HeadTest, FramingThatParsersDisagreeOnIsRefused) {
   const http::Limits limits;
   const auto status = [&](const std::string& lines) {

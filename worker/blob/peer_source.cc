@@ -29,8 +29,8 @@ class Peers {
  public:
   explicit Peers(const PeerSourceOptions& options) : options_(options) {
     for (const std::string& address : options_.addresses) {
-      stubs_.push_back(
-          v1::Blob::NewStub(grpc::CreateChannel(address, grpc::InsecureChannelCredentials())));
+      stubs_.push_back(v1::Blob::NewStub(security::ChannelTo(
+          address, options_.tls, {security::Role::kWorker, security::Role::kCoordinator})));
     }
   }
 

@@ -9,6 +9,7 @@
 
 #include "absl/time/time.h"
 #include "checkpoint/byte_source.h"
+#include "security/cluster_tls.h"
 
 namespace pagoda::worker {
 
@@ -18,7 +19,8 @@ struct PeerSourceOptions {
   absl::Duration timeout = absl::Seconds(10);  // of one call; a call reads at most 4 MiB
   // Where to keep what was read (a file per model file, named after it); empty: nowhere, and Map()
   // gives nothing.
-  std::string cache_folder;
+  std::string cache_folder = {};
+  security::SharedTls tls = nullptr;  // null: plain
 };
 
 struct PeerFile {

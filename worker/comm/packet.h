@@ -12,7 +12,7 @@
 
 namespace pagoda::worker {
 
-inline constexpr uint32_t kPacketMagic = 0x31434450;  // "PDC1"; changes with the layout below
+inline constexpr uint32_t kPacketMagic = 0x32434450;  // "PDC2"; changes with the layout below
 
 enum class PacketKind : uint8_t { kHello, kHelloAnswer, kReady, kData };
 
@@ -28,9 +28,10 @@ struct PacketHeader {
   uint64_t offset = 0;         // of this packet's bytes in it
   uint32_t sequence = 0;
   uint32_t reserved = 0;
+  LinkToken token = {};  // of the epoch
 };
 
-static_assert(std::is_trivially_copyable_v<PacketHeader> && sizeof(PacketHeader) == 48);
+static_assert(std::is_trivially_copyable_v<PacketHeader> && sizeof(PacketHeader) == 64);
 static_assert(limits::kMaxStages <= 256 && limits::kMaxTensorParallel <= 256,
               "stage and rank fit in a byte");
 // The largest message is the hidden states of one step in f32.
@@ -42,6 +43,12 @@ inline PeerId SenderOf(const PacketHeader& header) {
 }
 inline MessageTag TagOf(const PacketHeader& header) {
   return {.channel = header.channel, .step = header.step, .sequence = header.sequence};
+}
+// In a time that does not depend on where they differ.
+inline bool SameToken(const LinkToken& a, const LinkToken& b) {
+  unsigned difference = 0;
+  for (size_t i = 0; i < a.size(); ++i) difference |= static_cast<unsigned>(a[i] ^ b[i]);
+  return difference == 0;
 }
 inline bool SameTag(const MessageTag& a, const MessageTag& b) {
   return a.channel == b.channel && a.step == b.step && a.sequence == b.sequence;

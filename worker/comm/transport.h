@@ -7,6 +7,7 @@
 // Waiting spins briefly, then sleeps on the transport's event descriptor: an idle worker takes no CPU.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -51,6 +52,10 @@ class Transfer {
   virtual size_t bytes() const = 0;
 };
 
+// Random, of one epoch, told by the coordinator to the ranks of it alone. Every packet carries it, and what comes without is
+// dropped before anything in it is believed: nobody else can speak into the epoch. It hides nothing from who can read the wire.
+using LinkToken = std::array<std::byte, 16>;
+
 class Transport {
  public:
   virtual ~Transport() = default;
@@ -60,9 +65,10 @@ class Transport {
   // with each. kDeadlineExceeded names the peers that did not answer; kCancelled when `stop` becomes true (checked after each
   // Wake()).
   virtual absl::Status Connect(Epoch epoch, PeerId self, const std::vector<PeerAddress>& peers, absl::Duration timeout,
-                               const std::atomic<bool>* stop) = 0;
-  absl::Status Connect(Epoch epoch, PeerId self, const std::vector<PeerAddress>& peers, absl::Duration timeout) {
-    return Connect(epoch, self, peers, timeout, nullptr);
+                               const LinkToken& token, const std::atomic<bool>* stop) = 0;
+  absl::Status Connect(Epoch epoch, PeerId self, const std::vector<PeerAddress>& peers, absl::Duration timeout,
+                       const LinkToken& token = {}) {
+    return Connect(epoch, self, peers, timeout, token, nullptr);
   }
   // Fails everything under way with kAborted and closes the links. Safe when not connected.
   virtual void Abort() = 0;

@@ -10,13 +10,14 @@ UcxTransfer::~UcxTransfer() {
   if (!done_ && link != nullptr) link->Forget(this);
 }
 
-UcxLink::UcxLink(UcxShared& shared, Epoch epoch, PeerId self, PeerId peer, std::string address)
+UcxLink::UcxLink(UcxShared& shared, const Ends& ends, std::string address)
     : shared_(shared),
-      epoch_(epoch),
-      self_(self),
-      peer_(peer),
+      epoch_(ends.epoch),
+      token_(ends.token),
+      self_(ends.self),
+      peer_(ends.peer),
       address_(std::move(address)),
-      inbox_(peer, shared.unexpected_bytes, shared.max_unexpected_bytes) {}
+      inbox_(ends.peer, shared.unexpected_bytes, shared.max_unexpected_bytes) {}
 
 UcxLink::~UcxLink() {
   Close(absl::AbortedError(absl::StrCat("epoch ", epoch_.value(), " was aborted")));
@@ -115,6 +116,7 @@ PacketHeader UcxLink::Header(PacketKind kind) const {
   header.stage = static_cast<uint8_t>(self_.stage);
   header.rank = static_cast<uint8_t>(self_.rank);
   header.epoch = epoch_.value();
+  header.token = token_;
   return header;
 }
 

@@ -20,7 +20,13 @@ namespace pagoda::worker {
 
 class UcxLink {
  public:
-  UcxLink(UcxShared& shared, Epoch epoch, PeerId self, PeerId peer, std::string address);
+  struct Ends {
+    Epoch epoch;
+    LinkToken token;
+    PeerId self;
+    PeerId peer;
+  };
+  UcxLink(UcxShared& shared, const Ends& ends, std::string address);
   // As Close(kAborted).
   ~UcxLink();
   UcxLink(const UcxLink&) = delete;
@@ -70,6 +76,7 @@ class UcxLink {
 
   UcxShared& shared_;
   const Epoch epoch_;
+  const LinkToken token_;
   const PeerId self_;
   const PeerId peer_;
   const std::string address_;

@@ -67,7 +67,7 @@ class UcxTransport final : public Transport {
 
   std::string address() const override { return context_->address(); }
   absl::Status Connect(Epoch epoch, PeerId self, const std::vector<PeerAddress>& peers,
-                       absl::Duration timeout, const std::atomic<bool>* stop) override;
+                       absl::Duration timeout, const LinkToken& token, const std::atomic<bool>* stop) override;
   void Abort() override;
   std::unique_ptr<Transfer> Send(PeerId to, MessageTag tag,
                                  std::span<const std::byte> data) override;
@@ -100,10 +100,14 @@ class UcxTransport final : public Transport {
   const int wake_descriptor_;
   bool connected_ = false;
   Epoch epoch_;
+  LinkToken token_ = {};
   PeerId self_;
   std::map<PeerId, std::unique_ptr<UcxLink>> links_;
-  std::map<PeerId, uint64_t>
-      heard_epochs_;  // the epoch of the last hello from each, also of peers not yet linked
+  struct Hello {
+    uint64_t epoch = 0;
+    LinkToken token = {};
+  };
+  std::map<PeerId, Hello> heard_hellos_;  // the last from each, also of peers not yet linked
 };
 
 absl::Status UcxTransport::Listen() {
@@ -134,17 +138,22 @@ void UcxTransport::Take(const PacketHeader& header, std::span<const std::byte> d
   ++shared_.packets_received;
   const PeerId sender = SenderOf(header);
   if (sender.stage >= limits::kMaxStages || sender.rank >= limits::kMaxTensorParallel) return;
-  if (header.kind == PacketKind::kHello) heard_epochs_[sender] = header.epoch;
-  if (!connected_ || header.epoch != epoch_.value()) return;
+  // A hello may come before this rank knows of the epoch: then it is kept, with the token that it brought.
+  const bool ours = connected_ && header.epoch == epoch_.value() && SameToken(header.token, token_);
+  if (header.kind == PacketKind::kHello && (ours || !connected_ || header.epoch != epoch_.value())) {
+    heard_hellos_[sender] = {.epoch = header.epoch, .token = header.token};
+  }
+  if (!ours) return;
   const auto link = links_.find(sender);
   if (link == links_.end()) return;
   link->second->Arrived(header, data);
 }
 
 absl::Status UcxTransport::Connect(Epoch epoch, PeerId self, const std::vector<PeerAddress>& peers,
-                                   absl::Duration timeout, const std::atomic<bool>* stop) {
+                                   absl::Duration timeout, const LinkToken& token, const std::atomic<bool>* stop) {
   Abort();
   epoch_ = epoch;
+  token_ = token;
   self_ = self;
   for (const PeerAddress& peer : peers) {
     if (peer.peer == self) continue;
@@ -154,7 +163,9 @@ absl::Status UcxTransport::Connect(Epoch epoch, PeerId self, const std::vector<P
       return Annotate(address.status(), PeerName(peer.peer));
     }
     links_[peer.peer] =
-        std::make_unique<UcxLink>(shared_, epoch, self, peer.peer, *std::move(address));
+        std::make_unique<UcxLink>(
+            shared_, UcxLink::Ends{.epoch = epoch, .token = token, .self = self, .peer = peer.peer},
+            *std::move(address));
   }
   connected_ = true;
   const absl::Status status = ShakeHands(timeout, stop);
@@ -165,8 +176,11 @@ absl::Status UcxTransport::Connect(Epoch epoch, PeerId self, const std::vector<P
 absl::Status UcxTransport::OpenLink(UcxLink& link) {
   PAGODA_RETURN_IF_ERROR(link.Open());
   // Its hello may have come before we were in this epoch.
-  const auto heard = heard_epochs_.find(link.peer());
-  if (heard != heard_epochs_.end() && heard->second == epoch_.value()) link.AnswerHello();
+  const auto heard = heard_hellos_.find(link.peer());
+  if (heard != heard_hellos_.end() && heard->second.epoch == epoch_.value() &&
+      SameToken(heard->second.token, token_)) {
+    link.AnswerHello();
+  }
   return absl::OkStatus();
 }
 
@@ -206,9 +220,9 @@ absl::Status UcxTransport::NameSilent(absl::Duration timeout) const {
   for (const auto& [peer, link] : links_) {
     if (link->up()) continue;
     std::string detail(AsStd(link->failure().message()));
-    const auto heard = heard_epochs_.find(peer);
-    if (detail.empty() && heard != heard_epochs_.end() && heard->second != epoch_.value()) {
-      detail = absl::StrCat("its last hello was of epoch ", heard->second);
+    const auto heard = heard_hellos_.find(peer);
+    if (detail.empty() && heard != heard_hellos_.end() && heard->second.epoch != epoch_.value()) {
+      detail = absl::StrCat("its last hello was of epoch ", heard->second.epoch);
     }
     silent.push_back({.peer = peer, .detail = std::move(detail)});
   }

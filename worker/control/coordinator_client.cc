@@ -18,7 +18,7 @@ constexpr int64_t kLongestDeafnessNs = 60 * kNsPerSecond;
 constexpr absl::Duration kEager = absl::Seconds(15);
 constexpr absl::Duration kEagerPause = absl::Milliseconds(150);
 
-std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
+std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address, const security::SharedTls& tls) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(static_cast<int>(limits::kMaxGrpcMessageBytes));
   arguments.SetMaxSendMessageSize(static_cast<int>(limits::kMaxGrpcMessageBytes));
@@ -28,7 +28,7 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 2'000);  // also the longest that a connect may take
   arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // a new attempt is a new connection
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+  return security::ChannelTo(address, tls, {security::Role::kCoordinator}, arguments);
 }
 
 }  // namespace
@@ -91,7 +91,7 @@ std::string CoordinatorClient::NextAddress() {
 }
 
 bool CoordinatorClient::Attach(const std::string& address) {
-  const auto stub = wire::WorkerControl::NewStub(MakeChannel(address));
+  const auto stub = wire::WorkerControl::NewStub(MakeChannel(address, options_.tls));
   grpc::ClientContext context;
   {
     MutexLock lock(&mutex_);

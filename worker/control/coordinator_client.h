@@ -16,6 +16,7 @@
 
 #include "common/mutex.h"
 #include "pagoda/internal/v1/worker.grpc.pb.h"
+#include "security/cluster_tls.h"
 #include "worker/control/wire.h"
 #include "worker/control/worker_metrics.h"
 
@@ -23,6 +24,7 @@ namespace pagoda::worker {
 
 struct CoordinatorClientOptions {
   std::vector<std::string> coordinators;   // host:port, tried in turn
+  security::SharedTls tls;                 // null: plain
   wire::Register identity;                 // all but `held`
   WorkerMetrics* metrics = nullptr;        // outlives the client
   std::function<void()> on_registered;     // each time; on the reader's thread

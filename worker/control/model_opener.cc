@@ -30,7 +30,8 @@ absl::StatusOr<SharedCheckpoint> OpenLocal(const std::string& root, const Assign
   return SharedCheckpoint(std::move(model));
 }
 
-absl::StatusOr<SharedCheckpoint> OpenFromPeers(const std::string& root, const Assignment& assignment) {
+absl::StatusOr<SharedCheckpoint> OpenFromPeers(const std::string& root, const Assignment& assignment,
+                                               const security::SharedTls& tls) {
   const std::string& digest = assignment.model_digest;
   const auto is_hex = [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); };
   if (digest.size() != 64 || !std::all_of(digest.begin(), digest.end(), is_hex)) {
@@ -38,7 +39,8 @@ absl::StatusOr<SharedCheckpoint> OpenFromPeers(const std::string& root, const As
   }
   const std::string folder = absl::StrCat(root, "/peers/", digest);
   PAGODA_RETURN_IF_ERROR(checkpoint::MakeFolders(folder));
-  const PeerSourceOptions options{.addresses = assignment.model_peers, .model_digest = digest, .cache_folder = folder};
+  const PeerSourceOptions options{.addresses = assignment.model_peers, .model_digest = digest, .cache_folder = folder,
+                                  .tls = tls};
   PAGODA_ASSIGN_OR_RETURN(const std::vector<PeerFile> files, ListPeerFiles(options));
   std::vector<Checkpoint::RemoteFile> sources;
   for (const PeerFile& file : files) {
@@ -83,7 +85,7 @@ ModelOpener MakeModelOpener(const ModelOpenerOptions& options) {
     absl::StatusOr<SharedCheckpoint> local = OpenLocal(root, assignment, options.catalog.get());
     if (local.ok()) return local;
     absl::StatusOr<SharedCheckpoint> remote = absl::NotFoundError("no peer has it");
-    if (!assignment.model_peers.empty()) remote = OpenFromPeers(root, assignment);
+    if (!assignment.model_peers.empty()) remote = OpenFromPeers(root, assignment, options.tls);
     if (remote.ok()) return remote;
     absl::StatusOr<SharedCheckpoint> pulled = OpenFromSource(root, assignment, options, keep_going);
     if (pulled.ok()) return pulled;

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "checkpoint/pull.h"
+#include "security/cluster_tls.h"
 #include "worker/blob/blob_service.h"
 #include "worker/engine/engine.h"
 
@@ -15,6 +16,7 @@ struct ModelOpenerOptions {
   std::string cache_root;                // empty: the default of checkpoint/model_cache.h
   std::shared_ptr<BlobCatalog> catalog;  // gets the copies found here, to serve them to others; may be null
   checkpoint::PullOptions pull;          // of sources; the cache folder and the progress are set here
+  security::SharedTls tls;               // to the peers; null: plain
 };
 
 // Opens what an assignment names; errors say what was tried. A copy here whose digest is another is passed over.

@@ -1,5 +1,7 @@
 #include "worker/control/wire.h"
 
+#include <cstring>
+
 #include <algorithm>
 
 #include "common/limits.h"
@@ -109,6 +111,11 @@ absl::StatusOr<Assignment> FromWire(const wire::Assignment& message) {
 
 absl::StatusOr<LinkUp> FromWire(const wire::LinkUp& message) {
   LinkUp link_up{.epoch = Epoch(message.epoch())};
+  if (message.link_token().size() != link_up.token.size()) {
+    return absl::InvalidArgumentError(absl::StrCat("a link token of ", message.link_token().size(), " bytes; it must have ",
+                                                   link_up.token.size()));
+  }
+  std::memcpy(link_up.token.data(), message.link_token().data(), link_up.token.size());
   for (const wire::PeerAddress& peer : message.peers()) {
     PAGODA_RETURN_IF_ERROR(CheckRange("peer's stage", peer.stage(), 0, limits::kMaxStages - 1));
     PAGODA_RETURN_IF_ERROR(CheckRange("peer's rank", peer.rank(), 0, limits::kMaxTensorParallel - 1));

@@ -100,5 +100,6 @@ void WorkerMetrics::OnLoad(const LoadReport& report) {
 
 void WorkerMetrics::OnFault() { state_->faults.Increment(); }
 void WorkerMetrics::SetConnected(bool connected) { state_->connected.Set(connected ? 1 : 0); }
+bool WorkerMetrics::connected() const { return state_->connected.Value() > 0; }
 
 }  // namespace pagoda::worker

@@ -21,6 +21,7 @@ class WorkerMetrics {
   void OnLoad(const LoadReport& report);
   void OnFault();
   void SetConnected(bool connected);
+  bool connected() const;
 
  private:
   struct State;

@@ -47,6 +47,7 @@ struct Assignment {
 struct LinkUp {
   Epoch epoch;
   std::vector<PeerAddress> peers;
+  LinkToken token = {};
 };
 struct Release {
   Epoch epoch;

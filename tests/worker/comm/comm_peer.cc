@@ -33,7 +33,7 @@ void Answer(const absl::Status& status, const std::string& more = "") {
   }
 }
 
-absl::Status Connect(Transport& transport, std::istringstream& line) {
+absl::Status Connect(Transport& transport, const LinkToken& token, std::istringstream& line) {
   uint64_t epoch = 0;
   PeerId self;
   int timeout_ms = 0;
@@ -45,7 +45,7 @@ absl::Status Connect(Transport& transport, std::istringstream& line) {
     peer.address = absl::HexStringToBytes(hex);
     peers.push_back(peer);
   }
-  return transport.Connect(Epoch(epoch), self, peers, absl::Milliseconds(timeout_ms));
+  return transport.Connect(Epoch(epoch), self, peers, absl::Milliseconds(timeout_ms), token);
 }
 
 // What is sent is told by its step and size, so that the receiver can check it.
@@ -78,12 +78,18 @@ int Main(const std::string& transports) {
   Transport& transport = **made;
   std::cout << absl::BytesToHexString(AsAbsl(transport.address())) << std::endl;
   std::string text;
+  LinkToken token = {};
   while (std::getline(std::cin, text)) {
     std::istringstream line(text);
     std::string verb;
     line >> verb;
     if (verb == "connect") {
-      Answer(Connect(transport, line));
+      Answer(Connect(transport, token, line));
+    } else if (verb == "token") {  // one letter, sixteen times: of every connect from now on
+      char letter = 0;
+      line >> letter;
+      token.fill(static_cast<std::byte>(letter));
+      Answer(absl::OkStatus());
     } else if (verb == "send" || verb == "receive") {
       Answer(Move(transport, verb == "send", line));
     } else if (verb == "abort") {

@@ -95,6 +95,29 @@ TEST_P(UcxProcessTest, ADifferentSizeIsRefused) {
   PingPong(peer(0), peer(1), 5, 5000);
 }
 
+TEST_P(UcxProcessTest, WhoDoesNotKnowTheTokenIsNotHeard) {
+  Start(3);
+  for (PeerProcess* one : {&peer(0), &peer(1)}) EXPECT_THAT(one->Ask("token A"), StartsWith("ok"));
+  Connect(1, {&peer(0), &peer(1)});
+  PingPong(peer(0), peer(1), 1, 5000);
+  // The third says that it is rank 1 of the same epoch, to the same address; it only lacks the token.
+  const std::string as_rank_1 = absl::StrCat("connect 1 0 1 700 0 0 ", peer(0).address(), " 0 1 ", peer(1).address());
+  EXPECT_THAT(peer(2).Ask("token B"), StartsWith("ok"));
+  EXPECT_THAT(peer(2).Ask(as_rank_1), StartsWith("DEADLINE_EXCEEDED"));
+  PingPong(peer(0), peer(1), 2, 200000);
+  PingPong(peer(1), peer(0), 3, 5000);
+  // Its hello of an epoch to come, before the others know of it, is not what they answer either.
+  const std::string ahead = absl::StrCat("connect 2 0 1 300 0 0 ", peer(0).address());
+  EXPECT_THAT(peer(2).Ask(ahead), StartsWith("DEADLINE_EXCEEDED"));
+  for (PeerProcess* one : {&peer(0), &peer(1)}) EXPECT_THAT(one->Ask("token C"), StartsWith("ok"));
+  Connect(2, {&peer(0), &peer(1)});
+  PingPong(peer(0), peer(1), 1, 5000);
+  // With the token it would have been heard: that is all it lacked.
+  EXPECT_THAT(peer(2).Ask("token D"), StartsWith("ok"));
+  for (PeerProcess* one : {&peer(0)}) EXPECT_THAT(one->Ask("token D"), StartsWith("ok"));
+  Connect(3, {&peer(0), &peer(2)});
+}
+
 TEST_P(UcxProcessTest, AKilledPeerIsNamedAndTheRestGoesOn) {
   Start(3);
   Connect(1, All());

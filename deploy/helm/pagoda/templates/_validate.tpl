@@ -26,6 +26,19 @@
 {{- if lt (int $values.coordinator.leaseMs) (mul 2 (int $values.coordinator.heartbeatMs)) -}}
 {{- fail (printf "coordinator.leaseMs is %d, below twice heartbeatMs (%d): one late heartbeat would lose a worker" (int $values.coordinator.leaseMs) (int $values.coordinator.heartbeatMs)) -}}
 {{- end -}}
+{{- if and $values.tls.enabled (eq $values.tls.source "existingSecrets") -}}
+{{- range $role, $secret := $values.tls.existingSecrets -}}
+{{- if and (not $secret) (or $values.tls.clients (ne $role "server")) -}}
+{{- fail (printf "tls.source is existingSecrets, but tls.existingSecrets.%s names none" $role) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if and $values.apiKeys.existingSecret $values.router.grpcReflection -}}
+{{- fail "router.grpcReflection answers without a key: it cannot be on together with apiKeys.existingSecret" -}}
+{{- end -}}
+{{- if and $values.apiKeys.existingSecret $values.monitoring.podMonitor.enabled (not $values.apiKeys.metricsKey.existingSecret) -}}
+{{- fail "monitoring.podMonitor.enabled with API keys needs apiKeys.metricsKey.existingSecret: /metrics wants a key of scope metrics" -}}
+{{- end -}}
 {{- $group := eq $values.workers.kind "LeaderWorkerSet" -}}
 {{- if $group -}}
 {{- $size := include "pagoda.ranks" (first $values.models) -}}

@@ -35,6 +35,7 @@ spec:
         - --advertise=$(POD_IP)
         - --blob-listen={{ .Values.listenHost }}:7072
         - --metrics-listen={{ .Values.listenHost }}:7073
+        {{- include "pagoda.securityArgs" (dict "root" . "role" "worker") | nindent 8 }}
         - --cache-dir=/var/cache/pagoda/models
         - --threads={{ int $workers.threads }}
         - --memory-bytes={{ int64 $workers.memoryBytes }}
@@ -61,19 +62,19 @@ spec:
         - {name: metrics, containerPort: 7073, protocol: TCP}
       # The process is up: it has measured this machine. Loading a model comes later and is not waited for here.
       startupProbe:
-        httpGet: {path: /metrics, port: metrics}
+        httpGet: {path: /livez, port: metrics, scheme: {{ include "pagoda.scheme" . }}}
         periodSeconds: 2
         timeoutSeconds: 2
         failureThreshold: {{ div (add (int $workers.startupSeconds) 1) 2 }}
       # Registered at a coordinator now. Nothing is routed by it; rollouts and disruption budgets count it.
       readinessProbe:
-        exec: {command: [pagoda-worker-connected, "7073"]}
+        httpGet: {path: /readyz, port: metrics, scheme: {{ include "pagoda.scheme" . }}}
         periodSeconds: 5
         timeoutSeconds: 5
         failureThreshold: 3
       # Only this process: neither peers nor the coordinator, whose absence a restart would not cure.
       livenessProbe:
-        httpGet: {path: /metrics, port: metrics}
+        httpGet: {path: /livez, port: metrics, scheme: {{ include "pagoda.scheme" . }}}
         periodSeconds: 10
         timeoutSeconds: 5
         failureThreshold: 6
@@ -92,11 +93,13 @@ spec:
         - {name: cache, mountPath: /var/cache/pagoda}
         - {name: shm, mountPath: /dev/shm}
         - {name: tmp, mountPath: /tmp}
+        {{- include "pagoda.securityMounts" (dict "root" . "role" "worker") | nindent 8 }}
         {{- if .Values.modelVolume.existingClaim }}
         - {name: models, mountPath: {{ .Values.modelVolume.mountPath }}, readOnly: true}
         {{- end }}
   volumes:
     - {name: tmp, emptyDir: {sizeLimit: 1Gi}}
+    {{- include "pagoda.securityVolumes" (dict "root" . "role" "worker") | nindent 4 }}
     {{- if .Values.pull.workers }}
     {{- include "pagoda.pullVolume" . | nindent 4 }}
     {{- end }}
