@@ -41,6 +41,8 @@ def steps(dockerfile):
 class Image:
     def __init__(self, name, base, work, binaries):
         self.name, self.root = name, work / name
+        if self.root.exists():
+            shutil.rmtree(self.root)
         run("cp", "-a", base, self.root)
         for word, rest in steps(ROOT / "deploy/images" / IMAGES[name]):
             getattr(self, f"do_{word.lower()}", lambda rest: None)(rest) if word != "COPY" else self.do_copy(rest, binaries)
@@ -96,7 +98,7 @@ class Image:
     def healthy(self, *check):
         command = check or self.health
         return subprocess.run(["chroot", f"--userspec={self.user}", self.root, *command], capture_output=True,
-                              env={"PATH": "/usr/local/bin:/usr/bin:/bin"}).returncode == 0
+                              env={"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"}).returncode == 0
 
 
 def wait_for(what, condition, seconds=60):
@@ -143,16 +145,19 @@ def try_all(work, binaries, model):
         wait_for("the worker is registered", lambda: worker.healthy("pagoda-worker-connected", "7073"), 30)
         wait_for("a deployment", lambda: subprocess.run(
             ["chroot", f"--userspec={control.user}", control.root, "pagoda", "deploy", "apply", "m", "--coordinators=127.0.0.1:17070",
-             f"--model=/models/{model.name}"], capture_output=True).returncode == 0, 20)
+             f"--model=/models/{model.name}"], capture_output=True,
+            env={"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"}).returncode == 0, 20)
         wait_for("an answer", lambda: answered(8000), 90)
     finally:
-        for process in reversed(processes):
-            process.send_signal(signal.SIGTERM)
+        for process in reversed(processes):  # unshare's child is the process itself
+            children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
+            for child in children.read_text().split() if children.exists() else []:
+                os.kill(int(child), signal.SIGTERM)
         for process in processes:
             try:
-                process.wait(15)
+                print(f"    after SIGTERM: exit status {process.wait(40)}")
             except subprocess.TimeoutExpired:
-                process.kill()
+                raise SystemExit(f"process {process.pid} does not end")
         for log in sorted(work.glob("*.log")):
             print(f"--- {log.name}: " + "\n".join(log.read_text(errors="replace").splitlines()[-4:]))
 
