@@ -84,7 +84,7 @@ int RunChat(int argc, const char* const* argv) {
   app.add_option("--grpc", options.grpc, "a router's gRPC address, host:port; then it is used instead of HTTP");
   app.add_option("--model", options.model, "default: the first one served");
   app.add_option("--system", options.system, "system message");
-  app.add_option("--max-tokens", options.max_tokens, "longest answer")->check(CLI::PositiveNumber);
+  app.add_option("--max-tokens", options.max_tokens, "longest answer; default: what fits in the context")->check(CLI::PositiveNumber);
   app.add_option("--temperature", options.temperature, "0 is greedy; default: the model's own");
   app.add_option("--top-p", options.top_p, "default: the model's own");
   app.add_option("--seed", options.seed, "makes sampling repeatable");

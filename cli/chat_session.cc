@@ -40,7 +40,8 @@ class HttpSession : public ChatSession {
 
  private:
   std::string Body() const {
-    Json body = {{"model", options_.model}, {"stream", true}, {"max_tokens", options_.max_tokens}};
+    Json body = {{"model", options_.model}, {"stream", true}};
+    if (options_.max_tokens) body["max_tokens"] = *options_.max_tokens;
     body["stream_options"] = {{"include_usage", true}};
     if (options_.temperature) body["temperature"] = *options_.temperature;
     if (options_.top_p) body["top_p"] = *options_.top_p;
@@ -111,7 +112,7 @@ class GrpcSession : public ChatSession {
       out.set_role(message.role);
       out.set_content(message.content);
     }
-    request.mutable_stopping()->set_max_tokens(options_.max_tokens);
+    if (options_.max_tokens) request.mutable_stopping()->set_max_tokens(*options_.max_tokens);
     if (options_.temperature) request.mutable_sampling()->set_temperature(*options_.temperature);
     if (options_.top_p) request.mutable_sampling()->set_top_p(*options_.top_p);
     if (options_.seed) request.mutable_sampling()->set_seed(*options_.seed);

@@ -18,7 +18,7 @@ struct ChatOptions {
   std::string grpc;  // not empty: used instead of url
   std::string model;
   std::string system;
-  int max_tokens = 512;
+  std::optional<int> max_tokens;  // none: what fits in the context
   std::optional<double> temperature;
   std::optional<double> top_p;
   std::optional<int64_t> seed;

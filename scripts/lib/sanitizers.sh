@@ -3,8 +3,8 @@
 # Readers of bytes from outside: what CI runs under AddressSanitizer besides all tests without it.
 PAGODA_SHORT_ASAN_TESTS=(common_test checkpoint_hostile_test text_test)
 # Whatever threads meet in: queues, engines, streams.
-PAGODA_TSAN_TESTS=(common_test kernels_thread_team_test worker_comm_test worker_engine_test worker_model_opener_test
-  worker_blob_test coordinator_server_test router_session_test router_failover_test)
+PAGODA_TSAN_TESTS=(common_test kernels_thread_team_test worker_comm_test worker_engine_test coordinator_server_test
+  router_session_test)
 PAGODA_SHORT_TSAN_TESTS=(common_test kernels_thread_team_test worker_comm_test)
 
 # UCX's hooks of the memory functions take a lock in threads that TSan has already let go of.

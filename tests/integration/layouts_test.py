@@ -190,8 +190,8 @@ if __name__ == "__main__":
     options = parser.parse_args()
     options.prompts = options.prompts or (20 if options.full else 5)
     options.tokens = options.tokens or (64 if options.full else 24)
-    options.scalar_requests = options.scalar_requests or (8 if options.full else 2)
-    options.scalar_tokens = options.scalar_tokens or (16 if options.full else 4)
+    options.scalar_requests = options.scalar_requests or (4 if options.full else 2)
+    options.scalar_tokens = options.scalar_tokens or (8 if options.full else 4)
     sys.argv = sys.argv[:1]
     cluster.run(every_layout_gives_the_same, company_does_not_matter, chunks_do_not_matter,
                 the_prefix_cache_does_not_matter, preemption_does_not_matter, the_scalar_twin_gives_the_same,

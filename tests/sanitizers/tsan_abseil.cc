@@ -1,7 +1,7 @@
 // Teaches ThreadSanitizer the locks of Debian's Abseil, on which gRPC stands: both are built without instrumentation, so
 // that whatever gRPC hands from one thread to another would look like a race in our own code. Linked into every binary of
 // the tsan preset; the dynamic linker then finds these in place of the library's, and they call the library's.
-// Only what libgrpc calls is here: `nm -DC libgrpc.so | grep 'U absl.*\(Mutex\|CondVar\)'`.
+// Only what gRPC calls is here: `nm -DC libgrpc.so libgpr.so libgrpc++.so | grep 'U absl.*\(Mutex\|CondVar\)'`.
 #include <dlfcn.h>
 
 #include "absl/synchronization/mutex.h"
@@ -56,6 +56,15 @@ void CondVar::Wait(Mutex* mutex) {
   __tsan_release(mutex);
   next(this, mutex);
   __tsan_acquire(mutex);
+}
+
+bool CondVar::WaitWithDeadline(Mutex* mutex, Time deadline) {
+  static auto* const next =
+      Next<bool(CondVar*, Mutex*, Time)>(PAGODA_ABSL("7CondVar16WaitWithDeadlineEPNS0_5MutexENS0_4TimeE"));
+  __tsan_release(mutex);
+  const bool timed_out = next(this, mutex, deadline);
+  __tsan_acquire(mutex);
+  return timed_out;
 }
 
 bool CondVar::WaitWithTimeout(Mutex* mutex, Duration timeout) {
