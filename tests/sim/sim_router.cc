@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "pagoda/internal/v1/pipeline.pb.h"
 #include "tests/sim/cluster.h"
+#include "text/tokenizer.h"
 
 namespace pagoda::sim {
 namespace {
@@ -14,6 +15,28 @@ namespace wire = internal::v1;
 constexpr int64_t kTickEvery = 100 * kMs;
 constexpr int64_t kSilenceTimeout = 10 * kSecond;
 constexpr int64_t kPatience = 200 * kSecond;
+
+// The session asks it for the size of the vocabulary; no text is made.
+class ToyTokenizer final : public text::Tokenizer {
+ public:
+  std::vector<TokenId> Encode(std::string_view, EncodeOptions) const override { return {}; }
+  std::string_view TokenBytes(TokenId) const override { return "x"; }
+  std::string_view TokenText(TokenId) const override { return "x"; }
+  bool IsSpecial(TokenId) const override { return false; }
+  bool StripsLeadingSpace(TokenId) const override { return false; }
+  int vocabulary_size() const override { return kToyVocabulary; }
+  TokenId bos() const override { return -1; }
+  const std::vector<TokenId>& end_of_generation() const override { return none_; }
+
+ private:
+  std::vector<TokenId> none_;
+};
+
+std::shared_ptr<const text::TextModel> ToyText() {
+  auto model = std::make_shared<text::TextModel>();
+  model->tokenizer = std::make_unique<ToyTokenizer>();
+  return model;
+}
 
 }  // namespace
 
@@ -105,6 +128,7 @@ void SimClient::Ask() {
     request.sampling.min_tokens = plan_.request.min_tokens;
     request.sampling.stop_token_ids = plan_.request.stop_token_ids;
     request.detokenize = false;
+    request.text = ToyText();
     request.priority = plan_.priority;
     request.received_ns = world_.LocalNow(router->life().process);
     request.deadline_ns = request.received_ns + kPatience;
