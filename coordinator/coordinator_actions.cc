@@ -21,7 +21,10 @@ int64_t UnixSeconds() {
 
 void Coordinator::Do(const SaveEpoch& action) {
   const absl::Status status = store_->AdvanceEpoch(action.epoch);
-  if (status.ok()) return;
+  if (status.ok()) {
+    refused_epoch_ = Epoch();  // in a later reign the same number may be granted
+    return;
+  }
   // Without the store's word there is no such epoch: another coordinator may lead by now.
   LogError("epoch_not_stored", {{"epoch", action.epoch.value()}, {"error", AsStd(status.message())}});
   refused_epoch_ = action.epoch;

@@ -179,7 +179,7 @@ std::string RandomScenario(uint64_t seed) {
   std::string text = absl::StrCat("cluster seed=", seed, " stages=", stages, " tensor_parallel=");
   for (size_t i = 0; i < parallel.size(); ++i) absl::StrAppend(&text, i == 0 ? "" : ",", parallel[i]);
   absl::StrAppend(&text, " replicas=", replicas, " coordinators=", coordinators, " routers=", routers, " spares=", spares,
-                  " blocks=", uniform(18, 40), " step_rows=", uniform(2, 20), " max_sequences=", uniform(2, 8), " requests=", uniform(8, 24),
+                  " blocks=", uniform(18, 40), " step_rows=", uniform(8, 24), " max_sequences=", uniform(2, 8), " requests=", uniform(8, 24),
                   " replay=", uniform(0, 3) == 0 ? 0 : 1, " arrivals=", uniform(500, 6000), "\n");
   const auto any = [&](const char* kind, int count) { return absl::StrCat(kind, "-", uniform(0, count - 1)); };
   for (int64_t f = uniform(0, 8); f > 0; --f) {

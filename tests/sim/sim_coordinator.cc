@@ -182,7 +182,10 @@ void SimCoordinator::Act() {
 
 void SimCoordinator::Do(const Action& action) {
   if (const auto* save = std::get_if<SaveEpoch>(&action)) {
-    if (cluster_.store().AdvanceEpoch(term_, save->epoch) == StoreAnswer::kOk) return;
+    if (cluster_.store().AdvanceEpoch(term_, save->epoch) == StoreAnswer::kOk) {
+      refused_epochs_.erase(save->epoch.value());
+      return;
+    }
     refused_epochs_.insert(save->epoch.value());
     world_.After(life_, 0, [this, epoch = save->epoch] {
       for (const auto& [id, pipeline] : state_.pipelines()) {

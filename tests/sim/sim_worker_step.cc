@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "common/limits.h"
 #include "coordinator/services/convert.h"
 #include "tests/sim/cluster.h"
 #include "tests/sim/sim_worker.h"
@@ -31,7 +32,8 @@ void SimWorker::OnPlan(const internal::v1::StepPlan& message) {
   if (!linked_) return Fault("a plan came before the peers were linked");
   const uint64_t due = last_step_ + plans_.size() + 1;
   if (plan.step.value() != due) return Fault(absl::StrCat("step ", plan.step.value(), " came where ", due, " was due"));
-  if (static_cast<int>(plans_.size()) > stages() + 1) world_.Violate(absl::StrCat(name_, " has more than S + 1 unread plans"));
+  // As the real engine: the one in progress is not counted.
+  if (static_cast<int>(plans_.size()) - 1 >= stages() + 2 + limits::kMaxUnreadRebuilds) world_.Violate(absl::StrCat(name_, " has too many unread plans"));
   plans_.push_back(std::move(plan));
   if (phase_ == Phase::kIdle) Begin();
 }

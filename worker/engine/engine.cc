@@ -71,7 +71,8 @@ void Engine::Main() {
 
 void Engine::Handle(Assignment assignment) {
   EndEpoch();
-  plan_limit_.store(static_cast<int>(assignment.stages.size()) + 2);
+  // S + 1 are in flight; a rebuild of earlier stages is reported by them, so a busy later stage may have more of those unread.
+  plan_limit_.store(static_cast<int>(assignment.stages.size()) + 2 + limits::kMaxUnreadRebuilds);
   monitor_.BeginEpoch(assignment.epoch.value());
   assignment_ = std::move(assignment);
   last_step_ = StepNumber(0);
