@@ -22,7 +22,8 @@ class Command:
 
     def __init__(self, folder, words):
         self.words = words
-        self.text = subprocess.run([str(folder / words[0]), *words[1:], "--help"], capture_output=True, text=True, check=True).stdout
+        done = subprocess.run([str(folder / words[0]), *words[1:], "--help"], capture_output=True, text=True)
+        self.text = done.stdout or done.stderr
         lines = self.text.rstrip().splitlines()
         usage = next((i for i, line in enumerate(lines) if line.lower().startswith("usage:")), None)
         self.description = " ".join(lines[:usage]).strip() if usage is not None else ""
@@ -46,6 +47,12 @@ class Command:
                 section.append([names, head[len(names):].strip(), text.strip()])
             else:
                 section[-1][2] = (section[-1][2] + " " + line.strip()).strip()
+
+        action = re.match(rf"usage: {' '.join(words)} ([a-z]+)", lines[usage] if usage is not None else "")
+        if not self.options and not self.children and action:  # a command of one action
+            self.children.append((action[1], ""))
+        if done.returncode != 0 and not self.children:
+            raise SystemExit(f"{' '.join(words)} --help ended with {done.returncode}:\n{self.text}")
 
     @property
     def name(self):
@@ -113,8 +120,8 @@ def man_page(binary, all_commands):
     if binary == "pagoda":
         out.append("The operator's command: it starts local clusters, and otherwise is a client like any other.")
         for command in own[1:]:
-            title = next((text for parent in own for name, text in parent.children if parent.words + [name] == command.words), command.description)
-            out += [f".SH {roff(command.name.upper())}", roff(title) + "."]
+            title = next((text for parent in own for name, text in parent.children if parent.words + [name] == command.words and text), command.description)
+            out += [f".SH {roff(command.name.upper())}", roff(title.rstrip(".")) + "."]
             if command.description and command.description != title:
                 out += [".PP", roff(command.description)]
             out += man_options(command)

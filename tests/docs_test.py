@@ -19,7 +19,7 @@ PAGES = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("docs/examples/*.md"), ROOT 
 MADE_BY_TOOLS = {"api.md", "metrics.md"}
 # Flags of other programs that the pages show.
 OTHERS = {"--full", "--unit", "--asan", "--tsan", "--short-asan", "--user", "--namespace", "--create-namespace", "--previous", "--recursive", "--help",
-          "--version", "--update", "--update-metrics", "--pictures", "--shm-size", "--profile"}
+          "--version", "--update", "--update-metrics", "--pictures", "--shm-size", "--profile", "--cacert"}
 
 
 def words_of(page):

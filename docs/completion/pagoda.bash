@@ -2,23 +2,31 @@
 # Made by docs/generate.py. Copy to /usr/share/bash-completion/completions/pagoda, or source it.
 _pagoda_words() {
   case "$1" in
-    'pagoda-router') echo '--help --config --version --check-config --coordinators --listen --grpc-listen --name --ready-file --log-level --log-format --access-log --shutdown-timeout-ms --max-requests-in-flight --request-timeout-ms --prefix-index-bytes --max-connections --max-body-bytes --header-timeout-ms --body-timeout-ms --idle-timeout-ms --write-timeout-ms --coordinator-timeout-ms --hold-ms --grpc-reflection --otlp-endpoint --trace-sampling-ratio --threads' ;;
-    'pagoda-coordinator') echo '--help --config --version --listen --metrics-listen --advertise --store --etcd-ca-file --etcd-certificate-file --etcd-key-file --leader-lease-ms --name --cache-dir --heartbeat-ms --lease-ms --step-deadline-ms --canary-every-ms --shutdown-timeout-ms --log-level --log-format --ready-file --otlp-endpoint --check-config' ;;
-    'pagoda-worker') echo '--help --config --version --coordinators --name --advertise --threads --memory-bytes --kv-cache-bytes --replay-bytes --cache-dir --device --gpu-memory-utilization --numerics --isa --pin-threads --transports --net-devices --tcp-port-range --blob-listen --metrics-listen --ready-file --shutdown-timeout-ms --log-level --log-format --otlp-endpoint --check-config' ;;
-    'pagoda') echo 'serve chat deploy top bench plan pull doctor' ;;
-    'pagoda serve') echo '--help --model --served-model-name --pipeline-parallel-size --tensor-parallel-size --layers-per-stage --data-parallel-size --num-coordinators --spares --num-routers --host --port --grpc-port --max-model-len --activation-bits --kv-cache-dtype --kv-cache-memory-bytes --max-num-batched-tokens --max-num-seqs --max-queued-requests --block-size --no-enable-prefix-caching --no-enable-chunked-prefill --threads-per-worker --isa --pin-threads --transports --otlp-endpoint --cache-dir --state-dir --log-level --shutdown-timeout-ms --hang-timeout-ms --no-example --config --check-config' ;;
-    'pagoda chat') echo '--help --url --grpc --model --system --max-tokens --temperature --top-p --seed --api-key --config' ;;
+    'pagoda-router') echo '--help --config --version --check-config --coordinators --listen --grpc-listen --tls --ssl-certfile --ssl-keyfile --ssl-ca-certs --api-key-file --allowed-hosts --name --ready-file --log-level --log-format --access-log --shutdown-timeout-ms --max-requests-in-flight --request-timeout-ms --prefix-index-bytes --max-connections --max-body-bytes --header-timeout-ms --body-timeout-ms --idle-timeout-ms --write-timeout-ms --coordinator-timeout-ms --hold-ms --grpc-reflection --otlp-endpoint --trace-sampling-ratio --threads' ;;
+    'pagoda-coordinator') echo '--help --config --version --listen --metrics-listen --advertise --store --etcd-ca-file --etcd-certificate-file --etcd-key-file --leader-lease-ms --metrics-tls --tls --api-key-file --name --cache-dir --heartbeat-ms --lease-ms --step-deadline-ms --canary-every-ms --shutdown-timeout-ms --log-level --log-format --ready-file --otlp-endpoint --check-config' ;;
+    'pagoda-worker') echo '--help --config --version --coordinators --tls --api-key-file --name --advertise --threads --memory-bytes --kv-cache-bytes --replay-bytes --cache-dir --device --gpu-memory-utilization --numerics --isa --pin-threads --transports --net-devices --tcp-port-range --blob-listen --metrics-listen --metrics-tls --ready-file --shutdown-timeout-ms --log-level --log-format --otlp-endpoint --check-config' ;;
+    'pagoda') echo 'serve chat deploy top bench plan certs keys pull config health doctor' ;;
+    'pagoda serve') echo '--help --model --served-model-name --pipeline-parallel-size --tensor-parallel-size --layers-per-stage --data-parallel-size --num-coordinators --spares --num-routers --host --port --grpc-port --max-model-len --activation-bits --kv-cache-dtype --kv-cache-memory-bytes --max-num-batched-tokens --max-num-seqs --max-queued-requests --block-size --no-enable-prefix-caching --no-enable-chunked-prefill --threads-per-worker --isa --pin-threads --transports --otlp-endpoint --tls --api-key-file --cache-dir --state-dir --log-level --shutdown-timeout-ms --hang-timeout-ms --no-example --config --check-config' ;;
+    'pagoda chat') echo '--help --url --grpc --model --system --max-tokens --temperature --top-p --seed --api-key --ssl-ca-certs --grpc-tls --config' ;;
     'pagoda deploy') echo 'apply list scale drain delete' ;;
-    'pagoda deploy apply') echo '--help --coordinators --model --pipeline-parallel-size --tensor-parallel-size --layers-per-stage --data-parallel-size --max-model-len --activation-bits --kv-cache-dtype --kv-cache-memory-bytes --max-num-batched-tokens --max-num-seqs --config' ;;
-    'pagoda deploy list') echo '--help --coordinators --config' ;;
-    'pagoda deploy scale') echo '--help --coordinators --data-parallel-size --config' ;;
-    'pagoda deploy drain') echo '--help --coordinators --timeout-ms --config' ;;
-    'pagoda deploy delete') echo '--help --coordinators --config' ;;
-    'pagoda top') echo '--help --coordinators --interval-ms --once --config' ;;
-    'pagoda bench') echo '--help --url --grpc --model --api-key --num-prompts --max-concurrency --request-rate --burstiness --input-len --output-len --max-len --shared-prefix-len --stop-at-eos --temperature --top-p --top-k --num-speculative-tokens --prompt-file --cancel-fraction --timeout-ms --seed --slo-ttft-ms --slo-itl-ms --slo-e2e-ms --token-id-low --token-id-high --output --config' ;;
+    'pagoda deploy apply') echo '--help --coordinators --tls --model --pipeline-parallel-size --tensor-parallel-size --layers-per-stage --data-parallel-size --max-model-len --activation-bits --kv-cache-dtype --kv-cache-memory-bytes --max-num-batched-tokens --max-num-seqs --config' ;;
+    'pagoda deploy list') echo '--help --coordinators --tls --config' ;;
+    'pagoda deploy scale') echo '--help --coordinators --tls --data-parallel-size --config' ;;
+    'pagoda deploy drain') echo '--help --coordinators --tls --timeout-ms --config' ;;
+    'pagoda deploy delete') echo '--help --coordinators --tls --config' ;;
+    'pagoda top') echo '--help --coordinators --tls --interval-ms --once --config' ;;
+    'pagoda bench') echo '--help --url --grpc --model --api-key --ssl-ca-certs --grpc-tls --num-prompts --max-concurrency --request-rate --burstiness --input-len --output-len --max-len --shared-prefix-len --stop-at-eos --temperature --top-p --top-k --num-speculative-tokens --prompt-file --cancel-fraction --timeout-ms --seed --slo-ttft-ms --slo-itl-ms --slo-e2e-ms --token-id-low --token-id-high --output --config' ;;
     'pagoda plan') echo '--help --pipeline-parallel-size --tensor-parallel-size --layers-per-stage --max-model-len --kv-cache-dtype --kv-cache-memory-bytes --memory --cache-dir --json --config' ;;
+    'pagoda certs') echo '--help --hosts --days --renew --config' ;;
+    'pagoda keys') echo 'create list revoke' ;;
+    'pagoda keys create') echo '--help --file --tenant --scopes --models --requests-per-minute --tokens-per-minute --config' ;;
+    'pagoda keys list') echo '--help --file --config' ;;
+    'pagoda keys revoke') echo '--help --file --config' ;;
     'pagoda pull') echo '--help --cache-dir --config' ;;
-    'pagoda doctor') echo '--help --coordinators --router --cache-dir --config' ;;
+    'pagoda config') echo 'check' ;;
+    'pagoda config check') echo '--help --for' ;;
+    'pagoda health') echo '--help --ssl-ca-certs --timeout-ms' ;;
+    'pagoda doctor') echo '--help --coordinators --tls --router --ssl-ca-certs --cache-dir --config' ;;
   esac
 }
 _pagoda_values() {
@@ -30,6 +38,8 @@ _pagoda_values() {
     'pagoda serve --kv-cache-dtype') echo 'f16 f32 bf16 int8' ;;
     'pagoda serve --isa') echo 'auto scalar avx2 avx512 amx' ;;
     'pagoda deploy apply --activation-bits') echo '8 12' ;;
+    'pagoda keys create --scopes') echo 'inference metrics admin' ;;
+    'pagoda config check --for') echo 'router coordinator worker serve' ;;
   esac
 }
 _pagoda() {
