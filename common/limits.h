@@ -83,6 +83,4 @@ static_assert(kBlobChunkBytes < kMaxGrpcMessageBytes);
 static_assert(kMaxChoices <= kMaxSlots);
 static_assert(kMaxBodyBytes < kMaxResumableBytes);
 
-inline constexpr int kMaxUnreadRebuilds = 256;  // plans that only earlier stages work on, queued at a later one
-
 }  // namespace pagoda::limits

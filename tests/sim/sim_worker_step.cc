@@ -2,7 +2,6 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
-#include "common/limits.h"
 #include "coordinator/services/convert.h"
 #include "tests/sim/cluster.h"
 #include "tests/sim/sim_worker.h"
@@ -13,6 +12,7 @@ namespace pagoda::sim {
 namespace {
 
 constexpr int64_t kStepDeadline = 6 * kSecond;
+constexpr int kMaxUnreadRebuilds = 256;  // as worker/engine/engine.cc
 constexpr int kPieces = 4;  // floats that carry one value: 16 bits each, exactly
 
 void Encode(uint64_t value, float* out) {
@@ -33,7 +33,7 @@ void SimWorker::OnPlan(const internal::v1::StepPlan& message) {
   const uint64_t due = last_step_ + plans_.size() + 1;
   if (plan.step.value() != due) return Fault(absl::StrCat("step ", plan.step.value(), " came where ", due, " was due"));
   // As the real engine: the one in progress is not counted.
-  if (static_cast<int>(plans_.size()) - 1 >= stages() + 2 + limits::kMaxUnreadRebuilds) world_.Violate(absl::StrCat(name_, " has too many unread plans"));
+  if (static_cast<int>(plans_.size()) - 1 >= stages() + 2 + kMaxUnreadRebuilds) world_.Violate(absl::StrCat(name_, " has too many unread plans"));
   plans_.push_back(std::move(plan));
   if (phase_ == Phase::kIdle) Begin();
 }

@@ -5,6 +5,8 @@
 namespace pagoda::worker {
 namespace {
 
+constexpr int kMaxUnreadRebuilds = 256;  // plans that only earlier stages work on, queued at a later one
+
 constexpr absl::Duration kIdle = absl::Seconds(10);
 constexpr absl::Duration kConnectTimeout = absl::Seconds(10);
 constexpr int64_t kProgressEveryNs = 200 * kNsPerMs;
@@ -72,7 +74,7 @@ void Engine::Main() {
 void Engine::Handle(Assignment assignment) {
   EndEpoch();
   // S + 1 are in flight; a rebuild of earlier stages is reported by them, so a busy later stage may have more of those unread.
-  plan_limit_.store(static_cast<int>(assignment.stages.size()) + 2 + limits::kMaxUnreadRebuilds);
+  plan_limit_.store(static_cast<int>(assignment.stages.size()) + 2 + kMaxUnreadRebuilds);
   monitor_.BeginEpoch(assignment.epoch.value());
   assignment_ = std::move(assignment);
   last_step_ = StepNumber(0);
