@@ -88,12 +88,15 @@ class Secured:
         return self.request("POST", "/v1/completions", body, key)
 
     def metrics_ports(self):
-        """Of the coordinator and the workers, from their command lines."""
+        """Of the coordinator and the workers, from their command lines and ready files."""
         ports = {}
         for name, pid in self.cluster.pids().items():
             words = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
             if "--metrics-listen" in words:
                 ports[name] = int(words[words.index("--metrics-listen") + 1].rsplit(":", 1)[1])
+                if ports[name] == 0:  # a worker's own choice at its first start
+                    told = pathlib.Path(words[words.index("--ready-file") + 1]).read_text()
+                    ports[name] = int(told.split("metrics ", 1)[1].split()[0])
         return ports
 
 
