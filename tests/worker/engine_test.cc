@@ -138,12 +138,12 @@ TEST_F(EngineTest, AReleaseEndsConnectingAtOnceAndIsNoFault) {
 TEST_F(EngineTest, TooManyUnreadPlansEndTheEpoch) {
   EngineRig rig(Rig(TwoStages()));
   ASSERT_TRUE(rig.Assemble(Epoch(1)));
-  // Stage 1 waits for step 1 and reads no further: its queue has room for stages + 2.
-  for (uint64_t step = 1; step <= 8; ++step) rig.engine(1).PostPlan(PrefillPlan(Epoch(1), step, {5, 6}));
+  // Stage 1 waits for step 1 and reads no further: its queue has room for stages + 2, and for 256 rebuilds of earlier stages.
+  for (uint64_t step = 1; step <= 270; ++step) rig.engine(1).PostPlan(PrefillPlan(Epoch(1), step, {5, 6}));
   const std::optional<FaultReport> fault = rig.log(1).Fault();
   ASSERT_TRUE(fault.has_value());
   EXPECT_EQ(fault->operation, "queue the plan");
-  EXPECT_GE(fault->step, StepNumber(5));
+  EXPECT_GE(fault->step, StepNumber(261));
   rig.Release(Epoch(1), true);
   EXPECT_TRUE(rig.log(1).Left(Epoch(1)));
 }
