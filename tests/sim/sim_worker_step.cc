@@ -148,7 +148,7 @@ bool SimWorker::TakeTokens(size_t steps) {
 
 void SimWorker::Apply() {
   const worker::StepPlan& plan = plans_.front();
-  record_->BeginPlan(plan);
+  record_->BeginPlan(plan, Runs());
   const absl::Status status = slots_->Apply(plan);
   if (!status.ok()) {
     world_.Violate(absl::StrCat(name_, ": a plan does not fit the slots: ", status.message()));

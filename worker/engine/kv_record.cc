@@ -11,9 +11,16 @@ KvRecord::KvRecord(const Shape& shape)
       names_(static_cast<size_t>(shape.blocks)),
       outputs_(static_cast<size_t>(shape.blocks)) {}
 
-void KvRecord::BeginPlan(const StepPlan& plan) {
+void KvRecord::BeginPlan(const StepPlan& plan, bool runs) {
   for (const BlockName& name : plan.names) {
     if (InPool(name.block)) names_[static_cast<size_t>(name.block)] = name.hash;
+  }
+  if (plan.rebuild.has_value() && runs) {
+    for (const RebuildChain& chain : plan.rebuild->chains) {
+      for (size_t i = static_cast<size_t>(std::max(chain.first_block, 0)); i < chain.blocks.size(); ++i) {
+        if (InPool(chain.blocks[i])) Forget(chain.blocks[i]);
+      }
+    }
   }
   for (const PlanCopy& copy : plan.copies) {
     if (!InPool(copy.from) || !InPool(copy.to)) continue;

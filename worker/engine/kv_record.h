@@ -28,9 +28,10 @@ class KvRecord {
   };
   explicit KvRecord(const Shape& shape);
 
-  // Names that the plan tells, then blocks that it gives out anew. Numbers outside the pool are ignored: the plan's own check
-  // finds them.
-  void BeginPlan(const StepPlan& plan);
+  // Names that the plan tells, then blocks that it gives out anew; of a rebuild, the blocks that it fills, when this rank runs it:
+  // what they were called before is not what they hold from now on, and their new name comes with a later plan. Numbers
+  // outside the pool are ignored: the plan's own check finds them.
+  void BeginPlan(const StepPlan& plan, bool runs);
   // Rows of one step, [rows, hidden], as they go to the next stage. The oldest blocks' outputs make room.
   void KeepOutputs(std::span<const kernels::SequenceRows> sequences, const float* rows);
   // [block_tokens, hidden]; null when they are not all there.

@@ -75,7 +75,7 @@ absl::Status StepExecutor::Apply(const StepPlan& plan) {
   }
   group_.BeginStep(plan.step);
   if (first_) PAGODA_RETURN_IF_ERROR(ResolveForks(plan));
-  record_.BeginPlan(plan);
+  record_.BeginPlan(plan, PartOf(plan) == Part::kRun);
   if (plan.rebuild.has_value()) PAGODA_RETURN_IF_ERROR(CheckRebuild(*plan.rebuild));
   PAGODA_RETURN_IF_ERROR(slots_.Apply(plan));
   PlaceRows(plan);
