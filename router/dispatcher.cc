@@ -13,7 +13,6 @@ namespace {
 
 namespace wire = pagoda::internal::v1;
 
-constexpr int64_t kRetryDelayMs = 50;        // after a refusal of an accepted request
 constexpr int64_t kMostRetryDelayMs = 2000;  // between losses of one request
 constexpr int64_t kRetryAfterMs = 1000;  // told to clients
 
@@ -90,100 +89,12 @@ bool Dispatcher::MayComeBack(const GenerationRequest& request) const {
   });
 }
 
-// A stream that another router began: first what its log tells by itself, then the rest from a pipeline.
-void Dispatcher::OpenResumed(RequestId id) {
-  Running& running = sessions_.find(id)->second;
-  std::vector<ChoiceDelta> news = running.session->Opening();
-  metrics_->Retried("resumed");
-  if (!running.session->finished() && !Place(running)) running.retry_at_ns = edges_.now() + kRetryDelayMs * kNsPerMs;
-  const std::shared_ptr<GenerationSink> sink = running.sink;
-  for (ChoiceDelta& delta : news) {
-    const auto found = sessions_.find(id);
-    if (found == sessions_.end()) return;  // cancelled by its own sink
-    sink->OnDelta(*found->second.session, std::move(delta));
-  }
-  CloseStep(id);
-}
-
-void Dispatcher::FindStream(const std::string& tenant, const std::string& resume_id,
-                            std::function<void(FoundStream)> done) {
-  // The client left this very router's stream for a new one.
-  std::vector<RequestId> here;
-  for (const auto& [id, running] : sessions_) {
-    const GenerationRequest& request = running.session->request();
-    if (request.resume_id == resume_id && request.tenant == tenant) here.push_back(id);
-  }
-  for (RequestId id : here) {
-    SendCancel(sessions_.find(id)->second);
-    Fail(id, absl::AbortedError("the client came back for this stream by another connection"));
-  }
-  Query query;
-  query.done = std::move(done);
-  query.until_ns = edges_.now() + limits::kResumeQueryMs * kNsPerMs;
-  const uint64_t number = next_query_++;
-  for (const auto& [link, entry] : links_) {
-    if (entry.protocol < 2) continue;
-    auto message = std::make_unique<wire::RouterMessage>();
-    message->mutable_resume_query()->set_query(number);
-    message->mutable_resume_query()->set_tenant(tenant);
-    message->mutable_resume_query()->set_resume_id(resume_id);
-    if (edges_.send(link, std::move(message))) query.links.insert(link);
-  }
-  query.found.asked = !query.links.empty();
-  if (query.links.empty()) return query.done(std::move(query.found));
-  queries_.emplace(number, std::move(query));
-}
-
-void Dispatcher::OnResumeAnswer(int link, const wire::ResumeAnswer& answer) {
-  const auto place = queries_.find(answer.query());
-  if (place == queries_.end()) return;
-  Query& query = place->second;
-  query.links.erase(link);
-  for (FoundPart& part : PartsOf(answer)) {
-    const auto same = std::ranges::find_if(query.found.parts, [&](const FoundPart& p) { return p.part == part.part; });
-    if (same == query.found.parts.end()) {
-      query.found.parts.push_back(std::move(part));
-    } else if (part.attempt > same->attempt) {
-      *same = std::move(part);
-    }
-  }
-  EndQueries([](const Query& q) { return q.links.empty(); });
-}
-
-void Dispatcher::EndQueries(const std::function<bool(const Query&)>& which) {
-  std::vector<Query> over;
-  for (auto place = queries_.begin(); place != queries_.end();) {
-    if (which(place->second)) {
-      over.push_back(std::move(place->second));
-      place = queries_.erase(place);
-    } else {
-      ++place;
-    }
-  }
-  for (Query& query : over) query.done(std::move(query.found));
-}
-
 void Dispatcher::OnDeaths(const wire::Deaths& deaths) {
   for (const wire::RequestDeaths& from : deaths.requests()) {
     const auto found = sessions_.find(RequestId{from.request().high(), from.request().low()});
     if (found == sessions_.end()) continue;
     found->second.deaths = from.deaths();
     found->second.deaths_alone = from.deaths_alone();
-  }
-}
-
-void Dispatcher::HandOver(const absl::Status& status) {
-  std::vector<RequestId> ids;
-  for (const auto& [id, running] : sessions_) {
-    if (!running.session->request().resume_id.empty()) ids.push_back(id);
-  }
-  for (RequestId id : ids) {
-    const auto found = sessions_.find(id);
-    if (found == sessions_.end()) continue;  // went with another part of its request
-    SendCancel(found->second);
-    const std::shared_ptr<GenerationSink> sink = found->second.sink;
-    End(id);
-    sink->OnHandOver(status);
   }
 }
 

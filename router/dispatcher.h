@@ -85,6 +85,8 @@ class Dispatcher {
   int attached() const { return static_cast<int>(links_.size()); }
 
  private:
+  static constexpr int64_t kRetryDelayMs = 50;  // after a refusal of an accepted request
+
   struct Running {
     std::unique_ptr<Session> session;
     std::shared_ptr<GenerationSink> sink;

@@ -76,6 +76,8 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
   void StreamRole(int choice);
   void StreamEcho(int prompt, int choice);
   void SendWhole();
+  // As OpenAI's API says it: what was cancelled or failed never gets that far.
+  static std::string_view FinishName(FinishReason reason) { return reason == FinishReason::kLength ? "length" : "stop"; }
   void AppendChoice(std::string& body, size_t choice);
   void AppendCompletionChoice(std::string& body, size_t choice);
   void AppendUsage(std::string& out) const;
