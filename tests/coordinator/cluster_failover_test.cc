@@ -3,35 +3,15 @@
 
 #include "absl/strings/match.h"
 #include "coordinator/cluster_state.h"
+#include "tests/coordinator/cluster_facts.h"
 
 namespace pagoda::coordinator {
 namespace {
 
+using testing::SmallDeployment;
+using testing::SmallModel;
+
 constexpr int64_t kMs = 1'000'000;
-
-ModelFacts Facts() {
-  auto sizes = std::make_shared<ModelSizes>();
-  sizes->spec.layers = 8;
-  sizes->spec.hidden = 64;
-  sizes->spec.heads = 4;
-  sizes->spec.kv_heads = 2;
-  sizes->spec.head_dim = 16;
-  sizes->spec.ffn = 128;
-  sizes->spec.vocabulary = 100;
-  sizes->spec.max_context = 256;
-  sizes->layers.assign(8, {.ffn = 1000});
-  return {.digest = "digest", .sizes = sizes};
-}
-
-DeploymentSpec Spec(int stages) {
-  DeploymentSpec spec;
-  spec.name = "m";
-  spec.model = "/m";
-  spec.pipeline_parallel_size = stages;
-  spec.tensor_parallel_size = {1};
-  spec.replicas = 1;
-  return *Settle(spec);
-}
 
 // Obeys as good workers would, with a shard digest per stage.
 struct Cluster {
@@ -98,7 +78,7 @@ int64_t NeededAt(const PipelineRecord& pipeline, size_t place) {
 
 TEST(ClusterFailover, ASpareTakesTheLostPlaceAndTheOthersKeepTheirs) {
   Cluster cluster;
-  cluster.state.Apply(Spec(3), Facts(), cluster.now);
+  cluster.state.Apply(SmallDeployment(3, 1, 1), SmallModel(), cluster.now);
   cluster.Join("a");
   const WorkerId b = cluster.Join("b");
   cluster.Join("c");
@@ -118,7 +98,7 @@ TEST(ClusterFailover, ASpareTakesTheLostPlaceAndTheOthersKeepTheirs) {
 
 TEST(ClusterFailover, ASpareWithoutRoomForTheShardMeansAnotherPlacement) {
   Cluster cluster;
-  cluster.state.Apply(Spec(2), Facts(), cluster.now);
+  cluster.state.Apply(SmallDeployment(2, 1, 1), SmallModel(), cluster.now);
   cluster.Join("a");
   const WorkerId b = cluster.Join("b");
   const int blocks = cluster.pipeline().placement.blocks;
@@ -131,13 +111,13 @@ TEST(ClusterFailover, ASpareWithoutRoomForTheShardMeansAnotherPlacement) {
 
 TEST(ClusterFailover, ANewCoordinatorGivesWorkersTheirPlacesBack) {
   Cluster before;
-  before.state.Apply(Spec(2), Facts(), before.now);
+  before.state.Apply(SmallDeployment(2, 1, 1), SmallModel(), before.now);
   before.Join("a");
   before.Join("b");
   ASSERT_EQ(before.saved.shard_digests, (std::vector<std::string>{"shard of stage 0", "shard of stage 1"}));
   Cluster after;
   after.state.Restore(1, 1, {before.saved}, after.now);
-  after.state.Apply(Spec(2), Facts(), after.now);
+  after.state.Apply(SmallDeployment(2, 1, 1), SmallModel(), after.now);
   after.Join("spare");
   after.Join("b", "shard of stage 1");
   EXPECT_NE(after.pipeline().phase, PipelinePhase::kReady) << "two would do, but the one that has stage 0 is awaited";
@@ -150,12 +130,12 @@ TEST(ClusterFailover, ANewCoordinatorGivesWorkersTheirPlacesBack) {
 
 TEST(ClusterFailover, WhoDoesNotComeBackIsNotAwaitedForEver) {
   Cluster before;
-  before.state.Apply(Spec(2), Facts(), before.now);
+  before.state.Apply(SmallDeployment(2, 1, 1), SmallModel(), before.now);
   before.Join("a");
   before.Join("b");
   Cluster after;
   after.state.Restore(1, 1, {before.saved}, after.now);
-  after.state.Apply(Spec(2), Facts(), after.now);
+  after.state.Apply(SmallDeployment(2, 1, 1), SmallModel(), after.now);
   const WorkerId spare = after.Join("spare");
   const WorkerId b = after.Join("b", "shard of stage 1");
   after.Pass(1500, {spare, b});
@@ -168,7 +148,7 @@ TEST(ClusterFailover, WhoDoesNotComeBackIsNotAwaitedForEver) {
 
 TEST(ClusterFailover, AStoppedWorkerIsNamedWithinTwoSeconds) {
   Cluster cluster;
-  cluster.state.Apply(Spec(2), Facts(), cluster.now);
+  cluster.state.Apply(SmallDeployment(2, 1, 1), SmallModel(), cluster.now);
   const WorkerId a = cluster.Join("a");
   const WorkerId b = cluster.Join("b");
   const WorkerId spare = cluster.Join("spare");
@@ -196,7 +176,7 @@ TEST(ClusterFailover, AStoppedWorkerIsNamedWithinTwoSeconds) {
 
 TEST(ClusterFailover, AWorkerThatOnlyStarvedKeepsItsPlace) {
   Cluster cluster;
-  cluster.state.Apply(Spec(1), Facts(), cluster.now);
+  cluster.state.Apply(SmallDeployment(1, 1, 1), SmallModel(), cluster.now);
   const WorkerId a = cluster.Join("a");
   cluster.Pass(1500, {});
   ASSERT_EQ(cluster.probes.size(), 1u);
@@ -210,7 +190,7 @@ TEST(ClusterFailover, AWorkerThatOnlyStarvedKeepsItsPlace) {
 
 TEST(ClusterFailover, WhatCannotBeReachedKeepsItsLease) {
   Cluster cluster;
-  cluster.state.Apply(Spec(1), Facts(), cluster.now);
+  cluster.state.Apply(SmallDeployment(1, 1, 1), SmallModel(), cluster.now);
   const WorkerId a = cluster.Join("a");
   cluster.Pass(1500, {});
   ASSERT_EQ(cluster.probes.size(), 1u);
@@ -228,7 +208,7 @@ TEST(ClusterFailover, WhatCannotBeReachedKeepsItsLease) {
 
 TEST(ClusterFailover, APauseOfTheCoordinatorItselfLosesNobody) {
   Cluster cluster;
-  cluster.state.Apply(Spec(2), Facts(), cluster.now);
+  cluster.state.Apply(SmallDeployment(2, 1, 1), SmallModel(), cluster.now);
   const WorkerId a = cluster.Join("a");
   const WorkerId b = cluster.Join("b");
   cluster.Pass(1000, {a, b});
@@ -252,7 +232,7 @@ TEST(ClusterFailover, WhoComesAndGoesIsTakenLast) {
   cluster.Join("flaky");
   cluster.Join("steady");
   cluster.state.Tick(cluster.now);
-  cluster.state.Apply(Spec(1), Facts(), cluster.now);
+  cluster.state.Apply(SmallDeployment(1, 1, 1), SmallModel(), cluster.now);
   cluster.Obey();
   EXPECT_EQ(cluster.assigned.count("steady"), 1u);
   EXPECT_EQ(cluster.assigned.count("flaky"), 0u);

@@ -4,34 +4,15 @@
 
 #include <random>
 
+#include "tests/coordinator/cluster_facts.h"
+
 namespace pagoda::coordinator {
 namespace {
 
+using testing::SmallDeployment;
+using testing::SmallModel;
+
 constexpr int64_t kMs = 1'000'000;
-
-ModelFacts Facts(int layers = 8) {
-  auto sizes = std::make_shared<ModelSizes>();
-  sizes->spec.layers = layers;
-  sizes->spec.hidden = 64;
-  sizes->spec.heads = 4;
-  sizes->spec.kv_heads = 2;
-  sizes->spec.head_dim = 16;
-  sizes->spec.ffn = 128;
-  sizes->spec.vocabulary = 100;
-  sizes->spec.max_context = 256;
-  sizes->layers.assign(static_cast<size_t>(layers), {.ffn = 1000});
-  return {.digest = "digest", .sizes = sizes};
-}
-
-DeploymentSpec Spec(int stages, int ranks, int replicas) {
-  DeploymentSpec spec;
-  spec.name = "m";
-  spec.model = "/m";
-  spec.pipeline_parallel_size = stages;
-  spec.tensor_parallel_size = {ranks};
-  spec.replicas = replicas;
-  return *Settle(spec);
-}
 
 WorkerInfo Info(const std::string& name, uint64_t incarnation = 1) {
   WorkerInfo info;
@@ -108,7 +89,7 @@ class Cluster {
 
 TEST(ClusterState, AssemblesInOrderOfRegistration) {
   Cluster cluster;
-  cluster.state.Apply(Spec(2, 2, 1), Facts(), cluster.now);
+  cluster.state.Apply(SmallDeployment(2, 2, 1), SmallModel(), cluster.now);
   cluster.Obey();
   EXPECT_NE(cluster.state.pipelines().at(PipelineId(1)).message.find("needs 4 workers, 0 of 0 are idle"), std::string::npos);
   std::vector<WorkerId> workers;
@@ -131,7 +112,7 @@ TEST(ClusterState, AssemblesInOrderOfRegistration) {
 
 TEST(ClusterState, ALostWorkerIsReplacedByASpareAndTheOthersKeepTheirPlace) {
   Cluster cluster;
-  cluster.state.Apply(Spec(3, 1, 1), Facts(), cluster.now);
+  cluster.state.Apply(SmallDeployment(3, 1, 1), SmallModel(), cluster.now);
   const WorkerId a = cluster.Join("a"), b = cluster.Join("b"), c = cluster.Join("c"), spare = cluster.Join("s");
   ASSERT_EQ(cluster.PhaseOf(1), PipelinePhase::kReady);
   cluster.state.Gone(b, "killed", cluster.now);
@@ -152,7 +133,7 @@ TEST(ClusterState, ALostWorkerIsReplacedByASpareAndTheOthersKeepTheirPlace) {
 
 TEST(ClusterState, WithoutASpareItWaitsForTheWorkerToComeBack) {
   Cluster cluster;
-  cluster.state.Apply(Spec(2, 1, 1), Facts(), cluster.now);
+  cluster.state.Apply(SmallDeployment(2, 1, 1), SmallModel(), cluster.now);
   cluster.Join("a");
   const WorkerId b = cluster.Join("b");
   cluster.state.Gone(b, "killed", cluster.now);
@@ -168,7 +149,7 @@ TEST(ClusterState, WithoutASpareItWaitsForTheWorkerToComeBack) {
 
 TEST(ClusterState, AnotherIncarnationReplacesTheOldOneAtOnce) {
   Cluster cluster;
-  cluster.state.Apply(Spec(1, 1, 1), Facts(), cluster.now);
+  cluster.state.Apply(SmallDeployment(1, 1, 1), SmallModel(), cluster.now);
   cluster.Join("a", 1);
   cluster.Join("a", 2);
   EXPECT_EQ(cluster.state.workers().size(), 1u);
@@ -179,7 +160,7 @@ TEST(ClusterState, AnotherIncarnationReplacesTheOldOneAtOnce) {
 
 TEST(ClusterState, ASilentWorkerLosesItsLease) {
   Cluster cluster;
-  cluster.state.Apply(Spec(1, 1, 1), Facts(), cluster.now);
+  cluster.state.Apply(SmallDeployment(1, 1, 1), SmallModel(), cluster.now);
   const WorkerId a = cluster.Join("a");
   cluster.Pass(5000);
   EXPECT_EQ(cluster.PhaseOf(1), PipelinePhase::kReady);
@@ -196,7 +177,7 @@ TEST(ClusterState, ASilentWorkerLosesItsLease) {
 TEST(ClusterState, MessagesOfAnotherEpochAreDropped) {
   Cluster cluster;
   cluster.loads = false;
-  cluster.state.Apply(Spec(1, 1, 1), Facts(), cluster.now);
+  cluster.state.Apply(SmallDeployment(1, 1, 1), SmallModel(), cluster.now);
   const WorkerId a = cluster.Join("a");
   cluster.state.Loaded(a, Epoch(99), LoadPhase::kLoaded, {}, cluster.now);
   EXPECT_EQ(cluster.PhaseOf(1), PipelinePhase::kLoading);
@@ -209,7 +190,7 @@ TEST(ClusterState, MessagesOfAnotherEpochAreDropped) {
 TEST(ClusterState, AnAssemblyThatFailsIsTriedAgainLaterAndLater) {
   Cluster cluster;
   cluster.loads = false;
-  cluster.state.Apply(Spec(1, 1, 1), Facts(), cluster.now);
+  cluster.state.Apply(SmallDeployment(1, 1, 1), SmallModel(), cluster.now);
   cluster.Join("a");
   int tries = 0;
   for (int i = 0; i < 6; ++i) {
@@ -228,7 +209,7 @@ TEST(ClusterState, AnAssemblyThatFailsIsTriedAgainLaterAndLater) {
 TEST(ClusterState, RepeatedFaultsBackOffToHalfAMinuteAndAreTold) {
   Cluster cluster;
   cluster.loads = false;
-  cluster.state.Apply(Spec(1, 1, 1), Facts(), cluster.now);
+  cluster.state.Apply(SmallDeployment(1, 1, 1), SmallModel(), cluster.now);
   cluster.Join("a");
   const auto pipeline = [&]() -> const PipelineRecord& { return cluster.state.pipelines().at(PipelineId(1)); };
   EXPECT_EQ(Explain(pipeline(), cluster.now), "") << "the first try";
@@ -260,7 +241,7 @@ TEST(ClusterState, AWorkersOwnKvCapBoundsThePool) {
   WorkerInfo info = Info("a");
   info.kv_cache_bytes = 1 << 20;
   const WorkerId capped = cluster.state.Join(info, cluster.now);
-  cluster.state.Apply(Spec(1, 1, 1), Facts(), cluster.now);
+  cluster.state.Apply(SmallDeployment(1, 1, 1), SmallModel(), cluster.now);
   cluster.Obey();
   ASSERT_EQ(cluster.PhaseOf(1), PipelinePhase::kReady);
   // K and V, 8 layers, 2 heads of 16, 16 tokens, two bytes.
@@ -279,7 +260,7 @@ TEST(ClusterState, StartUpNoiseOfOneHostMovesNoLayers) {
     b.memory_bandwidth = second_rate;
     cluster.state.Join(a, cluster.now);
     cluster.state.Join(b, cluster.now);
-    cluster.state.Apply(Spec(2, 1, 1), Facts(30), cluster.now);
+    cluster.state.Apply(SmallDeployment(2, 1, 1), SmallModel(30), cluster.now);
     cluster.Obey();
     return cluster.state.pipelines().at(PipelineId(1)).placement.stages.at(0).layer_end;
   };
@@ -290,7 +271,7 @@ TEST(ClusterState, StartUpNoiseOfOneHostMovesNoLayers) {
 
 TEST(ClusterState, ReleasedWorkersAreNotUsedBeforeTheyHaveLeft) {
   Cluster cluster;
-  cluster.state.Apply(Spec(2, 1, 1), Facts(), cluster.now);
+  cluster.state.Apply(SmallDeployment(2, 1, 1), SmallModel(), cluster.now);
   const WorkerId a = cluster.Join("a"), b = cluster.Join("b");
   cluster.leaves = false;
   const WorkerId c = cluster.Join("c");
@@ -306,10 +287,10 @@ TEST(ClusterState, ReleasedWorkersAreNotUsedBeforeTheyHaveLeft) {
 TEST(ClusterState, ScalesAndApplies) {
   Cluster cluster;
   for (const char* name : {"a", "b", "c"}) cluster.Join(name);
-  cluster.state.Apply(Spec(1, 1, 2), Facts(), cluster.now);
+  cluster.state.Apply(SmallDeployment(1, 1, 2), SmallModel(), cluster.now);
   cluster.Obey();
   EXPECT_EQ(cluster.state.pipelines().size(), 2u);
-  cluster.state.Apply(Spec(1, 1, 2), Facts(), cluster.now);
+  cluster.state.Apply(SmallDeployment(1, 1, 2), SmallModel(), cluster.now);
   cluster.Obey();
   EXPECT_EQ(cluster.saved_epoch, 2u) << "the same spec twice changes nothing";
   ASSERT_TRUE(cluster.state.Scale("m", 3, cluster.now).ok());
@@ -321,7 +302,7 @@ TEST(ClusterState, ScalesAndApplies) {
   EXPECT_FALSE(cluster.state.Scale("x", 1, cluster.now).ok());
   EXPECT_FALSE(cluster.state.Scale("m", -1, cluster.now).ok());
   // Another shape: a new pipeline takes over.
-  cluster.state.Apply(Spec(2, 1, 1), Facts(), cluster.now);
+  cluster.state.Apply(SmallDeployment(2, 1, 1), SmallModel(), cluster.now);
   cluster.Obey();
   ASSERT_EQ(cluster.state.pipelines().size(), 1u);
   EXPECT_EQ(cluster.state.pipelines().begin()->second.placement.stages.size(), 2u);
@@ -334,9 +315,9 @@ TEST(ClusterState, ScalesAndApplies) {
 
 TEST(ClusterState, SaysWhyAModelDoesNotFit) {
   Cluster cluster;
-  DeploymentSpec spec = Spec(1, 1, 1);
+  DeploymentSpec spec = SmallDeployment(1, 1, 1);
   spec.kv_cache_bytes = 1;
-  cluster.state.Apply(spec, Facts(), cluster.now);
+  cluster.state.Apply(spec, SmallModel(), cluster.now);
   cluster.Join("a");
   EXPECT_NE(cluster.state.pipelines().at(PipelineId(1)).message.find("does not fit"), std::string::npos);
 }
@@ -345,7 +326,7 @@ TEST(ClusterState, RestoredPipelinesKeepTheirIdsAndEpochsGoOn) {
   Cluster cluster;
   cluster.state.Restore(41, 7, {{PipelineId(5), "m", {}, {}}}, cluster.now);
   cluster.saved_epoch = 41;
-  cluster.state.Apply(Spec(1, 1, 2), Facts(), cluster.now);
+  cluster.state.Apply(SmallDeployment(1, 1, 2), SmallModel(), cluster.now);
   cluster.Join("a");
   cluster.Join("b");
   EXPECT_EQ(cluster.PhaseOf(5), PipelinePhase::kReady);
@@ -358,7 +339,7 @@ TEST(ClusterState, RandomLossesAlwaysEndReady) {
   for (uint64_t seed = 1; seed <= 300; ++seed) {
     std::mt19937_64 random(seed);
     Cluster cluster;
-    cluster.state.Apply(Spec(2, 1, 2), Facts(), cluster.now);
+    cluster.state.Apply(SmallDeployment(2, 1, 2), SmallModel(), cluster.now);
     uint64_t incarnation = 1;
     for (int turn = 0; turn < 60; ++turn) {
       const std::string name = "w" + std::to_string(random() % 5);

@@ -248,6 +248,36 @@ class Cluster:
             time.sleep(0.1)
 
 
+class TokenStream:
+    """Token ids of a completion as they come; `fields` go into the body."""
+
+    def __init__(self, serving, **fields):
+        body = {"model": serving.name, "prompt": "Once upon a time", "ignore_eos": True, "stream": True, "return_token_ids": True, **fields}
+        self.connection = http.client.HTTPConnection("127.0.0.1", serving.http_port, timeout=90)
+        self.connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
+        self.response = self.connection.getresponse()
+        assert self.response.status == 200, self.response.read()
+        self.ids = []
+        self.longest_gap_s = 0
+
+    def read(self, least=10**9):
+        """Until there are that many tokens, or the stream ends: True when it ended well."""
+        last = time.monotonic()
+        while len(self.ids) < least:
+            line = self.response.readline()
+            if line.startswith(b"data: [DONE]"):
+                return True
+            assert line, f"the stream was cut after {len(self.ids)} tokens"
+            if line.startswith(b"data: "):
+                event = json.loads(line[6:])
+                assert "error" not in event, event
+                for choice in event["choices"]:
+                    self.ids += choice.get("token_ids") or []
+                self.longest_gap_s = max(self.longest_gap_s, time.monotonic() - last)
+                last = time.monotonic()
+        return False
+
+
 def parse_metrics(text):
     values = {}
     for line in text.splitlines():

@@ -106,39 +106,16 @@ class Processes:
                 if entry.get("event") == event]
 
 
-class Stream:
-    def __init__(self, serving):
-        body = {"model": serving.name, "prompt": "Once upon a time", "max_tokens": TOKENS, "ignore_eos": True, "stream": True,
-                "temperature": 0.9, "seed": 5, "return_token_ids": True}
-        self.connection = http.client.HTTPConnection("127.0.0.1", serving.http_port, timeout=90)
-        self.connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
-        self.response = self.connection.getresponse()
-        assert self.response.status == 200, self.response.read()
-        self.ids, self.longest_gap_s = [], 0
-
-    def read(self, least=10**9):
-        last = time.monotonic()
-        while len(self.ids) < least:
-            line = self.response.readline()
-            if line.startswith(b"data: [DONE]"):
-                return True
-            assert line, f"the stream was cut after {len(self.ids)} tokens"
-            if line.startswith(b"data: "):
-                event = json.loads(line[6:])
-                assert "error" not in event, event
-                for choice in event["choices"]:
-                    self.ids += choice.get("token_ids") or []
-                self.longest_gap_s = max(self.longest_gap_s, time.monotonic() - last)
-                last = time.monotonic()
-        return False
+def stream_of(serving):
+    return cluster.TokenStream(serving, max_tokens=TOKENS, temperature=0.9, seed=5)
 
 
 def losses_one_after_the_other():
     with Processes() as serving:
-        whole = Stream(serving)
+        whole = stream_of(serving)
         assert whole.read() and len(whole.ids) == TOKENS
 
-        stream = Stream(serving)
+        stream = stream_of(serving)
         assert not stream.read(10)
         serving.children["etcd"].kill()
         serving.children["etcd"].wait()
@@ -150,7 +127,7 @@ def losses_one_after_the_other():
         assert not serving.events(leader, "leads_no_more"), "a loss of etcd is no loss of the leadership"
 
         old = serving.leader()
-        stream = Stream(serving)
+        stream = stream_of(serving)
         assert not stream.read(10)
         serving.children[old].kill()
         serving.children[old].wait()
@@ -170,7 +147,7 @@ def losses_one_after_the_other():
         os.kill(serving.children[new].pid, signal.SIGCONT)
         serving.wait(lambda: len(serving.events(new, "leads_no_more")) > 0, 15)
         serving.wait(lambda: serving.ask("/readyz") == 200, 30)
-        stream = Stream(serving)
+        stream = stream_of(serving)
         assert stream.read() and stream.ids == whole.ids
         assert len(serving.events(new, "pipeline_ready")) == epochs, "an epoch without the lease"
         assert serving.leader() == old

@@ -1,4 +1,4 @@
-// Names of KV blocks: what a rank says that its blocks hold must be what they hold, whenever the epoch ends.
+// What a rank says that its KV blocks hold must be what they hold, whenever the epoch ends; and what it keeps of its outputs.
 #include "worker/engine/kv_record.h"
 
 #include <gtest/gtest.h>
@@ -49,6 +49,32 @@ TEST(KvRecord, WhoOnlyFeedsARebuildKeepsNamesAndOutputs) {
   EXPECT_TRUE(record.held()[0].output);
   ASSERT_NE(record.OutputsOf(3), nullptr);
   EXPECT_EQ(record.OutputsOf(3)[1], 6);
+}
+
+TEST(KvRecord, OutputsStayWithinTheirBudget) {
+  KvRecord record({.blocks = 4, .block_tokens = 16, .hidden = 8, .output_bytes = 2 * 16 * 8 * 4});
+  const std::vector<float> rows(64 * 8, 1.5f);
+  const std::vector<int32_t> blocks = {0, 1, 2, 3};
+  const std::vector<kernels::SequenceRows> sequences = {{.first_row = 0, .rows = 40, .first_position = 0, .blocks = blocks}};
+  record.KeepOutputs(sequences, rows.data());
+  EXPECT_EQ(record.OutputsOf(0), nullptr) << "the oldest made room";
+  EXPECT_NE(record.OutputsOf(1), nullptr);
+  EXPECT_EQ(record.OutputsOf(2), nullptr) << "8 of 16 rows";
+  const std::vector<kernels::SequenceRows> later = {{.first_row = 0, .rows = 8, .first_position = 40, .blocks = blocks}};
+  record.KeepOutputs(later, rows.data());
+  EXPECT_NE(record.OutputsOf(2), nullptr);
+  StepPlan copy;
+  copy.copies = {{2, 3}};
+  record.BeginPlan(copy, true);
+  EXPECT_NE(record.OutputsOf(3), nullptr) << "a copy has what its source has";
+  StepPlan fork;
+  fork.rows = {{.slot = 1, .first_position = 40, .count = 1, .new_blocks = {0, 1, 2}}};
+  record.BeginPlan(fork, true);
+  EXPECT_NE(record.OutputsOf(2), nullptr) << "a fork's table holds its source's blocks, which are not given out anew";
+  StepPlan next;
+  next.rows = {{.slot = 1, .first_position = 32, .count = 16, .new_blocks = {2}}};
+  record.BeginPlan(next, true);
+  EXPECT_EQ(record.OutputsOf(2), nullptr);
 }
 
 }  // namespace
