@@ -123,14 +123,6 @@ TEST(PhiloxTest, UniformIsKeyedByAllThree) {
 
 TEST(FixedMathTest, CloseToTheTruth) {
   for (double x = 1e-30; x < 1e30; x *= 1.37) EXPECT_NEAR(FixedLog(x), std::log(x), 2e-15 * (1 + std::abs(std::log(x))));
-  const std::vector<float> logits = RandomLogits(kSeed);
-  const float top = MaxOf(logits);
-  EXPECT_EQ(top, *std::max_element(logits.begin(), logits.end()));
-  double truth = 0;
-  for (const float logit : logits) truth += std::exp(double{logit} - top);
-  EXPECT_NEAR(ExpSum(logits, top, 1.0f), truth, 1e-6 * truth);
-  EXPECT_EQ(ExpSum(std::vector<float>{0.0f, -100.0f, -std::numeric_limits<float>::infinity()}, 0.0f, 1.0f), 1.0);
-  EXPECT_NEAR(ExpSum(std::vector<float>{0.0f, -0.5f, -1.25f, -10.0f, -80.0f}, 0.0f, 1.0f), 1.8930805, 1e-6);
 }
 
 TEST(SamplerTest, GreedyTakesTheLargestAndTheLowestIdOfTies) {
@@ -255,6 +247,9 @@ TEST(SamplerTest, TheSameTokensAsThePlainDefinitionOnEveryInstructionSet) {
   for (int round = 0; round < 400; ++round) {
     const int vocabulary = std::uniform_int_distribution<int>(1, round % 4 == 0 ? 50 : 4000)(random);
     std::vector<float> logits = RandomLogits(static_cast<uint32_t>(round), vocabulary, static_cast<float>(real(0.1, 8)));
+    for (int i = 0; round % 3 == 0 && i < 10; ++i) {  // a head that stands out of the bulk, as a language model's does
+      logits[random() % logits.size()] += static_cast<float>(real(0, 20));
+    }
     for (int i = 0; chance(30) && i < vocabulary / 2; ++i) logits[static_cast<size_t>(i)] = -std::numeric_limits<float>::infinity();
     SamplerParams params{.temperature = real(0.05, 2), .seed = random()};
     if (chance(40)) params.top_k = std::uniform_int_distribution<int>(1, vocabulary)(random) / (chance(50) ? 1 : 20);

@@ -102,6 +102,8 @@ class Sampler {
   Logprobs LogprobsOf(std::span<const float> logits, TokenId token, int top);
 
  private:
+  static constexpr size_t kSlack = 16;  // that kernels may write beyond
+
   struct Candidate {
     TokenId token = 0;
     float value = 0;      // logit
@@ -114,18 +116,24 @@ class Sampler {
   void Penalise(const SamplingContext& context);
   float Largest(std::span<const float> logits);  // fills group_max_
   TokenId ArgMax(std::span<const float> logits);
+  int RankOf(std::span<const float> logits, TokenId token) const;  // 1: the largest. Of group_max_'s logits
   TokenId ChooseAtRandom(std::span<const float> logits, const SamplingContext& context);
 
   // Fills weights_ and chunk_sums_; returns the sum.
   uint64_t WeighAll(std::span<const float> logits, float top, float factor);
   TokenId PickFromAll(uint64_t target) const;
-  // Of group_max_'s logits: the ids of the `count` largest above -inf (ties: lowest id), ascending, into ids_.
+  // Of group_max_'s logits: the ids of those not below `bound`; of the `count` largest above -inf (ties: lowest id), ascending, into ids_.
+  void FindAtLeast(std::span<const float> logits, float bound);
   void FindTop(std::span<const float> logits, int count);
-  // Candidates of ids_, ascending by id: weighed here, or as weights_ has them. Return their sum.
+  // Candidates of ids_, ascending by id, weighed here. Returns their sum.
   uint64_t WeighTop(std::span<const float> logits, float top, float factor);
-  uint64_t CollectHeavier(std::span<const float> logits, uint64_t bound);
+  // Candidates as WeighAll weighed them: those nearest to the top that weigh at least `need` together (false: they are too many
+  // for this way); those heavier than `bound`; those of ids_.
+  bool CollectNearTop(std::span<const float> logits, float top, float factor, uint64_t need);
+  void CollectHeavier(std::span<const float> logits, uint64_t bound);
+  void TakeCandidates(std::span<const float> logits);
   // Keep the smallest set of the likeliest candidates that weighs at least `need`.
-  void KeepHeaviest(uint64_t need);
+  void KeepHeaviest(uint64_t need, float top, float factor);
   void KeepTypical(const SamplerParams& params, float top);
   static bool Better(const Candidate& a, const Candidate& b);
 
@@ -139,6 +147,8 @@ class Sampler {
   std::vector<int32_t> ids_;  // room for 16 more than the vocabulary
   std::vector<Candidate> candidates_;
   std::vector<Candidate> candidate_scratch_;
+  std::vector<std::pair<double, size_t>> order_;  // distance from the mean surprise, candidate
+  std::vector<std::pair<double, size_t>> order_scratch_;
 };
 
 }  // namespace pagoda::worker
