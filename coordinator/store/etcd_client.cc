@@ -36,6 +36,7 @@ bool TryAnother(const grpc::Status& status) {
 struct EtcdClient::State {
   struct Member {
     std::string address;
+    std::shared_ptr<grpc::Channel> channel;
     std::unique_ptr<pb::KV::Stub> kv;
     std::unique_ptr<pb::Lease::Stub> lease;
     std::unique_ptr<pb::Watch::Stub> watch;
@@ -47,6 +48,10 @@ struct EtcdClient::State {
   bool cancelled ABSL_GUARDED_BY(mutex) = false;
   grpc::ClientContext* watching ABSL_GUARDED_BY(mutex) = nullptr;
 
+  // gRPC moves a connection on only while some thread polls, and a call on a lost channel fails without polling: a process
+  // with no server of its own would see its new connection at the library's 5-second ticks.
+  static constexpr absl::Duration kReconnectPoll = absl::Milliseconds(100);
+
   // `call(member, context)` on the member that worked last, then on the others.
   absl::Status OnSomeMember(const std::function<grpc::Status(Member&, grpc::ClientContext&)>& call) {
     const size_t first = current.load();
@@ -54,6 +59,9 @@ struct EtcdClient::State {
     std::string where;
     for (size_t i = 0; i < members.size(); ++i) {
       Member& member = members[(first + i) % members.size()];
+      if (member.channel->GetState(/*try_to_connect=*/true) != GRPC_CHANNEL_READY) {
+        member.channel->WaitForConnected(std::chrono::system_clock::now() + absl::ToChronoMilliseconds(kReconnectPoll));
+      }
       grpc::ClientContext context;
       context.set_deadline(std::chrono::system_clock::now() + absl::ToChronoMilliseconds(call_timeout));
       last = call(member, context);
@@ -94,7 +102,7 @@ absl::StatusOr<std::unique_ptr<EtcdClient>> EtcdClient::Make(const EtcdOptions& 
     arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 10'000);
     arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 3'000);
     const auto channel = grpc::CreateCustomChannel(address, credentials, arguments);
-    state->members.push_back({address, pb::KV::NewStub(channel), pb::Lease::NewStub(channel), pb::Watch::NewStub(channel)});
+    state->members.push_back({address, channel, pb::KV::NewStub(channel), pb::Lease::NewStub(channel), pb::Watch::NewStub(channel)});
   }
   return std::unique_ptr<EtcdClient>(new EtcdClient(std::move(state)));
 }
