@@ -381,7 +381,10 @@ void Connection::BeginStream(uint64_t serial, int status, std::string_view conte
 bool Connection::WriteStream(uint64_t serial, std::string_view data) {
   if (serial != serial_ || phase_ != Phase::kAnswering || !streaming_ || complete_) return false;
   if (data.empty()) return true;
-  if (out_.size() + next_.size() + data.size() > server_->limits.unread_bytes) {
+  const auto too_much = [&] { return out_.size() + next_.size() + data.size() > server_->limits.unread_bytes; };
+  if (too_much()) Flush();
+  if (phase_ != Phase::kAnswering) return false;
+  if (too_much()) {
     CloseWith(Response::CloseReason::kSlowReader);
     return false;
   }
@@ -396,13 +399,14 @@ bool Connection::WriteStream(uint64_t serial, std::string_view data) {
   } else {
     next_ += data;
   }
-  Flush();
-  return phase_ == Phase::kAnswering;
+  FlushSoon();
+  return true;
 }
 
 void Connection::AbortStream(uint64_t serial) {
   if (serial != serial_ || phase_ != Phase::kAnswering) return;
   closed_ = nullptr;
+  Flush();
   Close();
 }
 
@@ -411,7 +415,17 @@ void Connection::FinishStream(uint64_t serial) {
   complete_ = true;
   closed_ = nullptr;
   if (http11_) next_ += "0\r\n\r\n";
-  Flush();
+  FlushSoon();
+}
+
+// After what waits for the loop already: tokens of several steps, or a token and the stream's end, go out in one write.
+void Connection::FlushSoon() {
+  if (flush_posted_) return;
+  flush_posted_ = true;
+  asio::post(socket_.get_executor(), [self = shared_from_this()] {
+    self->flush_posted_ = false;
+    self->Flush();
+  });
 }
 
 void Connection::Flush() {

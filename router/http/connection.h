@@ -70,6 +70,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void AbortStream(uint64_t serial);
   void AppendHead(int status, std::string_view content_type, const Headers& headers);
   void Flush();
+  void FlushSoon();
   void OnWritten(const boost::system::error_code& error);
   void AnswerComplete();
   void CloseWith(Response::CloseReason reason);
@@ -101,6 +102,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::string next_;       // to be written after it
   std::string wire_;       // TLS only: records to go out before those of next_
   bool writing_ = false;
+  bool flush_posted_ = false;
   std::function<void(Response::CloseReason)> closed_;
 };
 
