@@ -2,15 +2,17 @@
 """The layout does not matter: token ids and log-probabilities are the same, number for number, however the model is cut, on
 whatever instruction set, alone or in company, in one chunk or many, from the prefix cache or cold, preempted or not.
 
-Without arguments: a short form. --full: 20 prompts x 64 tokens, all layouts on all instruction sets of this machine; on the
-plain twin, which is many times slower, the shortest of the prompts and their first tokens, on all layouts too.
+Without arguments: a short form. --full: 20 prompts x 64 tokens, all layouts on all instruction sets of this machine. The plain twin
+is many times slower: it runs all of that on the model's first layers, and on the whole model the shortest of the prompts.
 """
 import argparse
 import concurrent.futures
 import pathlib
 import sys
+import tempfile
 
 import cluster
+import shallow_model
 from cluster import Cluster
 
 TEXT = """The harbour at Whitby has two piers that reach out like arms. In winter the sea comes over them, and the boats stay in.
@@ -28,6 +30,7 @@ LAYOUTS = {
     "2x3": ["--pipeline-parallel-size", "2", "--tensor-parallel-size", "3"],
     "3,1": ["--tensor-parallel-size", "3,1"],
 }
+SHALLOW_LAYERS = 4  # one a stage
 SMALL = ["--threads-per-worker", "1", "--kv-cache-memory-bytes", "64M", "--max-model-len", "1024"]
 
 
@@ -124,6 +127,21 @@ def the_scalar_twin_gives_the_same():
         print(f"  {name} scalar: {count} requests x {tokens} tokens the same", flush=True)
 
 
+def the_scalar_twin_gives_the_same_on_all_layouts():
+    """Everything, on a model of the same matrices that has fewer layers."""
+    made = requests(options.prompts, options.tokens) if options.full else requests(2, 8)
+    with tempfile.TemporaryDirectory() as folder:
+        model = f"{folder}/shallow.gguf"
+        shallow_model.write(cluster.model_path(), model, SHALLOW_LAYERS)
+        with Cluster(*LAYOUTS["1x1"], *SMALL, model=model) as serving:
+            expected = answers(serving, made)
+        for name in (LAYOUTS if options.full else ["2x3"]):
+            with Cluster(*LAYOUTS[name], *SMALL, "--isa", "scalar", model=model) as serving:
+                difference = first_difference(answers(serving, made), expected)
+            assert difference is None, f"{name} scalar: {difference}"
+            print(f"  {name} scalar, {SHALLOW_LAYERS} layers: {len(made)} requests x {made[0]['max_tokens']} tokens the same", flush=True)
+
+
 def every_instruction_set_gives_the_same():
     for isa in instruction_sets()[1:]:
         for name in (LAYOUTS if options.full else ["1x1"]):
@@ -195,4 +213,4 @@ if __name__ == "__main__":
     sys.argv = sys.argv[:1]
     cluster.run(every_layout_gives_the_same, company_does_not_matter, chunks_do_not_matter,
                 the_prefix_cache_does_not_matter, preemption_does_not_matter, the_scalar_twin_gives_the_same,
-                every_instruction_set_gives_the_same)
+                the_scalar_twin_gives_the_same_on_all_layouts, every_instruction_set_gives_the_same)
