@@ -3,9 +3,11 @@
 
 --update writes the golden files anew.
 """
+import copy
 import re
 import sys
 
+import crds
 import tools
 from chart import ENVIRONMENT, EVERY, HELM, PODS, ROLE_OF, SETS, SETS_OF_OBJECTS, TEXTS, containers, is_subset, pod_of
 
@@ -44,6 +46,21 @@ def test_kubernetes_schemas():
                 raise AssertionError(f"{name}: {item['kind']} {item['metadata']['name']} ({version}): {error.message} at {list(error.path)}")
             checked += 1
     assert checked > 150, checked
+
+
+def test_custom_resources_are_what_their_owners_take():
+    known = crds.models()
+    if known is None:
+        print("      (those of cert-manager, KEDA and Prometheus not checked: the packages cloudcoil-models-* are not there)")
+    custom = [(name, item) for name, item in EVERY if item["kind"] in crds.MODELS or (item["apiVersion"], item["kind"]) in crds.SPECS]
+    assert {item["kind"] for _, item in custom} == set(crds.MODELS) | {kind for _, kind in crds.SPECS}
+    for name, item in custom:
+        wrong = crds.faults(item, known)
+        assert not wrong, f"{name}: {item['kind']} {item['metadata']['name']}: {wrong}"
+    for kind in {item["kind"] for _, item in custom} - (set(crds.MODELS) if known is None else set()):
+        item = copy.deepcopy(next(item for _, item in custom if item["kind"] == kind))
+        item["spec"]["noSuchField"] = 1
+        assert crds.faults(item, known), f"a field that {kind} has not is accepted"
 
 
 def test_names_are_unique_and_short_enough():
