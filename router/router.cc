@@ -229,10 +229,10 @@ absl::StatusOr<std::unique_ptr<Router>> Router::Start(Options options) {
 Router::~Router() {
   state_->ending = true;  // nobody but the thread below stops the loop from here on
   // Nothing may post to the loop, or call a part of it, once parts begin to go. Open gRPC calls end
-  // on the loop.
+  // on the loop. Stop is posted: with no call open this thread may be done before Run begins, which would forget a Stop.
   std::thread end_calls([state = state_.get()] {
     state->grpc->Shutdown(/*grace_ms=*/100);
-    state->loop.Stop();
+    state->loop.Post([state] { state->loop.Stop(); });
   });
   state_->loop.Run();
   end_calls.join();
