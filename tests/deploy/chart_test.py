@@ -276,6 +276,7 @@ def test_secrets_and_claims_are_made_here_or_named_by_the_values():
         for volume in pod["spec"].get("volumes", []):
             if "persistentVolumeClaim" in volume:
                 assert volume["persistentVolumeClaim"]["claimName"] in given, f"{name}: {volume}"
+        assert "$(API_KEY)" not in str(pod) and "sk-" not in str(pod), "a key belongs in the environment: command lines are for all to read"
         assert not any("configMap" in volume for volume in pod["spec"].get("volumes", [])), name
     assert mounted > 40, mounted
 
