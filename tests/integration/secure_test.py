@@ -177,7 +177,8 @@ def only_health_answers_over_http_without_a_key(secured):
     tried = 0
     for method, path in routes + [("GET", "/v1/models/" + secured.cluster.name), ("GET", "/nothing"), ("GET", "/docs"), ("GET", "/"),
                                   ("DELETE", "/v1/models"), ("GET", "/v1/completions"), ("GET", "/health/../metrics"), ("GET", "//metrics"),
-                                  ("GET", "/metrics/"), ("OPTIONS", "/metrics"), ("HEAD", "/metrics"), ("GET", "/%6detrics")]:
+                                  ("GET", "/metrics/"), ("OPTIONS", "/metrics"), ("HEAD", "/metrics"), ("GET", "/%6detrics"), ("GET", "/ui/events"),
+                                  ("HEAD", "/ui/events"), ("GET", "/ui/nothing"), ("POST", "/ui"), ("DELETE", "/ui/events")]:
         for key in (None, "sk-pagoda-00000000-" + "0" * 64, "", secured.secrets["inference"][:-1], secured.secrets["inference"] + "0"):
             status, headers, text = secured.request(method, path, body if method == "POST" else None, key)
             tried += 1
@@ -190,6 +191,13 @@ def only_health_answers_over_http_without_a_key(secured):
                 error = json.loads(text)["error"]
                 assert set(error) == {"message", "type", "param", "code"} and error["code"] in ("missing_api_key", "invalid_api_key"), error
     print(f"  {tried} requests refused or health")
+    # The status page's own files are a form that asks for a key: the same bytes for everybody, with nothing of the cluster in them.
+    for path in ("/ui", "/ui/"):
+        status, headers, text = secured.request("GET", path)
+        assert status == 200 and "default-src 'none'" in headers["content-security-policy"], headers
+        assert text == (cluster.ROOT / "router/ui/page/index.html").read_text() and secured.cluster.name not in text and "worker-0" not in text
+    assert secured.request("HEAD", "/ui/events", key=secured.secrets["inference"])[0] == 403
+    assert secured.request("HEAD", "/ui/events", key=secured.secrets["admin"])[0] == 200
     assert secured.request("GET", "/metrics", key=secured.secrets["inference"])[0] == 403
     assert secured.request("GET", "/load", key=secured.secrets["inference"])[0] == 403
     assert secured.request("GET", "/v1/models", key=secured.secrets["metrics"])[0] == 403
