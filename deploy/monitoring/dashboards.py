@@ -125,6 +125,11 @@ def overview():
             graph("Whole request", SECONDS,
                   quantiles("pagoda_router_request_duration_seconds", SPACE + ',endpoint=~"/v1/.*completions|grpc.Generate"'),
                   "Generations only.")]),
+        ("Latency by model", [
+            graph(title, SECONDS, quantiles(f"pagoda_request_{part}_seconds", SPACE, "model_name", "{{model_name}}", (0.9,)), description)
+            for title, part, description in (("Queue, p90", "queue", "From arrival to the first scheduled row, at the coordinator."),
+                                             ("Prefill, p90", "prefill", "From there to the first token."),
+                                             ("Decode, p90", "decode", "From the first token to the last."))]),
         ("Saturation", [
             graph("Sequences", COUNT, [(f"sum by (model_name) (pagoda_running_sequences{{{SPACE}}})", "running {{model_name}}"),
                                        (f"sum by (model_name) (pagoda_waiting_sequences{{{SPACE}}})", "waiting {{model_name}}")],

@@ -22,6 +22,17 @@ def test_lint():
         tools.run(HELM, "lint", "--strict", tools.CHART, "-f", path, env=ENVIRONMENT)
 
 
+def test_notes_can_be_read():
+    """Only an installation renders them (here one that is not carried out)."""
+    for path in [*SETS, None]:
+        shown = tools.run(HELM, "install", "pagoda", tools.CHART, "--namespace", "llm", "--dry-run=client", *(["-f", path] if path else []), env=ENVIRONMENT).stdout
+        notes = shown[shown.index("\nNOTES:") + 7:]
+        assert "To ask:" in notes and "--coordinators" in notes and "<no value>" not in shown and "%!" not in notes, f"{path}: {notes}"
+        name = path.name.removesuffix("-values.yaml") if path else "default"
+        assert ("one coordinator and no standby" in notes) == (name != "ha-etcd"), f"{name}: {notes}"
+        assert ("no API keys" in notes) == (name != "secured") and ("tls.enabled is false" in notes) == (name == "one-pod-cpu"), f"{name}: {notes}"
+
+
 def test_there_are_sets_enough_and_they_cover_the_features():
     assert len(SETS) >= 6, SETS
     kinds = {item["kind"] for _, item in EVERY}
