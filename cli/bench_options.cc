@@ -72,7 +72,7 @@ void AddBenchFlags(CLI::App& app, BenchOptions& options) {
   app.add_option("--url", options.url, "a router's HTTP address");
   app.add_option("--grpc", options.grpc, "a router's gRPC address, host:port; then it is used instead of HTTP");
   app.add_option("--model", options.model, "default: the first one served");
-  app.add_option("--api-key", options.api_key, "sent as a bearer token");
+  app.add_option("--api-key", options.api_key, "sent as a bearer token; better in the environment, where nobody else reads it")->envname("PAGODA_API_KEY");
   app.add_option("--ssl-ca-certs", options.authority, kAuthorityHelp);
   app.add_flag("--grpc-tls", options.grpc_tls, "speak TLS to --grpc");
   app.add_option("--num-prompts", options.requests, "requests")->check(CLI::Range(1, 10'000'000));

@@ -88,7 +88,7 @@ int RunChat(int argc, const char* const* argv) {
   app.add_option("--temperature", options.temperature, "0 is greedy; default: the model's own");
   app.add_option("--top-p", options.top_p, "default: the model's own");
   app.add_option("--seed", options.seed, "makes sampling repeatable");
-  app.add_option("--api-key", options.api_key, "sent as a bearer token");
+  app.add_option("--api-key", options.api_key, "sent as a bearer token; better in the environment, where nobody else reads it")->envname("PAGODA_API_KEY");
   app.add_option("--ssl-ca-certs", options.authority, kAuthorityHelp);
   app.add_flag("--grpc-tls", options.grpc_tls, "speak TLS to --grpc");
   AddConfigFile(app);

@@ -60,6 +60,7 @@ absl::Status Dispatcher::Start(GenerationRequest request, std::shared_ptr<Genera
     running.chain = HashFullBlocks(CacheSalt(request), request.prompt, block_tokens);
   }
   const auto prompt_tokens = static_cast<int64_t>(request.prompt.size());
+  const std::string tenant = request.tenant;
   running.session = std::make_unique<Session>(std::move(request));
   running.sink = std::move(sink);
   running.last_news_ns = edges_.now();
@@ -78,6 +79,7 @@ absl::Status Dispatcher::Start(GenerationRequest request, std::shared_ptr<Genera
     place->second.held_until_ns = edges_.now() + options_.hold_ms * kNsPerMs;
   }
   metrics_->PromptTokens(prompt_tokens);
+  metrics_->tenants().PromptTokens(tenant, prompt_tokens);
   metrics_->SetInFlight(in_flight());
   return absl::OkStatus();
 }
@@ -389,16 +391,22 @@ void Dispatcher::OnChoice(int link, const wire::ChoiceTokens& tokens,
     breakers_.Succeeded(running.pipeline);
     running.avoid.clear();
   }
+  const std::string& tenant = running.session->request().tenant;
   if (update.first_token) {
-    metrics_->FirstToken(SecondsBetween(running.session->request().received_ns, now));
+    const double seconds = SecondsBetween(running.session->request().received_ns, now);
+    metrics_->FirstToken(seconds);
+    metrics_->tenants().FirstToken(tenant, seconds);
     if (pipeline != nullptr && running.profile.empty())
       running.profile = pipeline->numerics_profile;
   } else if (count > 0 && !running.touched) {
-    metrics_->InterToken(SecondsBetween(running.last_news_ns, now) / static_cast<double>(count));
+    const double seconds = SecondsBetween(running.last_news_ns, now) / static_cast<double>(count);
+    metrics_->InterToken(seconds);
+    metrics_->tenants().InterToken(tenant, seconds);
   }
   if (count > 0) {
     running.last_news_ns = now;
     metrics_->OutputTokens(count);
+    metrics_->tenants().OutputTokens(tenant, count);
     running.counted_tokens += count;
     loads_[running.pipeline].tokens += count;
   }

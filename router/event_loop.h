@@ -23,7 +23,7 @@ class EventLoop {
   // Runs `task` each `interval_ms` until the loop ends.
   void Every(int64_t interval_ms, std::function<void()> task);
   // Blocks the calling thread, which becomes the loop's thread, until Stop. May be called again
-  // after that.
+  // after that; a Stop before Run is forgotten, one that was posted is not.
   void Run();
   void Stop();
 

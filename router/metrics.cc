@@ -122,6 +122,8 @@ struct Metrics::State {
       RegisterFamily(registry, prometheus::BuildGauge(), "vllm:lora_requests_info",
                      "Alias for gateways: LoRA adapters; none are served.");
 
+  TenantMetrics tenants{registry};
+
   std::mutex cluster_mutex;
   struct ModelGauges {
     Gauge *pipelines, *running, *waiting, *cache_use, *lora;
@@ -276,6 +278,8 @@ void Metrics::SetCluster(const ClusterView& view, bool whole) {
     }
   }
 }
+
+TenantMetrics& Metrics::tenants() { return state_->tenants; }
 
 std::function<void(std::string_view, int64_t)> Metrics::span_counter() { return SpanCounter(state_->registry, "pagoda_router"); }
 

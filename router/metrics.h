@@ -1,5 +1,5 @@
 // What a router shows to Prometheus. Series exist with zero from the start, labels are bounded:
-// endpoints and codes are ours, model names are those served. Owner: main. Thread rule: the methods
+// endpoints and codes are ours, model names are those served, tenants those of the key file. Owner: main. Thread rule: the methods
 // may be called from any thread.
 #pragma once
 
@@ -10,6 +10,7 @@
 
 #include "router/cluster_view.h"
 #include "router/live_figures.h"
+#include "router/tenant_metrics.h"
 
 namespace prometheus {
 class Registry;
@@ -44,6 +45,7 @@ class Metrics {
   std::string Expose() const;
   // The last minutes, for the status page. Fed by the methods above.
   LiveFigures& live() { return live_; }
+  TenantMetrics& tenants();
   std::function<void(std::string_view outcome, int64_t spans)> span_counter();
 
  private:

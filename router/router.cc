@@ -174,7 +174,9 @@ void Router::State::Attach() {
   loop.Every(kFiguresEveryMs, [this] {
     if (!ending) page.EverySecond();
   });
-  loop.Every(kKeyFileMs, [this] { gate->ReloadIfChanged(); });
+  loop.Every(kKeyFileMs, [this] {
+    if (gate->ReloadIfChanged()) metrics.tenants().AddTenants(gate->Tenants());
+  });
 }
 
 void Router::State::OnTick() {
@@ -220,6 +222,7 @@ absl::StatusOr<std::unique_ptr<Router>> Router::Start(Options options) {
                                                    .transport = {}}));
   }
   PAGODA_ASSIGN_OR_RETURN(std::unique_ptr<Gate> gate, Gate::Open(options.api_key_file));
+  metrics->tenants().AddTenants(gate->Tenants());
   auto state = std::make_unique<State>(options, std::move(metrics), std::move(tracer), std::move(gate));
   if (absl::Status status = state->Listen(); !status.ok()) return status;
   state->Attach();
@@ -229,10 +232,10 @@ absl::StatusOr<std::unique_ptr<Router>> Router::Start(Options options) {
 Router::~Router() {
   state_->ending = true;  // nobody but the thread below stops the loop from here on
   // Nothing may post to the loop, or call a part of it, once parts begin to go. Open gRPC calls end
-  // on the loop.
+  // on the loop. Stop is posted: with no call open this thread may be done before Run begins, which would forget a Stop.
   std::thread end_calls([state = state_.get()] {
     state->grpc->Shutdown(/*grace_ms=*/100);
-    state->loop.Stop();
+    state->loop.Post([state] { state->loop.Stop(); });
   });
   state_->loop.Run();
   end_calls.join();
@@ -247,6 +250,7 @@ void Router::Run() { state_->loop.Run(); }
 void Router::ReloadKeys() {
   if (const absl::Status status = state_->gate->Reload(); !status.ok())
     LogWarning("keys_not_loaded", {{"error", AsStd(status.message())}});
+  state_->metrics.tenants().AddTenants(state_->gate->Tenants());
 }
 
 void Router::BeginShutdown(int64_t grace_ms) {

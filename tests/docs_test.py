@@ -19,7 +19,7 @@ PAGES = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("docs/examples/*.md"), ROOT 
 MADE_BY_TOOLS = {"api.md", "metrics.md"}
 # Flags of other programs that the pages show.
 OTHERS = {"--full", "--unit", "--asan", "--tsan", "--short-asan", "--user", "--namespace", "--create-namespace", "--previous", "--recursive", "--help",
-          "--version", "--update", "--update-metrics", "--pictures", "--shm-size", "--profile", "--cacert"}
+          "--version", "--update", "--update-metrics", "--pictures", "--shm-size", "--profile", "--cacert", "--reuse-values", "--reset-then-reuse-values"}
 
 
 def words_of(page):
@@ -77,6 +77,32 @@ def test_messages_are_in_the_source():
     assert len(headings) >= 20, headings
     missing = [heading for heading in headings if heading not in source]
     assert not missing, f"in docs/troubleshooting.md, in no source file: {missing}"
+
+
+def test_tests_that_the_pages_name_exist():
+    """Of the attack classes (all 23 of them, each with a test or a sentence), of the claims of README.md, of what reliability.md promises."""
+    files = {path: path.read_text(errors="replace") for path in sorted((ROOT / "tests").rglob("*"))
+             if path.suffix in (".cc", ".h", ".py", ".txt") and path.is_file()}
+    names = {path.name for path in files}
+    everything = "\n".join(files.values())
+    rows = {page: [line for line in words_of(ROOT / page).splitlines() if line.startswith("| ") and "_test" in line]
+            for page in ("docs/security.md", "docs/reliability.md", "README.md")}
+    classes = re.findall(r"^\| (\d+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", words_of(ROOT / "docs/security.md"), re.M)
+    assert [int(number) for number, *_ in classes] == list(range(1, 24)) and all(shown.strip() for *_, shown in classes)
+    wrong, seen = [], 0
+    for page, lines in rows.items():
+        for word in [word for line in lines for word in re.findall(r"`([^`]+)`", line.split("|")[-2])]:
+            seen += 1
+            path = word.split(" ")[0]
+            if path.startswith("--"):
+                continue
+            if path.endswith((".py", ".cc")) or "/" in path:
+                found = (ROOT / path).exists() or path in names or bool(list(ROOT.glob(path)))
+            else:  # a target of CMake, a function, or Suite.Name
+                found = all(part == "*" or re.search(rf"\b{re.escape(part)}\b", everything) for part in path.split("."))
+            if not found:
+                wrong.append(f"{page}: {word}")
+    assert not wrong and seen > 100, (wrong, seen)
 
 
 def complete(words):

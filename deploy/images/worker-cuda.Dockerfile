@@ -32,8 +32,8 @@ LABEL org.opencontainers.image.title="Pagoda worker (CUDA)" \
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
-      libabsl20220623 libc-ares2 libcivetweb1 libfmt9 libgrpc++1.51 libgrpc29 libnuma1 libprometheus-cpp-core1.0 \
-      libprometheus-cpp-pull1.0 libprotobuf32 libre2-9 libspdlog1.10 libssl3 libstdc++6 libucx0 libyaml-cpp0.7 zlib1g \
+      libabsl20220623 libc-ares2 libfmt9 libgrpc++1.51 libgrpc29 libnuma1 libprometheus-cpp-core1.0 \
+      libprotobuf32 libre2-9 libspdlog1.10 libssl3 libstdc++6 libucx0 libyaml-cpp0.7 zlib1g \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --gid 10001 pagoda \
     && useradd --uid 10001 --gid 10001 --home-dir /var/cache/pagoda --create-home --shell /usr/sbin/nologin pagoda
@@ -42,6 +42,6 @@ COPY --chmod=0755 deploy/images/pagoda-answers deploy/images/pagoda-worker-conne
 USER 10001:10001
 WORKDIR /var/cache/pagoda
 EXPOSE 7072 7073
-HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["pagoda-answers", "7073", "/metrics"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["pagoda-answers", "7073", "/livez"]
 STOPSIGNAL SIGTERM
 CMD ["pagoda-worker", "--help"]

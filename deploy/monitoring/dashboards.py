@@ -19,6 +19,7 @@ SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 
 SPACE = 'namespace=~"$namespace"'
 MODEL = SPACE + ',model_name=~"$model_name"'
+TENANT = SPACE + ',tenant=~"$tenant"'
 RATE = "$__rate_interval"
 
 # Units as Grafana names them.
@@ -66,7 +67,7 @@ def number(title, unit, expression, description, width=4):
             .with_target(query(expression, title, 0)))
 
 
-def board(name, title, description, rows, with_model=False):
+def board(name, title, description, rows, with_model=False, with_tenant=False):
     built = (dashboard.Dashboard(title).uid(f"pagoda-{name}").description(description).tags(["pagoda"]).editable()
              .timezone("browser").refresh("30s").time("now-1h", "now").tooltip(DashboardCursorSync.CROSSHAIR)
              .link(dashboard.DashboardLink("Pagoda").type("dashboards").tags(["pagoda"]).as_dropdown(True).keep_time(True)
@@ -76,6 +77,9 @@ def board(name, title, description, rows, with_model=False):
     if with_model:
         built = built.with_variable(label_values(
             "model_name", "Model", 'label_values(pagoda_kv_blocks{namespace=~"$namespace"}, model_name)'))
+    if with_tenant:
+        built = built.with_variable(label_values(
+            "tenant", "Tenant", 'label_values(pagoda_router_tenant_output_tokens_total{namespace=~"$namespace"}, tenant)'))
     ids = itertools.count(1)
     for row, panels in rows:
         built = built.with_row(dashboard.Row(row).id(next(ids)))
@@ -121,6 +125,11 @@ def overview():
             graph("Whole request", SECONDS,
                   quantiles("pagoda_router_request_duration_seconds", SPACE + ',endpoint=~"/v1/.*completions|grpc.Generate"'),
                   "Generations only.")]),
+        ("Latency by model", [
+            graph(title, SECONDS, quantiles(f"pagoda_request_{part}_seconds", SPACE, "model_name", "{{model_name}}", (0.9,)), description)
+            for title, part, description in (("Queue, p90", "queue", "From arrival to the first scheduled row, at the coordinator."),
+                                             ("Prefill, p90", "prefill", "From there to the first token."),
+                                             ("Decode, p90", "decode", "From the first token to the last."))]),
         ("Saturation", [
             graph("Sequences", COUNT, [(f"sum by (model_name) (pagoda_running_sequences{{{SPACE}}})", "running {{model_name}}"),
                                        (f"sum by (model_name) (pagoda_waiting_sequences{{{SPACE}}})", "waiting {{model_name}}")],
@@ -249,6 +258,35 @@ def router():
     ])
 
 
+def tenants():
+    def name(metric):
+        return f"pagoda_router_tenant_{metric}"
+    requests, refused = rate(name("requests_total"), TENANT, "tenant"), TENANT + ',outcome="refused"'
+    return board("tenants", "Pagoda / Tenants", "What each tenant of the API keys asks, gets and is refused, over all routers.", [
+        ("Throughput", [
+            graph("Requests by tenant", REQUESTS, [(requests, "{{tenant}}")], "Requests that ended, whatever became of them.", stacked=True),
+            graph("Output tokens by tenant", PER_SECOND, [(rate(name("output_tokens_total"), TENANT, "tenant"), "{{tenant}}")],
+                  "Tokens sent, each second.", stacked=True),
+            graph("Prompt tokens by tenant", PER_SECOND, [(rate(name("prompt_tokens_total"), TENANT, "tenant"), "{{tenant}}")],
+                  "Prompt tokens accepted, each second.", stacked=True)]),
+        ("Latency", [
+            graph("Time to first token, median", SECONDS, quantiles(name("time_to_first_token_seconds"), TENANT, "tenant", "{{tenant}}", (0.5,)),
+                  "From the receipt of a tenant's request to its first token."),
+            graph("Time to first token, p99", SECONDS, quantiles(name("time_to_first_token_seconds"), TENANT, "tenant", "{{tenant}}", (0.99,)),
+                  "Of one request in a hundred. It rises for all when the cluster is full, for one when that one asks for much."),
+            graph("Between tokens, p99", SECONDS, quantiles(name("inter_token_latency_seconds"), TENANT, "tenant", "{{tenant}}", (0.99,)),
+                  "Time between news of one request over their tokens.")]),
+        ("Refusals", [
+            graph("Over the quota", REQUESTS, [(rate(name("quota_refusals_total"), TENANT, "tenant, quota"), "{{tenant}} {{quota}}")],
+                  "Requests refused because a key had used its quota, at one of the routers.", stacked=True),
+            graph("Refused", PERCENT, [(f"{rate(name('requests_total'), refused, 'tenant')} / ({requests} > 0)",
+                                        "{{tenant}}")], "Share of requests that ended with 429 or 503: quota, a full queue, no pipeline.", high=1),
+            graph("Errors by tenant", REQUESTS,
+                  [(rate(name("requests_total"), TENANT + ',outcome=~"client_error|server_error"', "tenant, outcome"), "{{tenant}} {{outcome}}")],
+                  "Other 4xx (clients that went away too) and other 5xx.", stacked=True)]),
+    ], with_tenant=True)
+
+
 def capacity():
     ratio = "namespace:pagoda_router_error_ratio:rate"
     return board("capacity", "Pagoda / Capacity and objectives", "Error budget (99.5%), queues, room left. Needs the recording rules.", [
@@ -302,7 +340,7 @@ def gpu():
 def main():
     folder = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    for name, built in (overview(), pipeline(), cache(), router(), capacity(), gpu()):
+    for name, built in (overview(), pipeline(), cache(), router(), tenants(), capacity(), gpu()):
         (folder / f"{name}.json").write_text(JSONEncoder(sort_keys=True, indent=1).encode(built) + "\n")
 
 

@@ -30,7 +30,7 @@ def ask(url, expression, begin, end, step):
 
 
 def filled(expression, interval):
-    return expression.replace("$__rate_interval", interval).replace("$namespace", ".*").replace("$model_name", ".*")
+    return expression.replace("$__rate_interval", interval).replace("$namespace", ".*").replace("$model_name", ".*").replace("$tenant", ".*")
 
 
 def legend_of(template, labels):

@@ -34,8 +34,20 @@ absl::Status Gate::Reload() {
   return absl::OkStatus();
 }
 
-void Gate::ReloadIfChanged() {
-  if (keys_.ReloadIfChanged()) TakeUpQuotas();
+bool Gate::ReloadIfChanged() {
+  if (!keys_.ReloadIfChanged()) return false;
+  TakeUpQuotas();
+  return true;
+}
+
+std::vector<std::string> Gate::Tenants() const {
+  std::vector<std::string> tenants;
+  if (const auto ring = keys_.ring()) {
+    for (const auto& key : ring->keys()) {
+      if (key->Has(security::Scope::kInference)) tenants.push_back(key->tenant);
+    }
+  }
+  return tenants;
 }
 
 void Gate::TakeUpQuotas() {

@@ -8,6 +8,7 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "common/mutex.h"
@@ -49,7 +50,9 @@ class Gate {
   // Reads the file again; on an error the keys stay as they were.
   absl::Status Reload();
   // Reload if the file was changed since it was last read.
-  void ReloadIfChanged();
+  // True when it was.
+  bool ReloadIfChanged();
+  std::vector<std::string> Tenants() const;  // with a key to generate, in the file's order; one may stand twice
 
   // Of an Authorization header. kUnauthenticated: no such key; kPermissionDenied: not of this scope.
   absl::StatusOr<Caller> Admit(std::string_view authorization, security::Scope scope) const;

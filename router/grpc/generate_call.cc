@@ -217,6 +217,7 @@ void GenerateCall::FinishWhenWritten() {
     context_->AddTrailingMetadata("retry-after-ms", std::to_string(*retry_ms));
   }
   metrics_->RequestEnded("grpc.Generate", HttpStatusOf(status_), SecondsSince(received_ns_));
+  metrics_->tenants().RequestEnded(caller_.tenant(), HttpStatusOf(status_));
   Finish(ToGrpc(status_));
 }
 

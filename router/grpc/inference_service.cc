@@ -115,7 +115,9 @@ class InferenceService : public v1::Inference::CallbackService {
     absl::Status status = caller.status();
     if (status.ok()) status = parts_.gate->TakeRequest(*caller, now);
     if (status.ok()) return caller;
-    parts_.metrics->Rejected(absl::IsResourceExhausted(status) ? "quota" : "unauthorized");
+    const bool over_quota = absl::IsResourceExhausted(status);
+    parts_.metrics->Rejected(over_quota ? "quota" : "unauthorized");
+    if (over_quota) parts_.metrics->tenants().QuotaRefused(caller->tenant(), TenantMetrics::Quota::kRequests);
     return status;
   }
 
@@ -135,6 +137,7 @@ class InferenceService : public v1::Inference::CallbackService {
     auto reserved = parts_.gate->ReserveTokens(caller, MostTokens(*prepared), now);
     if (!reserved.ok()) {
       parts_.metrics->Rejected("quota");
+      parts_.metrics->tenants().QuotaRefused(caller.tenant(), TenantMetrics::Quota::kTokens);
       return reserved.status();
     }
     call.Hold(*std::move(reserved));

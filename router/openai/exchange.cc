@@ -150,6 +150,7 @@ void Exchange::Ended(int status) {
   const double seconds =
       static_cast<double>(NowNs() - request_->received_ns) / static_cast<double>(kNsPerSecond);
   metrics_->RequestEnded(endpoint_, status, seconds);
+  metrics_->tenants().RequestEnded(caller.tenant(), status);
   if (!access_log_) return;
   LogRequest({.request_id = id_,
               .method = request_->method,

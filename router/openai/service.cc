@@ -168,7 +168,9 @@ bool Service::Admit(const std::shared_ptr<Exchange>& exchange, Scope scope) {
     exchange->standing = parts_.gate->StandingOf(exchange->caller, now);
   }
   if (status.ok()) return true;
-  parts_.metrics->Rejected(absl::IsResourceExhausted(status) ? "quota" : "unauthorized");
+  const bool over_quota = absl::IsResourceExhausted(status);
+  parts_.metrics->Rejected(over_quota ? "quota" : "unauthorized");
+  if (over_quota) parts_.metrics->tenants().QuotaRefused(exchange->caller.tenant(), TenantMetrics::Quota::kRequests);
   exchange->SendError(status);
   return false;
 }
@@ -309,6 +311,7 @@ void Service::StartJob(std::shared_ptr<Exchange> exchange, Endpoint endpoint, in
         done->standing = parts_.gate->StandingOf(done->caller, now);
         if (!reserved.ok()) {
           parts_.metrics->Rejected("quota");
+          parts_.metrics->tenants().QuotaRefused(done->caller.tenant(), TenantMetrics::Quota::kTokens);
           return done->SendError(reserved.status());
         }
         done->reservation = *std::move(reserved);

@@ -83,24 +83,27 @@ void StatusPage::Handle(const http::Request& request, std::shared_ptr<http::Resp
   const auto refuse = [&](int status, std::string_view message, std::string_view code) {
     Answer(*response, status, "application/json", openai::ErrorBody(status, message, "", code));
   };
-  if (request.method != "GET" && request.method != "HEAD") {
-    return refuse(405, "the status page is only read", "method_not_allowed");
-  }
-  if (request.path == "/ui/events") {
-    if (request.method == "HEAD") return Answer(*response, 200, "text/event-stream; charset=utf-8", "");
-    return Stream(request, std::move(response));
-  }
+  const bool reads = request.method == "GET" || request.method == "HEAD";
   const std::string_view path = request.path == "/ui" ? "/ui/" : std::string_view(request.path);
+  // The page itself holds no data and asks for the key; all else, also what there is not, is for those who have it.
   for (const PageFile& file : PageFiles()) {
-    if (path == file.path) return Answer(*response, 200, file.content_type, std::string(file.text));
+    if (reads && path == file.path) return Answer(*response, 200, file.content_type, std::string(file.text));
   }
-  refuse(404, absl::StrCat("no such page: ", request.path.substr(0, 200)), "not_found");
+  if (const absl::Status status = edges_.may_see_cluster(request); !status.ok()) {
+    const int code = HttpStatusOf(status);
+    http::Headers headers = PageHeaders();
+    if (code == 401) headers.emplace_back("WWW-Authenticate", "Bearer realm=\"pagoda\"");
+    response->Send(code, "application/json", openai::ErrorBody(status), std::move(headers));
+    metrics_->RequestEnded("other", code, 0);
+    return;
+  }
+  if (!reads) return refuse(405, "the status page is only read", "method_not_allowed");
+  if (path != "/ui/events") return refuse(404, absl::StrCat("no such page: ", request.path.substr(0, 200)), "not_found");
+  if (request.method == "HEAD") return Answer(*response, 200, "text/event-stream; charset=utf-8", "");
+  Stream(std::move(response));
 }
 
-void StatusPage::Stream(const http::Request& request, std::shared_ptr<http::Response> response) {
-  if (const absl::Status status = edges_.may_see_cluster(request); !status.ok()) {
-    return Answer(*response, HttpStatusOf(status), "application/json", openai::ErrorBody(status));
-  }
+void StatusPage::Stream(std::shared_ptr<http::Response> response) {
   Sweep();
   if (draining_ || viewers_.size() >= limits::kMaxPageViewers) {
     return Answer(*response, 503, "application/json",

@@ -61,7 +61,7 @@ class StatusPage {
     std::vector<std::pair<uint64_t, std::string>> events;  // number, JSON; oldest first
   };
 
-  void Stream(const http::Request& request, std::shared_ptr<http::Response> response);
+  void Stream(std::shared_ptr<http::Response> response);
   void Watch(int link, bool on);
   void TellEvents(int link, Viewer& viewer);
   void Write(Viewer& viewer, std::string_view event, std::string_view data);

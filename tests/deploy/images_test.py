@@ -41,7 +41,8 @@ def test_images_run_as_a_number_that_is_not_root_and_have_health_checks():
     for name, text in FILES.items():
         final = last_stage(text)
         assert re.findall(r"^USER (.*)$", final, re.M) == ["10001:10001"], name
-        assert re.search(r"^HEALTHCHECK .*CMD \[", final, re.M) and "STOPSIGNAL SIGTERM" in final, name
+        # Health needs no key; /metrics does, where there are keys.
+        assert re.search(r'^HEALTHCHECK .*CMD \["pagoda-answers", "\d+", "/livez"\]$', final, re.M) and "STOPSIGNAL SIGTERM" in final, name
         assert "curl" not in final and "apt-get upgrade" not in text and "ADD " not in text, name
 
 
@@ -70,10 +71,51 @@ def test_packages_hold_every_library_of_the_binaries():
         assert len(owners) > 8, owners
         missing = owners - packages_of(name) - {"libc6", "libgcc-s1"}
         assert not missing, f"{name}: libraries of packages that the image does not install: {sorted(missing)}"
+        surplus = {package for package in packages_of(name) - owners if package.startswith("lib")}
+        assert not surplus, f"{name}: installs what no binary needs: {sorted(surplus)}"
+
+
+def build_context(name, folder):
+    """What the engine would send: the tree without what the image's .dockerignore names."""
+    ignored = set((IMAGES / f"{name}.dockerignore").read_text().split())
+    assert {".git", "build", "tests"} <= ignored
+    folders = {pattern for pattern in ignored if "/" not in pattern}
+    for path in tools.run("git", "-C", tools.ROOT, "ls-files", "--cached", "--others", "--exclude-standard").stdout.splitlines():
+        if path.split("/")[0] not in folders and (tools.ROOT / path).is_file():
+            to = folder / path
+            to.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(tools.ROOT / path, to)
+
+
+def test_build_stages_can_build():
+    """The first stage's own commands over what the image gets of the tree: CMake must configure it, and ninja must know how to make every
+    target (it is not made here: that is a clean build of some minutes)."""
+    for tool in ("cmake", "ninja", "git"):
+        if not shutil.which(tool):
+            print(f"      (not tried: there is no {tool})")
+            return
+    with tempfile.TemporaryDirectory() as folder:
+        source, build = pathlib.Path(folder, "src"), pathlib.Path(folder, "build")
+        configured = None
+        for name, text in FILES.items():
+            if "-DPAGODA_CUDA=ON" in text:
+                continue  # wants NVIDIA's compiler; else it is the CPU worker's
+            configure, make = re.search(r"^RUN (cmake -S /src .*?) \\\n    && (ninja -C /build .*?) \\\n    && strip", text, re.S | re.M).groups()
+            if configure != configured:
+                build_context(name, source)
+                assert (source / "scripts/lib/packages.sh").exists() and not (source / "tests").exists()
+                done = tools.run(*[{"/src": source, "/build": build}.get(word, word) for word in configure.split()], check=False, timeout=100)
+                assert done.returncode == 0, f"{name}: {configure}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+                configured = configure
+            planned = tools.run(*make.replace("-C /build", f"-C {build} -t commands").split()).stdout
+            for target in BINARIES[name]:
+                assert re.search(rf" -o bin/{target} ", planned), f"{name}: nothing links {target}"
 
 
 def test_packages_exist():
-    packages = sorted(set().union(*(packages_of(name) for name in FILES)))
+    build = tools.run("bash", "-c", f". {tools.ROOT}/scripts/lib/packages.sh; printf '%s\\n' \"${{PAGODA_BUILD_PACKAGES[@]}}\"").stdout.split()
+    assert len(build) > 20, build
+    packages = sorted(set(build).union(*(packages_of(name) for name in FILES)))
     assert len(packages) > 20, packages
     if not shutil.which("apt-cache") or "bookworm" not in pathlib.Path("/etc/os-release").read_text():
         print("      (not looked up: this is not Debian bookworm)")

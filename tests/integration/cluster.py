@@ -306,7 +306,7 @@ def internal_pipeline_proto():
     return importlib.import_module("pagoda.internal.v1.pipeline_pb2")
 
 
-def admin_call(address, method, **fields):
+def admin_call(address, method, credentials=None, **fields):
     import grpc
     admin, _ = protos()
     kinds = {"GetCluster": (admin.GetClusterRequest, admin.ClusterState),
@@ -315,7 +315,8 @@ def admin_call(address, method, **fields):
              "ScaleDeployment": (admin.ScaleDeploymentRequest, admin.Deployment),
              "DrainDeployment": (admin.DrainDeploymentRequest, admin.Deployment)}
     request, response = kinds[method]
-    with grpc.insecure_channel(address) as channel:
+    secure = lambda: grpc.secure_channel(address, credentials, [("grpc.ssl_target_name_override", "pagoda-coordinator")])  # noqa: E731
+    with (secure() if credentials else grpc.insecure_channel(address)) as channel:
         call = channel.unary_unary(f"/pagoda.v1.Admin/{method}", request_serializer=request.SerializeToString,
                                    response_deserializer=response.FromString)
         return call(request(**fields), timeout=30)

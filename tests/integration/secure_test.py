@@ -18,6 +18,7 @@ import ssl
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 import cluster
@@ -176,7 +177,8 @@ def only_health_answers_over_http_without_a_key(secured):
     tried = 0
     for method, path in routes + [("GET", "/v1/models/" + secured.cluster.name), ("GET", "/nothing"), ("GET", "/docs"), ("GET", "/"),
                                   ("DELETE", "/v1/models"), ("GET", "/v1/completions"), ("GET", "/health/../metrics"), ("GET", "//metrics"),
-                                  ("GET", "/metrics/"), ("OPTIONS", "/metrics"), ("HEAD", "/metrics"), ("GET", "/%6detrics")]:
+                                  ("GET", "/metrics/"), ("OPTIONS", "/metrics"), ("HEAD", "/metrics"), ("GET", "/%6detrics"), ("GET", "/ui/events"),
+                                  ("HEAD", "/ui/events"), ("GET", "/ui/nothing"), ("POST", "/ui"), ("DELETE", "/ui/events")]:
         for key in (None, "sk-pagoda-00000000-" + "0" * 64, "", secured.secrets["inference"][:-1], secured.secrets["inference"] + "0"):
             status, headers, text = secured.request(method, path, body if method == "POST" else None, key)
             tried += 1
@@ -189,6 +191,13 @@ def only_health_answers_over_http_without_a_key(secured):
                 error = json.loads(text)["error"]
                 assert set(error) == {"message", "type", "param", "code"} and error["code"] in ("missing_api_key", "invalid_api_key"), error
     print(f"  {tried} requests refused or health")
+    # The status page's own files are a form that asks for a key: the same bytes for everybody, with nothing of the cluster in them.
+    for path in ("/ui", "/ui/"):
+        status, headers, text = secured.request("GET", path)
+        assert status == 200 and "default-src 'none'" in headers["content-security-policy"], headers
+        assert text == (cluster.ROOT / "router/ui/page/index.html").read_text() and secured.cluster.name not in text and "worker-0" not in text
+    assert secured.request("HEAD", "/ui/events", key=secured.secrets["inference"])[0] == 403
+    assert secured.request("HEAD", "/ui/events", key=secured.secrets["admin"])[0] == 200
     assert secured.request("GET", "/metrics", key=secured.secrets["inference"])[0] == 403
     assert secured.request("GET", "/load", key=secured.secrets["inference"])[0] == 403
     assert secured.request("GET", "/v1/models", key=secured.secrets["metrics"])[0] == 403
@@ -328,24 +337,70 @@ def wrong_authority_and_wrong_name_are_noticed_by_clients(secured):
         pass
 
 
+class Relay:
+    """A TCP port that passes everything on to another one and counts who came."""
+
+    def __init__(self, host, port):
+        self.target, self.connections = (host, port), 0
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.address = "127.0.0.1:%d" % self.listener.getsockname()[1]
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self.listener.accept()
+                self.connections += 1
+                server = socket.create_connection(self.target)
+                for one, other in ((client, server), (server, client)):
+                    threading.Thread(target=self.copy, args=(one, other), daemon=True).start()
+
+    @staticmethod
+    def copy(one, other):
+        with contextlib.suppress(OSError):
+            while piece := one.recv(65536):
+                other.sendall(piece)
+        for end in (one, other):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def close(self):
+        self.listener.close()
+
+
 def a_worker_of_another_authority_does_not_join(secured):
+    """It tries again and again, over many heartbeats, and at no moment does the coordinator know it, nor it think that it is in."""
     stranger = tempfile.mkdtemp(dir=secured.folder)
     pagoda("certs", stranger + "/tls")
-    log = pathlib.Path(stranger, "log")
-    for folder, why in ((f"{stranger}/tls/worker", "another authority"), (None, "no certificate")):
-        command = [str(cluster.binary_folder() / "pagoda-worker"), "--coordinators", secured.cluster.coordinator, "--name", "stranger", "--threads", "1",
-                   "--memory-bytes", "100000000"] + (["--tls", folder] if folder else [])
+    host, port = secured.cluster.coordinator.rsplit(":", 1)
+    admin, looks = credentials_of(secured.tls, "admin"), 0
+    for folder, why in ((f"{stranger}/tls/worker", "another authority"), (None, "no certificate"), (f"{secured.tls}/router", "another role")):
+        log, ready = pathlib.Path(stranger, "log"), pathlib.Path(stranger, "ready")
+        relay = Relay(host, int(port))
+        command = [str(cluster.binary_folder() / "pagoda-worker"), "--coordinators", relay.address, "--name", "stranger", "--threads", "1",
+                   "--memory-bytes", "100000000", "--ready-file", str(ready)] + (["--tls", folder] if folder else [])
         with open(log, "w") as out:
             child = subprocess.Popen(command, stdout=out, stderr=out)
-            deadline = time.monotonic() + 30
-            while log.read_text().count("coordinator_lost") < 1 and time.monotonic() < deadline:
-                time.sleep(0.05)
-            time.sleep(1)  # it goes on trying, in vain
-            child.send_signal(signal.SIGTERM)
+            began = time.monotonic()
+            # Six heartbeats of a worker that is in.
+            while (relay.connections < 6 or time.monotonic() < began + 3) and child.poll() is None and time.monotonic() < began + 30:
+                known = cluster.admin_call(secured.cluster.coordinator, "GetCluster", credentials=admin).workers
+                assert {worker.name for worker in known} == {"worker-0", "worker-1"}, (why, known)
+                assert not ready.exists(), why
+                looks += 1
+                time.sleep(0.1)
+            if child.poll() is None:
+                child.send_signal(signal.SIGTERM)
             child.wait(30)
-        assert '"registered":true' not in log.read_text() and log.read_text().count("coordinator_lost") >= 1, why + log.read_text()[-2000:]
-    shown = pagoda("top", "--once", "--coordinators", secured.cluster.coordinator, "--tls", f"{secured.tls}/admin").stdout
-    assert "stranger" not in shown and "worker-1" in shown, shown
+        relay.close()
+        told = log.read_text()
+        if why == "another role":  # it does not even start with such a certificate
+            assert child.returncode != 0 and "router" in told and relay.connections == 0, (child.returncode, told[-2000:])
+        else:
+            assert relay.connections >= 6 and "coordinator_lost" in told, (why, relay.connections, told[-2000:])
+        assert '"registered":true' not in told, why
+    assert looks >= 40, looks
+    print(f"  the coordinator's workers looked at {looks} times")
 
 
 def certificates_change_under_a_running_cluster(secured):

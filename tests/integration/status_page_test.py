@@ -7,7 +7,9 @@ import json
 import os
 import pathlib
 import signal
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -236,9 +238,36 @@ def page_in_a_browser():
         page.check_console()
 
 
+def cluster_is_shown_to_holders_of_the_admin_key():
+    with tempfile.TemporaryDirectory() as folder:
+        keys = f"{folder}/keys.yaml"
+        make = [str(cluster.binary_folder() / "pagoda"), "keys", "create", "--file", keys, "--tenant", "t", "--scopes"]
+        secrets = {scope: subprocess.run([*make, scope], capture_output=True, text=True, check=True).stdout.strip() for scope in ("inference", "admin")}
+        with Cluster("--api-key-file", keys, "--pipeline-parallel-size", "1", "--threads-per-worker", "1", "--kv-cache-memory-bytes", "64M",
+                     "--max-model-len", "512") as serving, browser() as opened:
+            opened.get(f"http://127.0.0.1:{serving.http_port}/ui")
+            def text(selector):
+                return opened.execute_script("return document.querySelector(arguments[0])?.textContent ?? ''", selector)
+            def enter(key):
+                field = opened.find_element("css selector", "#admin-key")
+                field.clear()
+                field.send_keys(key)
+                opened.find_element("css selector", "#key-form button").click()
+            wait_for("the form", lambda: opened.find_element("css selector", "#key-form").is_displayed())
+            assert text("#connection") == "needs a key" and "worker-0" not in opened.page_source and serving.name not in opened.page_source
+            for wrong in ("sk-pagoda-wrong", secrets["inference"]):
+                enter(wrong)
+                wait_for("the refusal", lambda: "not accepted" in text("#key-error"))
+                assert "worker-0" not in opened.page_source
+            enter("sk-pagoda-typed-too-early")  # and another one while it is tried
+            enter(secrets["admin"])
+            wait_for("the cluster", lambda: text("#connection") == "live" and "worker-0" in opened.page_source)
+            assert not opened.find_element("css selector", "#key-form").is_displayed()
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--pictures", type=pathlib.Path)
     pictures = parser.parse_args().pictures
     sys.argv = sys.argv[:1]
-    cluster.run(page_in_a_browser)
+    cluster.run(page_in_a_browser, cluster_is_shown_to_holders_of_the_admin_key)

@@ -245,6 +245,13 @@ def test_drain(c):
     check(c.router.child.wait(10) == 0, "exit code")
 
 
+def test_an_idle_router_stops_at_once(c):
+    """Many times: on a busy machine it once hung, when gRPC was done before the loop ran for the last time (event_loop_test)."""
+    for _ in range(10):
+        c.start_router()
+        check(c.router.stop(timeout=5) == 0, "exit code")
+
+
 def main():
     with Cluster(router_flags=["--log-level", "info"]) as cluster:
         for test in (test_whole_answers, test_streams, test_stops, test_logprobs_and_ids, test_other_routes,
@@ -254,6 +261,7 @@ def main():
         log = cluster.router.output()
         line = next(x for x in log.splitlines() if "my-request/1" in x)
         check(json.loads(line)["status"] == 200, line)
+        test_an_idle_router_stops_at_once(cluster)
 
 
 main()

@@ -81,6 +81,7 @@ class Cluster:
 
     def start_router(self):
         at = self.folder.name
+        pathlib.Path(at, "router").unlink(missing_ok=True)  # an earlier one's
         self.router = Process([binary("pagoda-router"), "--coordinators", self.coordinator.ready.strip(), "--listen",
                                "127.0.0.1:0", "--grpc-listen", "127.0.0.1:0", "--ready-file", f"{at}/router"] +
                               self.router_flags, f"{at}/router")

@@ -93,6 +93,16 @@ function setConnection(text, kind) {
   byId("connection").className = `pill ${kind}`;
 }
 
+// A key may be given at any time, also while the last one is being tried.
+let keyGiven = () => {};
+byId("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  sessionStorage.setItem(KEY, byId("admin-key").value);
+  byId("key-error").textContent = "";
+  keyGiven();
+});
+
+// True when it ended because there is another key to try, at once.
 async function followOnce() {
   const key = sessionStorage.getItem(KEY);
   const response = await fetch("/ui/events", {headers: key ? {Authorization: `Bearer ${key}`} : {}, cache: "no-store"});
@@ -100,24 +110,21 @@ async function followOnce() {
     setConnection("needs a key", "warn");
     byId("key-form").hidden = false;
     byId("key-error").textContent = key ? "This key was not accepted." : "";
-    await new Promise((resolve) => byId("key-form").addEventListener("submit", (event) => {
-      event.preventDefault();
-      sessionStorage.setItem(KEY, byId("admin-key").value);
-      resolve();
-    }, {once: true}));
-    return;
+    if (sessionStorage.getItem(KEY) === key) await new Promise((resolve) => { keyGiven = resolve; });
+    return true;
   }
   if (!response.ok) throw new Error(`HTTP ${response.status}`);
   byId("key-form").hidden = true;
   setConnection("live", "good");
   for await (const event of serverEvents(response)) handlers[event.type]?.(JSON.parse(event.data));
+  return false;
 }
 
 async function follow() {
   for (let pause = 500;;) {
     const started = performance.now();
     try {
-      await followOnce();
+      if (await followOnce()) continue;
     } catch {
       // Told below.
     }

@@ -43,8 +43,20 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- end -}}
 {{- end -}}
 
+{{/* Several are named one by one: whoever gets no answer from one tries the next, which a name of all of them would not promise. */}}
 {{- define "pagoda.coordinators" -}}
-{{ include "pagoda.fullname" . }}-coordinator:7070
+{{- $name := printf "%s-coordinator" (include "pagoda.fullname" .) -}}
+{{- if eq (int .Values.coordinator.replicas) 1 -}}
+{{ $name }}:7070
+{{- else -}}
+{{- range $index := until (int .Values.coordinator.replicas) }}{{ if $index }},{{ end }}{{ $name }}-{{ $index }}.{{ $name }}:7070{{ end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "pagoda.tracingArgs" -}}
+{{- with (.Values.tracing).endpoint }}
+- --otlp-endpoint={{ . }}
+{{- end }}
 {{- end -}}
 
 {{/* Workers of one pipeline of a model. */}}
@@ -70,8 +82,13 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- end -}}
 {{- end -}}
 
+{{- define "pagoda.spares" -}}
+{{ max (int .Values.workers.spares) (int .Values.workers.spare) }}
+{{- end -}}
+
+{{/* All of them, spares too. */}}
 {{- define "pagoda.workerCount" -}}
-{{- $count := int .Values.workers.spare -}}
+{{- $count := int (include "pagoda.spares" .) -}}
 {{- range .Values.models }}{{ $count = add $count (mul (int (include "pagoda.ranks" .)) (int (default 1 .replicas))) }}{{ end -}}
 {{ $count }}
 {{- end -}}

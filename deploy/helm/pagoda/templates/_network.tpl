@@ -25,6 +25,37 @@ spec:
   ports: [{protocol: UDP, port: 53}, {protocol: TCP, port: 53}]
 {{- end }}
 
+{{/* To peers, or to anywhere when none are named. Arguments: to, ports. */}}
+{{- define "pagoda.egress" }}
+- ports:
+    {{- range .ports }}
+    - {protocol: TCP, port: {{ int . }}}
+    {{- end }}
+  {{- with .to }}
+  to:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end }}
+
+{{- define "pagoda.portOf" -}}
+{{ regexReplaceAll "^.*:([0-9]+)$" . "${1}" }}
+{{- end }}
+
+{{- define "pagoda.tracingEgress" }}
+{{- with (.Values.tracing).endpoint }}
+{{- $port := regexReplaceAll "^http://[^/]*:([0-9]+)(/.*)?$" . "${1}" }}
+{{- include "pagoda.egress" (dict "to" $.Values.networkPolicy.collectorTo "ports" (list $port)) }}
+{{- end }}
+{{- end }}
+
+{{- define "pagoda.etcdEgress" }}
+{{- $ports := list }}
+{{- range (.Values.etcd).endpoints }}{{ $ports = append $ports (include "pagoda.portOf" .) }}{{ end }}
+{{- if $ports }}
+{{- include "pagoda.egress" (dict "to" .Values.networkPolicy.etcdTo "ports" (uniq $ports)) }}
+{{- end }}
+{{- end }}
+
 {{- define "pagoda.pullEgress" }}
 - to:
     {{- toYaml .pullTo | nindent 4 }}

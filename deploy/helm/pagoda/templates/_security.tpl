@@ -1,3 +1,40 @@
+{{/* The store of the coordinators: etcd, or a file on the pod's claim. (In brackets here and elsewhere: what `helm upgrade
+     --reuse-values` leaves out, because an older version of the chart did not have it.) */}}
+{{- define "pagoda.storeArgs" -}}
+{{- if (.Values.etcd).endpoints }}
+{{- $tls := default dict .Values.etcd.tls }}
+{{- $prefix := default (printf "/pagoda/%s/%s" .Release.Namespace (include "pagoda.fullname" .)) .Values.etcd.prefix }}
+- --store={{ if $tls.existingSecret }}etcds{{ else }}etcd{{ end }}://{{ join "," (.Values.etcd).endpoints }}{{ $prefix }}
+{{- if $tls.existingSecret }}
+- --etcd-ca-file=/etc/pagoda/etcd/ca.crt
+{{- if $tls.certificateKey }}
+- --etcd-certificate-file=/etc/pagoda/etcd/tls.crt
+- --etcd-key-file=/etc/pagoda/etcd/tls.key
+{{- end }}
+{{- end }}
+- --leader-lease-ms={{ int .Values.coordinator.leaderLeaseMs }}
+{{- else }}
+- --store=/var/lib/pagoda/coordinator.db
+{{- end }}
+{{- end -}}
+
+{{- define "pagoda.etcdVolume" -}}
+{{- with (.Values.etcd).tls }}
+{{- if and ($.Values.etcd).endpoints .existingSecret }}
+- name: etcd-tls
+  secret:
+    secretName: {{ .existingSecret }}
+    defaultMode: 0440
+    items:
+      - {key: {{ .caKey }}, path: ca.crt}
+      {{- if .certificateKey }}
+      - {key: {{ .certificateKey }}, path: tls.crt}
+      - {key: {{ .keyKey }}, path: tls.key}
+      {{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
 {{/* Certificates and keys of a process: flags, mounts, volumes. Arguments: root, role (router, coordinator, worker or admin). */}}
 {{- define "pagoda.tlsSecret" -}}
 {{- if eq .root.Values.tls.source "existingSecrets" -}}

@@ -26,6 +26,28 @@
 {{- if lt (int $values.coordinator.leaseMs) (mul 2 (int $values.coordinator.heartbeatMs)) -}}
 {{- fail (printf "coordinator.leaseMs is %d, below twice heartbeatMs (%d): one late heartbeat would lose a worker" (int $values.coordinator.leaseMs) (int $values.coordinator.heartbeatMs)) -}}
 {{- end -}}
+{{- if and (gt (int $values.coordinator.replicas) 1) (not ($values.etcd).endpoints) -}}
+{{- fail (printf "coordinator.replicas is %d, but etcd.endpoints names none: several coordinators need a store that they share" (int $values.coordinator.replicas)) -}}
+{{- end -}}
+{{- if and (gt (int $values.coordinator.replicas) 1) $values.coordinator.persistence.existingClaim -}}
+{{- fail "coordinator.persistence.existingClaim is one claim, but coordinator.replicas is above 1: leave it empty, and each gets a claim of its own" -}}
+{{- end -}}
+{{- range ($values.etcd).endpoints -}}
+{{- if gt (int (include "pagoda.portOf" .)) 65535 -}}
+{{- fail (printf "etcd.endpoints: %s has a port above 65535" .) -}}
+{{- end -}}
+{{- end -}}
+{{- with ($values.etcd).tls -}}
+{{- if and .existingSecret (not ($values.etcd).endpoints) -}}
+{{- fail "etcd.tls.existingSecret is set, but etcd.endpoints names none" -}}
+{{- end -}}
+{{- if ne (empty .certificateKey) (empty .keyKey) -}}
+{{- fail "etcd.tls: certificateKey and keyKey belong together: name both, or none where etcd wants no certificate" -}}
+{{- end -}}
+{{- end -}}
+{{- if and (gt (int $values.workers.spare) 0) (gt (int $values.workers.spares) 0) (ne (int $values.workers.spare) (int $values.workers.spares)) -}}
+{{- fail (printf "workers.spare (%d) is the old name of workers.spares (%d): leave one out" (int $values.workers.spare) (int $values.workers.spares)) -}}
+{{- end -}}
 {{- if and $values.tls.enabled (eq $values.tls.source "existingSecrets") -}}
 {{- range $role, $secret := $values.tls.existingSecrets -}}
 {{- if and (not $secret) (or $values.tls.clients (ne $role "server")) -}}
@@ -46,9 +68,6 @@
 {{- if ne (include "pagoda.ranks" .) $size -}}
 {{- fail (printf "workers.kind is LeaderWorkerSet, whose groups have one size, but '%s' takes %s workers and '%s' takes %s: use kind StatefulSet" (first $values.models).name $size .name (include "pagoda.ranks" .)) -}}
 {{- end -}}
-{{- end -}}
-{{- if gt (int $values.workers.spare) 0 -}}
-{{- fail "workers.spare needs workers.kind StatefulSet: a LeaderWorkerSet has whole groups only" -}}
 {{- end -}}
 {{- else if $values.workers.exclusiveTopology -}}
 {{- fail "workers.exclusiveTopology needs workers.kind LeaderWorkerSet" -}}

