@@ -12,6 +12,12 @@ def percentile(values, share):
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
 
 
+def until_next(done):
+    """Fault -> when the next one began: what it does after all is whole again is still its doing."""
+    following = [fault.begun for fault in done[1:]] + [done[-1].whole + 5] if done else []
+    return {fault.number: until for fault, until in zip(done, following)}
+
+
 def gaps_in(histories, begin, end):
     """Of each stream that ran at `begin`: its longest time between events within the two."""
     found = []
@@ -66,11 +72,12 @@ def table(done, histories, calm, events, leaks):
     calm_gaps = [until - since for history in calm for since, until in history.gaps()]
     lines.append(f"{'(none: single gaps)':30} {'':5} {len(calm):7} {percentile(calm_gaps, .5):8.2f} {percentile(calm_gaps, .99):6.2f} "
                  f"{max(calm_gaps, default=0):6.2f}")
+    until = until_next(done)
     for kind in faults.KINDS:
         of_kind = [fault for fault in done if fault.kind == kind]
         if not of_kind:
             continue
-        gaps = [gap for fault in of_kind for gap in gaps_in(histories, fault.begun, fault.whole)]
+        gaps = [gap for fault in of_kind for gap in gaps_in(histories, fault.begun, until[fault.number])]
         whole = [fault.whole - fault.begun for fault in of_kind]
         lines.append(f"{kind.name:30} {len(of_kind):5} {len(gaps):7} {percentile(gaps, .5):8.2f} {percentile(gaps, .99):6.2f} "
                      f"{max(gaps, default=0):6.2f} {percentile(whole, .5):17.2f} {max(whole):6.2f}")
@@ -79,7 +86,7 @@ def table(done, histories, calm, events, leaks):
         if kind.name == "worker kill -9":
             reloads = [reload_s(fault, events) for fault in of_kind]
             beyond = [max(0.0, gap - reload) for fault, reload in zip(of_kind, reloads)
-                      for gap in gaps_in(histories, fault.begun, fault.whole)]
+                      for gap in gaps_in(histories, fault.begun, until[fault.number])]
             lines.append(f"{'  beyond reloading the shard':30} {'':5} {len(beyond):7} {percentile(beyond, .5):8.2f} "
                          f"{percentile(beyond, .99):6.2f} {max(beyond, default=0):6.2f}   (reloading: {min(reloads):.2f} to {max(reloads):.2f} s)")
             if percentile(beyond, .99) > MOST_GAP_BEYOND_RELOAD_S:
