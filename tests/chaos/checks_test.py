@@ -84,11 +84,13 @@ def test_work_for_the_cancelled_is_found():
 
 def test_a_seed_gives_one_schedule():
     def shape(seed):
-        return [(f.due_s, f.kind.name, f.seconds, f.pick, f.seed) for f in faults.schedule(seed, 600, 5)]
+        return [(f.due_s, f.kind.name, f.seconds, f.pick, f.seed, f.companion) for f in faults.schedule(seed, 600, 5)]
     assert shape(3) == shape(3) != shape(4)
     assert len(shape(3)) == 120
     counts = [sum(name == kind.name for _, name, *_ in shape(3)) for kind in faults.KINDS]
     assert min(counts) >= 120 // len(faults.KINDS), counts
+    pairs = [(f.kind.redundancy, f.companion.kind.redundancy) for f in faults.schedule(3, 600, 5) if f.companion]
+    assert len(pairs) > 10 and all(a and b and a != b for a, b in pairs), pairs
 
 
 def test_a_stopped_worker_must_be_named_in_full():
@@ -107,7 +109,8 @@ def test_a_stopped_worker_must_be_named_in_full():
 
 def test_gaps_are_those_of_streams_that_ran():
     one = history.History(client=0, request=REQUEST, request_id="me", started=0.0, times=[1.0, 2.0, 5.0, 5.5], ended=5.5)
-    assert report.gaps_in([one], 2.5, 4.0) == [3.0]
+    assert report.gaps_in([one], 1.5, 4.0) == [3.0]
+    assert report.gaps_in([one], 2.5, 4.0) == [2.5]  # what it had waited before has another reason
     assert report.gaps_in([one], 0.5, 4.0) == []   # it had not begun
     assert report.gaps_in([one], 6.0, 7.0) == []   # it was over
 

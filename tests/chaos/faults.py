@@ -19,6 +19,11 @@ class Kind:
     def name(self):
         return f"{self.role} {self.action}"
 
+    @property
+    def redundancy(self):
+        """Of which there is one more than needed: faults of two of these may come together. Empty: it comes alone."""
+        return {"worker": "worker", "spare": "worker", "leader": "coordinator", "follower": "coordinator", "router": "router"}.get(self.role, "")
+
 
 BRIEF = (2.0, 3.5)       # around the workers' lease of 3 s: some are borne, some cost the place
 BEYOND_LEASE = (3.5, 4.5)
@@ -61,6 +66,9 @@ class Fault:
     seconds: float
     pick: float  # which of those that it may meet
     seed: int    # of what it draws itself
+    begins_s: float = 0                   # after it is due
+    companion: "Fault | None" = None      # comes with it; of another redundancy
+    paired: bool = False
     # What became of it. Monotonic, and in seconds since 1970.
     target: str = ""
     place: tuple = ()  # (pipeline, stage) of a worker that has one
@@ -73,6 +81,9 @@ class Fault:
     notes: list = dataclasses.field(default_factory=list)
 
 
+PAIR_EVERY = 4  # of those that have redundancy of their own, one in so many comes with another
+
+
 def schedule(seed, seconds, interval, short=False):
     """Every kind once in each round, the rounds in an order of the seed's."""
     draw = random.Random(f"schedule {seed}")
@@ -82,9 +93,18 @@ def schedule(seed, seconds, interval, short=False):
         if not bag:
             bag = draw.sample(kinds, len(kinds))
         kind = bag.pop()
-        faults.append(Fault(len(faults) + 1, (len(faults) + 1) * interval, kind, draw.uniform(*kind.seconds), draw.random(),
-                            draw.randrange(1 << 30)))
+        due_s = (len(faults) + 1) * interval
+        fault = one(draw, len(faults) + 1, due_s, kind)
+        others = [other for other in kinds if other.redundancy not in ("", kind.redundancy)]
+        if kind.redundancy and not short and draw.randrange(PAIR_EVERY) == 0:
+            fault.companion = one(draw, fault.number, due_s, draw.choice(others), begins_s=draw.uniform(0, 1.5), paired=True)
+            fault.paired = True
+        faults.append(fault)
     return faults
+
+
+def one(draw, number, due_s, kind, **more):
+    return Fault(number, due_s, kind, draw.uniform(*kind.seconds), draw.random(), draw.randrange(1 << 30), **more)
 
 
 def choose(fault, leader, state):
@@ -145,7 +165,9 @@ TOLD = ("fault_found", "epoch_ended", "pipeline_ready", "worker_gone", "worker_c
 
 
 def may_end(fault, name):
-    """Whether this fault may end that process."""
+    """Whether this fault, or its companion, may end that process."""
+    if fault.companion and may_end(fault.companion, name):
+        return True
     ends = fault.kind.action in ("kill -9", "start on a full disk") or (fault.kind.action == "full disk" and name == "etcd")
     return name == fault.target and ends
 

@@ -9,6 +9,7 @@ schedule. Needs root (namespaces) and etcd; without them it is skipped with a wo
 """
 import argparse
 import contextlib
+import json
 import os
 import pathlib
 import shutil
@@ -37,7 +38,7 @@ class Run:
     def __init__(self, options, folder):
         self.options, self.folder = options, folder
         self.violations, self.done, self.lines = [], [], []
-        self.leaks = {}
+        self.leaks, self.histories = {}, []
 
     def say(self, *lines):
         for line in lines:
@@ -51,8 +52,8 @@ class Run:
     def everything(self):
         options = self.options
         plan = faults.schedule(options.seed, options.seconds, options.interval, options.short)
-        self.say(f"seed {options.seed}: {len(plan)} faults of {len({fault.kind for fault in plan})} kinds in {options.seconds} s, "
-                 f"{options.clients} clients")
+        self.say(f"seed {options.seed}: {len(plan)} faults of {len({fault.kind for fault in plan})} kinds in {options.seconds:.0f} s, "
+                 f"{options.clients} clients; {os.cpu_count()} processors, {os.getloadavg()[0]:.1f} of them wanted before it starts")
         with hosts.Network(self.folder) as self.network, setup.Setup(self.network) as self.setup:
             started = time.monotonic()
             self.requests = clients.all_requests(self.setup)
@@ -75,33 +76,47 @@ class Run:
         return expected
 
     def disturb(self, plan):
-        zero, zero_unix = time.monotonic(), time.time()
+        zero = time.monotonic()
         self.zero = zero
         for fault in plan:
             time.sleep(max(0.0, zero + fault.due_s - time.monotonic()))
             if time.monotonic() - zero > self.options.seconds + self.options.interval:
                 self.say(f"{len(plan) - len(self.done)} faults were not reached: recovery took longer than the interval")
                 return
+            together = [fault, fault.companion] if fault.companion else [fault]
             leader, state = self.setup.state()
-            faults.choose(fault, leader, state)
-            fault.begun, fault.begun_unix = time.monotonic(), time.time()
-            undo = faults.begin(fault, self.setup, self.network)
-            time.sleep(max(0.0, fault.begun + fault.seconds - time.monotonic()))
-            undo()
-            fault.healed, fault.healed_unix = time.monotonic(), time.time()
-            if not fault.seconds:
-                # It must be seen to be gone before it can be seen to be back.
-                time.sleep(setup.RESTART_AFTER_S)
+            for one in together:
+                faults.choose(one, leader, state)
+            self.carry_out(together)
             missing = self.until_whole()
-            fault.whole, fault.whole_unix = time.monotonic(), time.time()
-            for clock in ("begun", "healed", "whole"):
-                setattr(fault, clock, getattr(fault, clock) - zero)
-            self.done.append(fault)
-            self.say(*report.transcript(fault, self.setup.events(*faults.TOLD)))
+            for one in together:
+                one.whole, one.whole_unix = time.monotonic(), time.time()
+                for clock in ("begun", "healed", "whole"):
+                    setattr(one, clock, getattr(one, clock) - zero)
+                self.done.append(one)
+                self.say(*report.transcript(one, self.setup.events(*faults.TOLD) if one is fault else []))
             self.unexpected_ends(fault)
             if missing:
                 self.violated(f"fault #{fault.number} ({fault.kind.name} of {fault.target}): not whole {WHOLE_S} s after it was healed: {missing}")
                 return
+
+    def carry_out(self, together):
+        """Each begins and is healed at its own time."""
+        zero = time.monotonic()
+        steps = sorted([(one.begins_s, 0, i) for i, one in enumerate(together)] +
+                       [(one.begins_s + one.seconds, 1, i) for i, one in enumerate(together)])
+        undo = {}
+        for at, heals, i in steps:
+            time.sleep(max(0.0, zero + at - time.monotonic()))
+            one = together[i]
+            if heals:
+                undo[i]()
+                one.healed, one.healed_unix = time.monotonic(), time.time()
+            else:
+                one.begun, one.begun_unix = time.monotonic(), time.time()
+                undo[i] = faults.begin(one, self.setup, self.network)
+        # What was killed must be seen to be gone before it can be seen to be back.
+        time.sleep(setup.RESTART_AFTER_S)
 
     def until_whole(self):
         deadline = time.monotonic() + WHOLE_S
@@ -132,7 +147,7 @@ class Run:
         for what in history.cancel_violations(load.histories, requests, [(f.begun_unix, f.whole_unix) for f in self.done]):
             self.violated(what)
         self.stop()
-        histories = [self.shifted(one) for one in load.histories]
+        histories = self.histories = [self.shifted(one) for one in load.histories]
         lines, late = report.table(self.done, histories, calm, of_cluster, self.leaks)
         self.say("", *lines)
         for what in late:
@@ -208,9 +223,13 @@ def parse():
 
 
 def keep(run, folder, output):
-    """Transcript and logs, where they are found afterwards."""
+    """Transcript, histories and logs, where they are found afterwards."""
     output.mkdir(parents=True, exist_ok=True)
     (output / "transcript").write_text("\n".join(run.lines) + "\n")
+    with open(output / "histories", "w") as out:
+        for one in sorted(run.histories, key=lambda history: history.started):
+            out.write(json.dumps({"client": one.client, "id": one.request_id, "request": one.request.name, "started": one.started,
+                                  "end": one.end, "reconnects": one.reconnects, "times": [round(at, 3) for at in one.times]}) + "\n")
     for log in pathlib.Path(folder).glob("*/log"):
         shutil.copy(log, output / f"{log.parent.name}.log")
 
