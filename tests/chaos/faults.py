@@ -27,24 +27,25 @@ class Kind:
 
 BRIEF = (2.0, 3.5)       # around the workers' lease of 3 s: some are borne, some cost the place
 BEYOND_LEASE = (3.5, 4.5)
+RESTART = (0.1, 2.0)     # until what was killed is started again
 KINDS = [
-    Kind("worker", "kill -9", (0, 0), short=True),
+    Kind("worker", "kill -9", RESTART, short=True),
     Kind("worker", "SIGSTOP", BEYOND_LEASE, short=True),
     Kind("worker", "link down", BRIEF, short=True),
     Kind("worker", "packets dropped", BRIEF, short=True),
     Kind("worker", "deaf", BRIEF),
     Kind("worker", "rate", BRIEF, short=True),
     Kind("worker", "delay", BRIEF, short=True),
-    Kind("spare", "kill -9", (0, 0)),
-    Kind("leader", "kill -9", (0, 0), short=True),
+    Kind("spare", "kill -9", RESTART),
+    Kind("leader", "kill -9", RESTART, short=True),
     Kind("leader", "SIGSTOP", BEYOND_LEASE),
     Kind("leader", "link down", BRIEF),
     Kind("leader", "packets dropped", BRIEF),
     Kind("leader", "deaf", BRIEF),
     Kind("leader", "rate", BRIEF),
     Kind("leader", "delay", BRIEF),
-    Kind("follower", "kill -9", (0, 0)),
-    Kind("router", "kill -9", (0, 0), short=True),
+    Kind("follower", "kill -9", RESTART),
+    Kind("router", "kill -9", RESTART, short=True),
     Kind("router", "SIGSTOP", BRIEF),
     Kind("router", "link down", BRIEF),
     Kind("router", "packets dropped", BRIEF),
@@ -130,8 +131,7 @@ def begin(fault, setup, network):
     name, draw = fault.target, random.Random(fault.seed)
     action = fault.kind.action
     if action == "kill -9":
-        if fault.seconds:
-            setup.down.add(name)  # until it is restored
+        setup.down.add(name)
         os.kill(setup.pid(name), signal.SIGKILL)
         return lambda: setup.down.discard(name)
     if action == "SIGSTOP":

@@ -96,10 +96,10 @@ class Network:
         return sh(*self._enter(host), *command)
 
     def start(self, host, command, log):
-        """The process itself: nsenter becomes it."""
+        """The process itself: nsenter becomes it. It is in the root folder: paths must be whole."""
         with open(log, "ab") as out:
             return subprocess.Popen([*self._enter(host), *(str(word) for word in command)], stdout=out, stderr=out,
-                                    stdin=subprocess.DEVNULL, cwd=self.disk(host))
+                                    stdin=subprocess.DEVNULL)
 
     # --- what can happen to a host
 

@@ -116,7 +116,7 @@ class Run:
                 one.begun, one.begun_unix = time.monotonic(), time.time()
                 undo[i] = faults.begin(one, self.setup, self.network)
         # What was killed must be seen to be gone before it can be seen to be back.
-        time.sleep(setup.RESTART_AFTER_S)
+        time.sleep(2 * setup.RESTART_AFTER_S)
 
     def until_whole(self):
         deadline = time.monotonic() + WHOLE_S

@@ -23,7 +23,7 @@ ROUTERS = ["r0", "r1"]
 HOSTS = {name: f"10.77.1.{10 + i}" for i, name in enumerate([*WORKERS, *COORDINATORS, *ROUTERS, "etcd"])}
 WITHOUT_THE_MODEL = {"w3", "w4"}  # they get their shards through the cluster
 MODEL = "chaos"
-RESTART_AFTER_S = 0.3
+RESTART_AFTER_S = 0.1  # of what died by itself
 
 
 def log_time(entry):
@@ -53,7 +53,7 @@ class Setup:
 
     def __enter__(self):
         for name, address in HOSTS.items():
-            self.network.add(name, address, disk_mib=320 if name == "etcd" else 64,
+            self.network.add(name, address, disk_mib=320 if name == "etcd" else 200,
                              hidden=model_folders() if name in WITHOUT_THE_MODEL else ())
         for name in ["etcd", *COORDINATORS, *WORKERS, *ROUTERS]:
             self.start(name)
@@ -76,19 +76,19 @@ class Setup:
 
     def command(self, name):
         address = HOSTS[name]
-        binary = cluster.binary_folder()
+        binary, disk = cluster.binary_folder(), self.network.disk(name)
         if name == "etcd":
             client, peer = f"http://{address}:2379", f"http://{address}:2380"
-            return ["etcd", "--name", "e", "--data-dir", "data", "--listen-client-urls", client, "--advertise-client-urls", client,
+            return ["etcd", "--name", "e", "--data-dir", disk / "data", "--listen-client-urls", client, "--advertise-client-urls", client,
                     "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", f"e={peer}"]
         everyone = ",".join(self.coordinators)
         if name in COORDINATORS:
             return [binary / "pagoda-coordinator", "--name", name, "--listen", f"{address}:7070", "--metrics-listen", f"{address}:7071",
-                    "--store", f"etcd://{HOSTS['etcd']}:2379/chaos", "--cache-dir", "cache"]
+                    "--store", f"etcd://{HOSTS['etcd']}:2379/chaos", "--cache-dir", disk / "cache"]
         if name in WORKERS:
             return [binary / "pagoda-worker", "--name", name, "--coordinators", everyone, "--advertise", address, "--blob-listen",
                     f"{address}:0", "--metrics-listen", f"{address}:7071", "--transports", "tcp,self", "--net-devices", "eth0",
-                    "--memory-bytes", 1 << 30, "--kv-cache-bytes", 64 << 20, "--threads", 1, "--cache-dir", "cache"]
+                    "--memory-bytes", 1 << 30, "--kv-cache-bytes", 64 << 20, "--threads", 1, "--cache-dir", disk / "cache"]
         return [binary / "pagoda-router", "--name", name, "--coordinators", everyone, "--listen", f"{address}:8000",
                 "--grpc-listen", f"{address}:8001"]
 
