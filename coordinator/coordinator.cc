@@ -91,6 +91,7 @@ void Coordinator::TickNow() {
   const int64_t now_ns = NowNs();
   last_tick_ns_.store(now_ns);
   if (stored_state_due_) (void)TakeUpStoredState();
+  WatchLeader(now_ns);
   state_.Tick(now_ns);
   EndDrainsThatTookTooLong(now_ns);
   Act();

@@ -17,6 +17,7 @@
 #include "common/mutex.h"
 #include "coordinator/cluster_state.h"
 #include "coordinator/event_log.h"
+#include "coordinator/leader_watch.h"
 #include "coordinator/leadership.h"
 #include "coordinator/links.h"
 #include "coordinator/model_catalog.h"
@@ -123,6 +124,7 @@ class Coordinator {
   void Lead(const Leader& leader);
   absl::Status TakeUpStoredState();
   void StepDown(const std::string& why);
+  void WatchLeader(int64_t now_ns);
   absl::Status CheckLeads() const;
   void Run();
   void TickNow();
@@ -189,6 +191,9 @@ class Coordinator {
 
   std::string own_blob_address_;
   bool stored_state_due_ = false;  // this one leads and could not read the store yet
+
+  LeaderWatch leader_watch_;
+  int64_t probe_leader_at_ns_ = 0;
 
   std::unique_ptr<Leadership> leadership_;
   Prober prober_;

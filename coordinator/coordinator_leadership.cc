@@ -4,6 +4,11 @@
 #include "coordinator/coordinator.h"
 
 namespace pagoda::coordinator {
+namespace {
+
+constexpr int64_t kProbeLeaderEveryNs = 240 * kNsPerMs;  // a little less than a tick
+
+}  // namespace
 
 absl::Status Coordinator::CheckLeads() const {
   if (leading_.load()) return absl::OkStatus();
@@ -46,6 +51,22 @@ absl::Status Coordinator::TakeUpStoredState() {
   for (const auto& router : routers_->All()) router->SendHello(true, "");
   snapshot_due_ = true;
   return absl::OkStatus();
+}
+
+// As a standby: a leader that was killed is replaced before its lease is over.
+void Coordinator::WatchLeader(int64_t now_ns) {
+  if (leading_.load() || now_ns < probe_leader_at_ns_ || !store_->CanDepose()) return;
+  const std::string leader = leader_address();
+  if (leader.empty()) return;
+  probe_leader_at_ns_ = now_ns + kProbeLeaderEveryNs;
+  prober_.Probe(leader, [this, leader](ProbeResult result) {
+    Post([this, leader, result] {
+      if (leading_.load() || leader != leader_address() || !leader_watch_.Found(leader, result)) return;
+      LogWarning("leader_gone", {{"leader", leader}, {"why", "its host refuses connections for it"}});
+      const absl::Status deposed = store_->Depose(leader);
+      if (!deposed.ok()) LogWarning("leader_not_deposed", {{"leader", leader}, {"error", AsStd(deposed.message())}});
+    });
+  });
 }
 
 // Another one leads. Workers keep weights and KV and go there; routers replay what ran here.

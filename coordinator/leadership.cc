@@ -36,7 +36,12 @@ void Leadership::Step() {
       return;
     }
   } else {
-    const absl::StatusOr<Leader> leader = store_.Campaign(self_);
+    absl::StatusOr<Leader> leader = store_.Campaign(self_);
+    if (leader.ok() && !leader->self && leader->who.address == self_.address && store_.CanDepose()) {
+      // Two cannot have one address: that is this process in its last life, whose lease need not run out.
+      LogWarning("leader_gone", {{"leader", self_.address}, {"why", "this process has its address now"}});
+      if (store_.Depose(self_.address).ok()) leader = store_.Campaign(self_);
+    }
     status = leader.status();
     if (leader.ok() && leader->self) {
       leads_ = true;

@@ -70,7 +70,7 @@ class EtcdStore final : public Store {
     PAGODA_ASSIGN_OR_RETURN(const pb::RangeResponse seen, client_->Range(look));
     seen_revision_ = seen.header().revision();
     if (seen.kvs_size() > 0) {
-      const Leader leader = LeaderOf(seen.kvs(0));
+      const Leader leader = See(seen.kvs(0));
       if (leader.self) PAGODA_RETURN_IF_ERROR(MakeCounters());  // its campaign was cut off after the first half
       return leader;
     }
@@ -82,7 +82,7 @@ class EtcdStore final : public Store {
       (void)client_->RevokeLease(lease_);
       const pb::RangeResponse& other = taken.responses(0).response_range();
       if (other.kvs_size() == 0) return absl::UnavailableError("the leadership changes at this moment");
-      return LeaderOf(other.kvs(0));
+      return See(other.kvs(0));
     }
     term_ = taken.header().revision();
     PAGODA_RETURN_IF_ERROR(MakeCounters());
@@ -110,6 +110,19 @@ class EtcdStore final : public Store {
     if (term_ == 0) return absl::OkStatus();
     term_ = 0;
     return client_->RevokeLease(lease_);
+  }
+
+  // Not by its key: whoever wrongly counts as gone must learn from its lease that it does not lead any more.
+  bool CanDepose() const override { return true; }
+  absl::Status Depose(const std::string& address) override {
+    int64_t lease = 0;
+    {
+      MutexLock lock(&mutex_);
+      if (term_ != 0 || seen_address_ != address) return absl::OkStatus();
+      lease = seen_lease_;
+    }
+    const absl::Status revoked = client_->RevokeLease(lease);
+    return absl::IsNotFound(revoked) ? absl::OkStatus() : revoked;
   }
 
   absl::Duration RenewEvery() const override { return absl::Seconds(ttl_s_) / 4; }
@@ -228,6 +241,13 @@ class EtcdStore final : public Store {
             .self = term_ != 0 && entry.create_revision() == term_};
   }
 
+  Leader See(const pb::KeyValue& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    Leader leader = LeaderOf(entry);
+    seen_address_ = leader.who.address;
+    seen_lease_ = entry.lease();
+    return leader;
+  }
+
   // What is compared by value must be there.
   absl::Status MakeCounters() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     for (const std::string& key : {epoch_key_, pipeline_key_}) {
@@ -276,6 +296,8 @@ class EtcdStore final : public Store {
   Candidate candidate_ ABSL_GUARDED_BY(mutex_);
   bool retaking_ ABSL_GUARDED_BY(mutex_) = false;  // a taking was sent and not answered
   int64_t seen_revision_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::string seen_address_ ABSL_GUARDED_BY(mutex_);  // of whoever led when it was last looked, and its lease
+  int64_t seen_lease_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t last_pipeline_ ABSL_GUARDED_BY(mutex_) = 0;
   Mutex wait_mutex_;
   bool cancelled_ ABSL_GUARDED_BY(wait_mutex_) = false;

@@ -47,6 +47,10 @@ class Store {
   virtual absl::Status Renew() = 0;
   // Lets go of it, so that a standby need not wait.
   virtual absl::Status Resign() = 0;
+  // Ends the leadership of whoever was last seen to lead at `address`, since its process is known to be gone; another's is left
+  // alone, and so is one's own. Stores that see dead leaders themselves need it not.
+  virtual bool CanDepose() const { return false; }
+  virtual absl::Status Depose(const std::string& /*address*/) { return absl::OkStatus(); }
   // How often to renew, and how often a standby looks (a change may wake it earlier).
   virtual absl::Duration RenewEvery() const = 0;
   virtual absl::Duration LookEvery() const = 0;

@@ -111,6 +111,28 @@ TEST_F(EtcdStoreTest, WhoDoesNotRenewIsReplacedWithinThreeSecondsAndStartsNoEpoc
   EXPECT_TRUE(standby->AdvanceEpoch(Epoch(2)).ok());
 }
 
+TEST_F(EtcdStoreTest, WhoIsKnownToBeGoneIsReplacedAtOnceAndStartsNoEpochIfItWasNot) {
+  EtcdProcess etcd;
+  auto gone = Open({etcd.endpoint()});
+  auto standby = Open({etcd.endpoint()});
+  Lead(*gone, "gone");
+  ASSERT_TRUE(gone->AdvanceEpoch(Epoch(1)).ok());
+  ASSERT_FALSE(standby->Campaign(Me("standby"))->self);
+  ASSERT_TRUE(standby->Depose("some other address").ok());
+  EXPECT_TRUE(gone->Renew().ok()) << "only whoever was seen at that address";
+  ASSERT_TRUE(gone->Depose("address of gone").ok());
+  EXPECT_TRUE(gone->AdvanceEpoch(Epoch(2)).ok()) << "nobody deposes itself";
+
+  const absl::Time deposed = absl::Now();
+  ASSERT_TRUE(standby->Depose("address of gone").ok());
+  ASSERT_TRUE(standby->Campaign(Me("standby"))->self);
+  EXPECT_LT(absl::Now() - deposed, absl::Seconds(1)) << "the lease need not run out";
+  EXPECT_EQ(gone->AdvanceEpoch(Epoch(3)).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(gone->Renew().code(), absl::StatusCode::kFailedPrecondition) << "it lived, and learns that it does not lead any more";
+  ASSERT_TRUE(standby->Depose("address of gone").ok()) << "twice is once";
+  EXPECT_TRUE(standby->AdvanceEpoch(Epoch(3)).ok());
+}
+
 TEST_F(EtcdStoreTest, ALossOfEtcdCostsNoLeadership) {
   EtcdProcess etcd;
   auto store = Open({etcd.endpoint()});

@@ -306,7 +306,7 @@ def internal_pipeline_proto():
     return importlib.import_module("pagoda.internal.v1.pipeline_pb2")
 
 
-def admin_call(address, method, credentials=None, **fields):
+def admin_call(address, method, credentials=None, timeout_s=30, **fields):
     import grpc
     admin, _ = protos()
     kinds = {"GetCluster": (admin.GetClusterRequest, admin.ClusterState),
@@ -319,7 +319,7 @@ def admin_call(address, method, credentials=None, **fields):
     with (secure() if credentials else grpc.insecure_channel(address)) as channel:
         call = channel.unary_unary(f"/pagoda.v1.Admin/{method}", request_serializer=request.SerializeToString,
                                    response_deserializer=response.FromString)
-        return call(request(**fields), timeout=30)
+        return call(request(**fields), timeout=timeout_s)
 
 
 def run(*tests):
