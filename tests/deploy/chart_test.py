@@ -33,6 +33,15 @@ def test_notes_can_be_read():
         assert ("no API keys" in notes) == (name != "secured") and ("tls.enabled is false" in notes) == (name == "one-pod-cpu"), f"{name}: {notes}"
 
 
+def test_kubectl_reads_every_object():
+    """With --local, since there is no cluster: it decodes each object and names it."""
+    for name, text in TEXTS.items():
+        shown = tools.run(tools.kubectl(), "annotate", "--local", "-f", "-", "looked-at=yes", "-o", "name", input=text).stdout.split()
+        wanted = {f"{item['kind'].lower()}{'.' + item['apiVersion'].split('/')[0] if '/' in item['apiVersion'] else ''}/{item['metadata']['name']}"
+                  for item in SETS_OF_OBJECTS[name]}
+        assert set(shown) == wanted and len(shown) == len(wanted), f"{name}: {set(shown) ^ wanted}"
+
+
 def test_there_are_sets_enough_and_they_cover_the_features():
     assert len(SETS) >= 6, SETS
     kinds = {item["kind"] for _, item in EVERY}

