@@ -39,6 +39,7 @@ struct CoordinatorOptions {
   int lease_ms = 3000;
   int step_deadline_ms = 30000;
   int canary_every_ms = 10000;  // 0: none
+  bool encrypt_data_plane = false;  // the ranks of an epoch get a key for what they send each other; only over TLS
   std::string pulse_file;  // touched while the control thread and all engines go round; empty: none
   Tracer* tracer = nullptr;  // null: no traces; outlives the coordinator
   uint32_t announced_protocol = ~0u;  // to routers, at most; for tests of two versions together

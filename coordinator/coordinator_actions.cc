@@ -61,7 +61,10 @@ void Coordinator::Do(const SendAssignment& action) {
 }
 
 void Coordinator::Do(const SendLinkUp& action) {
-  if (WorkerLink* link = LinkOf(action.worker)) link->Send(action, link_tokens_.Of(action.epoch));
+  WorkerLink* link = LinkOf(action.worker);
+  if (link == nullptr) return;
+  link->Send(action, {.token = link_tokens_.TokenOf(action.epoch),
+                      .key = options_.encrypt_data_plane ? link_tokens_.KeyOf(action.epoch) : ""});
 }
 
 void Coordinator::Do(const SendRelease& action) {

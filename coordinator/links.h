@@ -33,8 +33,12 @@ class WorkerLink {
   // In place of a welcome: another coordinator leads (empty: nobody does). The stream ends.
   virtual void SendNotLeader(const std::string& leader_address) = 0;
   virtual void Send(const Assignment& assignment, int step_deadline_ms) = 0;
-  // `token`: of the epoch, the same for all its ranks.
-  virtual void Send(const SendLinkUp& link_up, const std::string& token) = 0;
+  // Of the epoch, the same for all its ranks. `key` empty: packets are not encrypted.
+  struct LinkSecret {
+    std::string token;
+    std::string key;
+  };
+  virtual void Send(const SendLinkUp& link_up, const LinkSecret& secret) = 0;
   virtual void Send(const SendRelease& release) = 0;
   // Where its step results go from now on; null: nowhere.
   virtual void SetEngine(std::shared_ptr<PipelineEngine> engine) = 0;

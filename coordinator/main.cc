@@ -28,6 +28,7 @@ struct Flags {
   std::string tls;
   std::string api_key_file;
   bool metrics_tls = true;
+  bool encrypt_data_plane = true;
   std::string metrics_listen = "127.0.0.1:7071";
   std::string cache_dir;
   std::string log_level = "info";
@@ -54,6 +55,9 @@ void AddFlags(CLI::App& app, Flags& flags) {
       ->check(CLI::Range(200, 600000));
   app.add_option("--metrics-tls", flags.metrics_tls, "HTTPS for /metrics and health too, when there is --tls")->capture_default_str();
   app.add_option("--tls", flags.tls, "folder with tls.crt, tls.key and ca.crt: mutual TLS inside the cluster; empty: plain");
+  app.add_option("--encrypt-data-plane", flags.encrypt_data_plane,
+                 "encrypt what workers send each other, when there is --tls (over which they are told the key)")
+      ->capture_default_str();
   app.add_option("--api-key-file", flags.api_key_file, "API keys (pagoda keys): /metrics wants one of scope metrics; empty: open");
   app.add_option("--name", flags.server.coordinator.name, "name of this coordinator")->capture_default_str();
   app.add_option("--cache-dir", flags.cache_dir, "folder of downloaded models");
@@ -131,6 +135,7 @@ absl::Status Run(Flags& flags, const CLI::App& app, sigset_t& signals) {
       });
   PAGODA_ASSIGN_OR_RETURN(flags.server.tls,
                           pagoda::security::ClusterTls::Load(flags.tls, pagoda::security::Role::kCoordinator));
+  flags.server.coordinator.encrypt_data_plane = flags.encrypt_data_plane && !flags.tls.empty();
   PAGODA_ASSIGN_OR_RETURN(auto server, pagoda::coordinator::Server::Start(flags.server, catalog, registry));
   std::unique_ptr<pagoda::security::StatusServer> status;
   std::atomic<bool> ready = true;

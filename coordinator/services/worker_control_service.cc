@@ -37,10 +37,11 @@ class WorkerStream final : public BidiStream<wire::WorkerMessage, wire::WorkerCo
     command.mutable_assignment()->set_step_deadline_ms(step_deadline_ms);
     BidiStream::Send(std::move(command));
   }
-  void Send(const SendLinkUp& link_up, const std::string& token) override {
+  void Send(const SendLinkUp& link_up, const LinkSecret& secret) override {
     wire::WorkerCommand command;
     ToWire(link_up, *command.mutable_link_up());
-    command.mutable_link_up()->set_link_token(token);
+    command.mutable_link_up()->set_link_token(secret.token);
+    command.mutable_link_up()->set_link_key(secret.key);
     BidiStream::Send(std::move(command));
   }
   void Send(const SendRelease& release) override {

@@ -112,8 +112,9 @@ def a_stopped_worker_is_named():
             os.kill(pid, signal.SIGCONT)
         print(f"  named after {named_s:.2f} s: {found[0]['what']}")
         assert found[0]["kind"] == "wedge" and found[0]["worker"] == name, found
-        for part in (f"stage 1 rank 0 ({name})", "step ", "'"):
-            assert part in found[0]["what"], found[0]["what"]
+        what = found[0]["what"]
+        assert f"stage 1 rank 0 ({name})" in what and "step " in what, what
+        assert "last heard in '" in what or "last heard between steps" in what, what  # as its last heartbeat had it
         assert named_s < 2.0, named_s
         print(f"  the stream went on with the spare, longest gap {stream.longest_gap_s:.2f} s")
 

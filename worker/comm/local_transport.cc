@@ -129,7 +129,7 @@ class LocalTransport final : public Transport {
 
   std::string address() const override { return address_; }
   absl::Status Connect(Epoch epoch, PeerId self, const std::vector<PeerAddress>& peers,
-                       absl::Duration timeout, const LinkToken& token, const std::atomic<bool>* stop) override;
+                       absl::Duration timeout, const LinkSecret& secret, const std::atomic<bool>* stop) override;
   void Abort() override;
   std::unique_ptr<Transfer> Send(PeerId to, MessageTag tag,
                                  std::span<const std::byte> data) override;
@@ -180,7 +180,7 @@ LocalTransfer::~LocalTransfer() {
 
 absl::Status LocalTransport::Connect(Epoch epoch, PeerId self,
                                      const std::vector<PeerAddress>& peers,
-                                     absl::Duration timeout, const LinkToken&, const std::atomic<bool>* stop) {
+                                     absl::Duration timeout, const LinkSecret&, const std::atomic<bool>* stop) {
   Abort();
   epoch_ = epoch;
   self_ = self;

@@ -12,7 +12,7 @@
 
 namespace pagoda::worker {
 
-inline constexpr uint32_t kPacketMagic = 0x32434450;  // "PDC2"; changes with the layout below
+inline constexpr uint32_t kPacketMagic = 0x33434450;  // "PDC3"; changes with the layout below
 
 enum class PacketKind : uint8_t { kHello, kHelloAnswer, kReady, kData };
 
@@ -27,11 +27,12 @@ struct PacketHeader {
   uint64_t message_bytes = 0;  // of all packets of the message
   uint64_t offset = 0;         // of this packet's bytes in it
   uint32_t sequence = 0;
-  uint32_t reserved = 0;
-  LinkToken token = {};  // of the epoch
+  uint32_t salt = 0;     // of a sealed packet: random, of this life of the link
+  uint64_t number = 0;   // of a sealed packet, among all from its sender on this link; from 1
+  LinkToken proof = {};  // the epoch's token, or the seal (packet_seal.h)
 };
 
-static_assert(std::is_trivially_copyable_v<PacketHeader> && sizeof(PacketHeader) == 64);
+static_assert(std::is_trivially_copyable_v<PacketHeader> && sizeof(PacketHeader) == 72);
 static_assert(limits::kMaxStages <= 256 && limits::kMaxTensorParallel <= 256,
               "stage and rank fit in a byte");
 // The largest message is the hidden states of one step in f32.

@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -52,9 +53,15 @@ class Transfer {
   virtual size_t bytes() const = 0;
 };
 
-// Random, of one epoch, told by the coordinator to the ranks of it alone. Every packet carries it, and what comes without is
-// dropped before anything in it is believed: nobody else can speak into the epoch. It hides nothing from who can read the wire.
+// Random, of one epoch, told by the coordinator to the ranks of it alone, so that nobody else can speak into the epoch: what comes
+// without a proof of it is dropped before anything in it is believed. With a key every packet is encrypted and authenticated;
+// without, it carries the token, which hides nothing from who can read the wire.
 using LinkToken = std::array<std::byte, 16>;
+using LinkKey = std::array<std::byte, 32>;
+struct LinkSecret {
+  LinkToken token = {};
+  std::optional<LinkKey> key = {};
+};
 
 class Transport {
  public:
@@ -65,10 +72,10 @@ class Transport {
   // with each. kDeadlineExceeded names the peers that did not answer; kCancelled when `stop` becomes true (checked after each
   // Wake()).
   virtual absl::Status Connect(Epoch epoch, PeerId self, const std::vector<PeerAddress>& peers, absl::Duration timeout,
-                               const LinkToken& token, const std::atomic<bool>* stop) = 0;
+                               const LinkSecret& secret, const std::atomic<bool>* stop) = 0;
   absl::Status Connect(Epoch epoch, PeerId self, const std::vector<PeerAddress>& peers, absl::Duration timeout,
-                       const LinkToken& token = {}) {
-    return Connect(epoch, self, peers, timeout, token, nullptr);
+                       const LinkSecret& secret = {}) {
+    return Connect(epoch, self, peers, timeout, secret, nullptr);
   }
   // Fails everything under way with kAborted and closes the links. Safe when not connected.
   virtual void Abort() = 0;

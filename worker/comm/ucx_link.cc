@@ -13,11 +13,15 @@ UcxTransfer::~UcxTransfer() {
 UcxLink::UcxLink(UcxShared& shared, const Ends& ends, std::string address)
     : shared_(shared),
       epoch_(ends.epoch),
-      token_(ends.token),
+      token_(ends.secret.token),
       self_(ends.self),
       peer_(ends.peer),
       address_(std::move(address)),
-      inbox_(ends.peer, shared.unexpected_bytes, shared.max_unexpected_bytes) {}
+      inbox_(ends.peer, shared.unexpected_bytes, shared.max_unexpected_bytes) {
+  if (!ends.secret.key) return;
+  seal_ = std::make_unique<PacketSeal>(*ends.secret.key, epoch_, self_, peer_);
+  peers_seal_ = std::make_unique<PacketSeal>(*ends.secret.key, epoch_, peer_, self_);
+}
 
 UcxLink::~UcxLink() {
   Close(absl::AbortedError(absl::StrCat("epoch ", epoch_.value(), " was aborted")));
@@ -116,7 +120,7 @@ PacketHeader UcxLink::Header(PacketKind kind) const {
   header.stage = static_cast<uint8_t>(self_.stage);
   header.rank = static_cast<uint8_t>(self_.rank);
   header.epoch = epoch_.value();
-  header.token = token_;
+  if (seal_ == nullptr) header.proof = token_;
   return header;
 }
 
@@ -132,7 +136,7 @@ void UcxLink::Pump() {
     } else if (!words_.empty()) {
       const PacketHeader header = Header(words_.front());
       words_.pop_front();
-      endpoint_->Send(header, {});
+      SendPacket(header, {});
     } else if (!sends_.empty()) {
       SendNextPacket();
     } else {
@@ -154,7 +158,28 @@ void UcxLink::SendNextPacket() {
   send.sent += size;
   send.rest += size;
   data_in_flight_ = true;
-  endpoint_->Send(header, data);
+  SendPacket(header, data);
+}
+
+void UcxLink::SendPacket(PacketHeader header, std::span<const std::byte> data) {
+  if (seal_ == nullptr) return endpoint_->Send(header, data);
+  sealed_.resize(data.size());
+  seal_->Seal(header, data, sealed_.data());
+  endpoint_->Send(header, sealed_);
+}
+
+std::optional<std::span<const std::byte>> UcxLink::Open(const PacketHeader& header, std::span<const std::byte> data) {
+  if (seal_ == nullptr) {
+    if (!SameToken(header.proof, token_)) return std::nullopt;
+    return data;
+  }
+  opened_.resize(data.size());
+  if (!peers_seal_->Open(header, data, opened_.data())) return std::nullopt;
+  return opened_;
+}
+
+bool UcxLink::IsProven(const PacketHeader& hello) {
+  return seal_ == nullptr ? SameToken(hello.proof, token_) : peers_seal_->IsProven(hello);
 }
 
 std::unique_ptr<UcxTransfer> UcxLink::Send(MessageTag tag, std::span<const std::byte> data) {

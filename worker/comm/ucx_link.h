@@ -9,9 +9,11 @@
 
 #include <deque>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "worker/comm/packet.h"
+#include "worker/comm/packet_seal.h"
 #include "worker/comm/ucx_endpoint.h"
 #include "worker/comm/ucx_inbox.h"
 #include "worker/comm/ucx_transfer.h"
@@ -22,7 +24,7 @@ class UcxLink {
  public:
   struct Ends {
     Epoch epoch;
-    LinkToken token;
+    LinkSecret secret;
     PeerId self;
     PeerId peer;
   };
@@ -49,7 +51,12 @@ class UcxLink {
   std::unique_ptr<UcxTransfer> Receive(MessageTag tag, std::span<std::byte> into);
   void Forget(UcxTransfer* transfer);
 
-  // A packet of this epoch from this peer. Called from within UCX's callbacks: closes nothing.
+  // The bytes of a packet that says it is of this epoch and from this peer; valid until the next call. Nothing when it is not, or
+  // was here before.
+  std::optional<std::span<const std::byte>> Open(const PacketHeader& header, std::span<const std::byte> data);
+  // Whether a hello that came before this link was made is its peer's.
+  bool IsProven(const PacketHeader& hello);
+  // A packet that was opened. Called from within UCX's callbacks: closes nothing.
   void Arrived(const PacketHeader& header, std::span<const std::byte> data);
   // Its hello of this epoch came before this link was made.
   void AnswerHello() { Say(PacketKind::kHelloAnswer); }
@@ -70,6 +77,7 @@ class UcxLink {
   void Pump();
   void SendNextPacket();
   PacketHeader Header(PacketKind kind) const;
+  void SendPacket(PacketHeader header, std::span<const std::byte> data);
   void Fail(absl::Status status);
   void FinishAll(const absl::Status& status);
   void GiveUpEndpoint();
@@ -80,6 +88,9 @@ class UcxLink {
   const PeerId self_;
   const PeerId peer_;
   const std::string address_;
+  std::unique_ptr<PacketSeal> seal_, peers_seal_;  // null: packets carry the token
+  std::vector<std::byte> sealed_;                  // the packet in flight
+  std::vector<std::byte> opened_;
   std::unique_ptr<UcxEndpoint> endpoint_;
   absl::Status refusal_;  // why this side wants to cut the link
   absl::Status failure_;

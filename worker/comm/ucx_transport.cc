@@ -67,7 +67,7 @@ class UcxTransport final : public Transport {
 
   std::string address() const override { return context_->address(); }
   absl::Status Connect(Epoch epoch, PeerId self, const std::vector<PeerAddress>& peers,
-                       absl::Duration timeout, const LinkToken& token, const std::atomic<bool>* stop) override;
+                       absl::Duration timeout, const LinkSecret& secret, const std::atomic<bool>* stop) override;
   void Abort() override;
   std::unique_ptr<Transfer> Send(PeerId to, MessageTag tag,
                                  std::span<const std::byte> data) override;
@@ -100,14 +100,9 @@ class UcxTransport final : public Transport {
   const int wake_descriptor_;
   bool connected_ = false;
   Epoch epoch_;
-  LinkToken token_ = {};
   PeerId self_;
   std::map<PeerId, std::unique_ptr<UcxLink>> links_;
-  struct Hello {
-    uint64_t epoch = 0;
-    LinkToken token = {};
-  };
-  std::map<PeerId, Hello> heard_hellos_;  // the last from each, also of peers not yet linked
+  std::map<PeerId, PacketHeader> heard_hellos_;  // the last from each, also of peers not yet linked
 };
 
 absl::Status UcxTransport::Listen() {
@@ -138,22 +133,23 @@ void UcxTransport::Take(const PacketHeader& header, std::span<const std::byte> d
   ++shared_.packets_received;
   const PeerId sender = SenderOf(header);
   if (sender.stage >= limits::kMaxStages || sender.rank >= limits::kMaxTensorParallel) return;
-  // A hello may come before this rank knows of the epoch: then it is kept, with the token that it brought.
-  const bool ours = connected_ && header.epoch == epoch_.value() && SameToken(header.token, token_);
-  if (header.kind == PacketKind::kHello && (ours || !connected_ || header.epoch != epoch_.value())) {
-    heard_hellos_[sender] = {.epoch = header.epoch, .token = header.token};
+  if (!connected_ || header.epoch != epoch_.value()) {
+    // A hello may come before this rank knows of the epoch: then it is kept, with the proof that it brought.
+    if (header.kind == PacketKind::kHello) heard_hellos_[sender] = header;
+    return;
   }
-  if (!ours) return;
   const auto link = links_.find(sender);
   if (link == links_.end()) return;
-  link->second->Arrived(header, data);
+  const std::optional<std::span<const std::byte>> plain = link->second->Open(header, data);
+  if (!plain) return;
+  if (header.kind == PacketKind::kHello) heard_hellos_[sender] = header;
+  link->second->Arrived(header, *plain);
 }
 
 absl::Status UcxTransport::Connect(Epoch epoch, PeerId self, const std::vector<PeerAddress>& peers,
-                                   absl::Duration timeout, const LinkToken& token, const std::atomic<bool>* stop) {
+                                   absl::Duration timeout, const LinkSecret& secret, const std::atomic<bool>* stop) {
   Abort();
   epoch_ = epoch;
-  token_ = token;
   self_ = self;
   for (const PeerAddress& peer : peers) {
     if (peer.peer == self) continue;
@@ -164,7 +160,7 @@ absl::Status UcxTransport::Connect(Epoch epoch, PeerId self, const std::vector<P
     }
     links_[peer.peer] =
         std::make_unique<UcxLink>(
-            shared_, UcxLink::Ends{.epoch = epoch, .token = token, .self = self, .peer = peer.peer},
+            shared_, UcxLink::Ends{.epoch = epoch, .secret = secret, .self = self, .peer = peer.peer},
             *std::move(address));
   }
   connected_ = true;
@@ -178,7 +174,7 @@ absl::Status UcxTransport::OpenLink(UcxLink& link) {
   // Its hello may have come before we were in this epoch.
   const auto heard = heard_hellos_.find(link.peer());
   if (heard != heard_hellos_.end() && heard->second.epoch == epoch_.value() &&
-      SameToken(heard->second.token, token_)) {
+      link.IsProven(heard->second)) {
     link.AnswerHello();
   }
   return absl::OkStatus();

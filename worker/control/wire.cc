@@ -11,6 +11,15 @@ namespace {
 
 constexpr absl::Duration kDefaultStepDeadline = absl::Seconds(30);  // when an assignment names none
 
+template <size_t kBytes>
+absl::Status CopySecret(std::string_view name, const std::string& from, std::array<std::byte, kBytes>& to) {
+  if (from.size() != kBytes) {
+    return absl::InvalidArgumentError(absl::StrCat("a link ", AsAbsl(name), " of ", from.size(), " bytes; it must have ", kBytes));
+  }
+  std::memcpy(to.data(), from.data(), kBytes);
+  return absl::OkStatus();
+}
+
 absl::Status CheckRange(std::string_view name, int64_t value, int64_t low, int64_t high) {
   if (value >= low && value <= high) return absl::OkStatus();
   return absl::InvalidArgumentError(
@@ -111,11 +120,8 @@ absl::StatusOr<Assignment> FromWire(const wire::Assignment& message) {
 
 absl::StatusOr<LinkUp> FromWire(const wire::LinkUp& message) {
   LinkUp link_up{.epoch = Epoch(message.epoch())};
-  if (message.link_token().size() != link_up.token.size()) {
-    return absl::InvalidArgumentError(absl::StrCat("a link token of ", message.link_token().size(), " bytes; it must have ",
-                                                   link_up.token.size()));
-  }
-  std::memcpy(link_up.token.data(), message.link_token().data(), link_up.token.size());
+  PAGODA_RETURN_IF_ERROR(CopySecret("token", message.link_token(), link_up.secret.token));
+  if (!message.link_key().empty()) PAGODA_RETURN_IF_ERROR(CopySecret("key", message.link_key(), link_up.secret.key.emplace()));
   for (const wire::PeerAddress& peer : message.peers()) {
     PAGODA_RETURN_IF_ERROR(CheckRange("peer's stage", peer.stage(), 0, limits::kMaxStages - 1));
     PAGODA_RETURN_IF_ERROR(CheckRange("peer's rank", peer.rank(), 0, limits::kMaxTensorParallel - 1));

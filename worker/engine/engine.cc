@@ -163,7 +163,7 @@ absl::Status Engine::PrepareKv(const Assignment& assignment) {
 void Engine::Handle(const LinkUp& link_up) {
   if (!assignment_.has_value() || link_up.epoch != assignment_->epoch || decoder_ == nullptr) return;
   const absl::Status status = transport_->Connect(link_up.epoch, assignment_->self, link_up.peers, kConnectTimeout,
-                                                  link_up.token, inbox_.stop());
+                                                  link_up.secret, inbox_.stop());
   if (!status.ok()) {
     Fail(StepNumber(0), "connect to the peers", status);
     return;

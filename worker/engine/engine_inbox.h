@@ -47,7 +47,7 @@ struct Assignment {
 struct LinkUp {
   Epoch epoch;
   std::vector<PeerAddress> peers;
-  LinkToken token = {};
+  LinkSecret secret = {};
 };
 struct Release {
   Epoch epoch;

@@ -33,7 +33,7 @@ void Answer(const absl::Status& status, const std::string& more = "") {
   }
 }
 
-absl::Status Connect(Transport& transport, const LinkToken& token, std::istringstream& line) {
+absl::Status Connect(Transport& transport, const LinkSecret& secret, std::istringstream& line) {
   uint64_t epoch = 0;
   PeerId self;
   int timeout_ms = 0;
@@ -45,7 +45,7 @@ absl::Status Connect(Transport& transport, const LinkToken& token, std::istrings
     peer.address = absl::HexStringToBytes(hex);
     peers.push_back(peer);
   }
-  return transport.Connect(Epoch(epoch), self, peers, absl::Milliseconds(timeout_ms), token);
+  return transport.Connect(Epoch(epoch), self, peers, absl::Milliseconds(timeout_ms), secret);
 }
 
 // What is sent is told by its step and size, so that the receiver can check it.
@@ -78,17 +78,24 @@ int Main(const std::string& transports) {
   Transport& transport = **made;
   std::cout << absl::BytesToHexString(AsAbsl(transport.address())) << std::endl;
   std::string text;
-  LinkToken token = {};
+  LinkSecret secret;
   while (std::getline(std::cin, text)) {
     std::istringstream line(text);
     std::string verb;
     line >> verb;
     if (verb == "connect") {
-      Answer(Connect(transport, token, line));
+      Answer(Connect(transport, secret, line));
     } else if (verb == "token") {  // one letter, sixteen times: of every connect from now on
       char letter = 0;
       line >> letter;
-      token.fill(static_cast<std::byte>(letter));
+      secret = {};
+      secret.token.fill(static_cast<std::byte>(letter));
+      Answer(absl::OkStatus());
+    } else if (verb == "key") {  // the same, for sealed packets
+      char letter = 0;
+      line >> letter;
+      secret = {.token = {}, .key = LinkKey()};
+      secret.key->fill(static_cast<std::byte>(letter));
       Answer(absl::OkStatus());
     } else if (verb == "send" || verb == "receive") {
       Answer(Move(transport, verb == "send", line));

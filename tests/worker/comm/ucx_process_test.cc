@@ -95,27 +95,57 @@ TEST_P(UcxProcessTest, ADifferentSizeIsRefused) {
   PingPong(peer(0), peer(1), 5, 5000);
 }
 
-TEST_P(UcxProcessTest, WhoDoesNotKnowTheTokenIsNotHeard) {
+// What proves that a packet is of the epoch: its token in the clear, or a seal.
+class UcxSecretTest : public UcxProcessTest {
+ protected:
+  void TheStrangerIsNotHeard(const std::string& kind);
+};
+
+void UcxSecretTest::TheStrangerIsNotHeard(const std::string& kind) {
   Start(3);
-  for (PeerProcess* one : {&peer(0), &peer(1)}) EXPECT_THAT(one->Ask("token A"), StartsWith("ok"));
+  for (PeerProcess* one : {&peer(0), &peer(1)}) EXPECT_THAT(one->Ask(kind + " A"), StartsWith("ok"));
   Connect(1, {&peer(0), &peer(1)});
   PingPong(peer(0), peer(1), 1, 5000);
-  // The third says that it is rank 1 of the same epoch, to the same address; it only lacks the token.
+  // The third says that it is rank 1 of the same epoch, to the same address; it only lacks the secret.
   const std::string as_rank_1 = absl::StrCat("connect 1 0 1 700 0 0 ", peer(0).address(), " 0 1 ", peer(1).address());
-  EXPECT_THAT(peer(2).Ask("token B"), StartsWith("ok"));
+  EXPECT_THAT(peer(2).Ask(kind + " B"), StartsWith("ok"));
   EXPECT_THAT(peer(2).Ask(as_rank_1), StartsWith("DEADLINE_EXCEEDED"));
   PingPong(peer(0), peer(1), 2, 200000);
   PingPong(peer(1), peer(0), 3, 5000);
   // Its hello of an epoch to come, before the others know of it, is not what they answer either.
   const std::string ahead = absl::StrCat("connect 2 0 1 300 0 0 ", peer(0).address());
   EXPECT_THAT(peer(2).Ask(ahead), StartsWith("DEADLINE_EXCEEDED"));
-  for (PeerProcess* one : {&peer(0), &peer(1)}) EXPECT_THAT(one->Ask("token C"), StartsWith("ok"));
+  for (PeerProcess* one : {&peer(0), &peer(1)}) EXPECT_THAT(one->Ask(kind + " C"), StartsWith("ok"));
   Connect(2, {&peer(0), &peer(1)});
   PingPong(peer(0), peer(1), 1, 5000);
-  // With the token it would have been heard: that is all it lacked.
-  EXPECT_THAT(peer(2).Ask("token D"), StartsWith("ok"));
-  for (PeerProcess* one : {&peer(0)}) EXPECT_THAT(one->Ask("token D"), StartsWith("ok"));
+  // With the secret it would have been heard: that is all it lacked.
+  EXPECT_THAT(peer(2).Ask(kind + " D"), StartsWith("ok"));
+  for (PeerProcess* one : {&peer(0)}) EXPECT_THAT(one->Ask(kind + " D"), StartsWith("ok"));
   Connect(3, {&peer(0), &peer(2)});
+}
+
+TEST_P(UcxSecretTest, WhoDoesNotKnowTheTokenIsNotHeard) { TheStrangerIsNotHeard("token"); }
+TEST_P(UcxSecretTest, WhoDoesNotKnowTheKeyIsNotHeard) { TheStrangerIsNotHeard("key"); }
+
+TEST_P(UcxSecretTest, SealedPacketsOfAllSizesAndEpochs) {
+  Start(3);
+  uint64_t step = 1;
+  for (uint64_t epoch = 1; epoch <= 3; ++epoch) {
+    for (PeerProcess* one : All()) EXPECT_THAT(one->Ask("key E"), StartsWith("ok"));
+    Connect(epoch, All());
+    for (const size_t size : {0, 1, 2304, 65535, 65536, 65537, 589824}) {
+      PingPong(peer(0), peer(1), step++, size);
+      PingPong(peer(2), peer(0), step++, size);
+    }
+  }
+}
+
+TEST_P(UcxSecretTest, ASealedAndAnOpenRankDoNotMeet) {
+  Start(2);
+  EXPECT_THAT(peer(0).Ask("key A"), StartsWith("ok"));
+  EXPECT_THAT(peer(1).Ask("token A"), StartsWith("ok"));
+  for (PeerProcess* one : All()) one->TellConnect(1, All(), 500);
+  for (PeerProcess* one : All()) EXPECT_THAT(one->Hear(), StartsWith("DEADLINE_EXCEEDED"));
 }
 
 TEST_P(UcxProcessTest, AKilledPeerIsNamedAndTheRestGoesOn) {
@@ -285,11 +315,11 @@ TEST_P(UcxProcessTest, AnIdleRankTakesNoCpu) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(, UcxProcessTest, testing::Values("posix,sysv,self", "tcp,self", "auto"),
-                         [](const auto& info) {
-                           return info.param == "auto" ? "auto"
-                                                       : info.param.substr(0, info.param.find(','));
-                         });
+std::string NameOf(const testing::TestParamInfo<std::string>& info) {
+  return info.param == "auto" ? "auto" : info.param.substr(0, info.param.find(','));
+}
+INSTANTIATE_TEST_SUITE_P(, UcxProcessTest, testing::Values("posix,sysv,self", "tcp,self", "auto"), NameOf);
+INSTANTIATE_TEST_SUITE_P(, UcxSecretTest, testing::Values("posix,sysv,self", "tcp,self"), NameOf);
 
 }  // namespace
 }  // namespace pagoda::worker
