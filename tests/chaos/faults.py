@@ -54,6 +54,7 @@ KINDS = [
     Kind("etcd", "kill -9", BRIEF, short=True),
     Kind("etcd", "SIGSTOP", BRIEF),
     Kind("etcd", "link down", BRIEF),
+    Kind("etcd", "full disk", BRIEF),
     Kind("any", "full disk", BRIEF, short=True),
     Kind("worker", "start on a full disk", BRIEF),
 ]
