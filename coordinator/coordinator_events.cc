@@ -116,6 +116,12 @@ void Coordinator::Submit(PipelineId pipeline, Request request, ResumeTable::Labe
     refusal.message = absl::StrCat("there is no pipeline ", pipeline.value(), " here");
     return refuse();
   }
+  // It left a lost pipeline, which kept it for its next epoch: nobody would read those tokens.
+  if (request.attempt > 1) {
+    for (const auto& other : Engines()) {
+      if (other != engine) other->Cancel(request.id);
+    }
+  }
   if (!label.resume_id.empty()) {
     request.resumable = resumable_->Begin(std::move(label), request, pipeline, NowNs());
     if (!request.resumable) LogWarning("stream_not_resumable", {{"request_id", client_request_id}});

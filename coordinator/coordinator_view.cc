@@ -77,10 +77,9 @@ Snapshot Coordinator::MakeSnapshot() const {
     const auto engine = FindEngine(id);
     if (deployment == state_.deployments().end() || engine == nullptr) continue;
     const EngineStatus status = engine->status();
-    // The engine's own word comes a moment later than the end of the epoch; until then routers would see a pipeline that is neither
-    // ready nor coming back, and refuse what they should hold.
-    const bool assembled = pipeline.phase == PipelinePhase::kReady || pipeline.phase == PipelinePhase::kDraining;
     const checkpoint::ModelSpec& spec = deployment->second.model.sizes->spec;
+    // Not as the engine says: it hears of the end of an epoch after this snapshot, and the next one would come a second later.
+    const bool has_epoch = pipeline.phase == PipelinePhase::kReady || pipeline.phase == PipelinePhase::kDraining;
     snapshot.pipelines.push_back({.pipeline = id,
                                   .epoch = pipeline.epoch,
                                   .model = pipeline.deployment,
@@ -100,7 +99,7 @@ Snapshot Coordinator::MakeSnapshot() const {
                                   .preemptions = status.stats.preemptions,
                                   .prefix_hit_tokens = status.stats.prefix_hit_tokens,
                                   .prefix_query_tokens = status.stats.prefix_query_tokens,
-                                  .epoch_closed = !assembled || !status.open || refusing_.load(),
+                                  .epoch_closed = !has_epoch || refusing_.load(),
                                   .predicted_wait_ms = status.stats.predicted_wait_ns / kNsPerMs});
   }
   return snapshot;

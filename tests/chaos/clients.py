@@ -9,13 +9,13 @@ import threading
 import time
 import uuid
 
-import setup
-from setup import cluster
+import testbed
+from testbed import cluster
 from history import History
 
 sys.path.insert(0, str(cluster.ROOT / "docs/examples/python"))
 from resumable_stream import ResumableStream  # noqa: E402
-from resume_test import CHAT, COMPLETIONS, MODES  # noqa: E402
+from resume_test import CHAT, COMPLETIONS, MODES, Gathered  # noqa: E402
 
 GIVE_UP_S = 120
 TOKENS = 40
@@ -26,16 +26,16 @@ QUESTIONS = ["Tell me about the sea.", "What is a pagoda?", "Name three colours.
 class HttpRequest:
     def __init__(self, name, path, fields, prompt):
         self.name, self.path = name, path
-        self.body = {"model": setup.MODEL, "max_tokens": TOKENS, "ignore_eos": True, "return_token_ids": True,
+        self.body = {"model": testbed.MODEL, "max_tokens": TOKENS, "ignore_eos": True, "return_token_ids": True,
                      "stream_options": {"include_usage": True}, **fields}
         if path == CHAT:
             self.body["messages"] = [{"role": "user", "content": QUESTIONS[prompt]}]
         else:
             self.body["prompt"] = PROMPTS[prompt]
 
-    def open(self, cluster_setup, request_id, first_router):
+    def open(self, bed, request_id, first_router):
         """(events, how often the connection was made again: a function)."""
-        urls = cluster_setup.urls[first_router:] + cluster_setup.urls[:first_router]
+        urls = bed.urls[first_router:] + bed.urls[:first_router]
         stream = ResumableStream(urls, self.path, self.body, headers={"X-Request-Id": request_id}, give_up_s=GIVE_UP_S)
         return iter(stream), lambda: stream.reconnects
 
@@ -54,7 +54,6 @@ class HttpRequest:
     @staticmethod
     def gathered(events):
         """{choice: what came of it}, however the tokens were cut into events; and the usage, if it came."""
-        from resume_test import Gathered
         got = Gathered([(None, event) for event in events])
         return got.choices, got.usage
 
@@ -63,13 +62,13 @@ class GrpcRequest:
     def __init__(self, name, fields, prompt):
         _, inference = cluster.protos()
         self.name = name
-        self.message = inference.GenerateRequest(model=setup.MODEL, text=PROMPTS[prompt], resumable=True, **fields)
+        self.message = inference.GenerateRequest(model=testbed.MODEL, text=PROMPTS[prompt], resumable=True, **fields)
         self.message.stopping.max_tokens = TOKENS
         self.message.stopping.ignore_eos = True
 
-    def open(self, cluster_setup, request_id, first_router):
+    def open(self, bed, request_id, first_router):
         counts = {"calls": 0}
-        return self._events(cluster_setup.grpc_addresses, request_id, first_router, counts), lambda: counts["calls"] - 1
+        return self._events(bed.grpc_addresses, request_id, first_router, counts), lambda: counts["calls"] - 1
 
     def _events(self, addresses, request_id, router, counts):
         import grpc
@@ -124,12 +123,12 @@ class GrpcRequest:
         return choices, None
 
 
-def all_requests(cluster_setup):
-    """Each kind with each prompt. The stop string lies across tokens of what the model says."""
+def all_requests(bed, prompts=len(PROMPTS)):
+    """Each kind with each of so many prompts. The stop string lies across tokens of what the model says."""
     requests = []
-    for prompt in range(len(PROMPTS)):
+    for prompt in range(prompts):
         plain = HttpRequest("", COMPLETIONS, {"temperature": 0}, prompt)
-        events, _ = plain.open(cluster_setup, uuid.uuid4().hex, 0)
+        events, _ = plain.open(bed, uuid.uuid4().hex, 0)
         said = plain.gathered(list(events))[0][0]["text"]
         stop = said[len(said) // 2:len(said) // 2 + 7]
         for kind, (path, fields) in MODES.items():
@@ -147,10 +146,10 @@ def all_requests(cluster_setup):
     return requests
 
 
-def play(cluster_setup, request, client, first_router, cancel_after=None):
+def play(bed, request, client, first_router, cancel_after=None):
     """One request from its start to its end, as a History."""
     history = History(client=client, request=request, request_id=uuid.uuid4().hex, started=time.monotonic())
-    events, reconnects = request.open(cluster_setup, history.request_id, first_router)
+    events, reconnects = request.open(bed, history.request_id, first_router)
     tokens = 0
     try:
         for event in events:
@@ -174,8 +173,8 @@ def play(cluster_setup, request, client, first_router, cancel_after=None):
 class Clients:
     """So many at once, each with one request after the other, until told to stop."""
 
-    def __init__(self, cluster_setup, requests, count, seed, think_s=0.6, cancelled=0.15):
-        self.setup, self.requests, self.think_s, self.cancelled = cluster_setup, requests, think_s, cancelled
+    def __init__(self, bed, requests, count, seed, think_s=2.0, cancelled=0.15):
+        self.bed, self.requests, self.think_s, self.cancelled = bed, requests, think_s, cancelled
         self.histories, self.lock, self.stopping = [], threading.Lock(), threading.Event()
         self.threads = [threading.Thread(target=self._run, args=(i, random.Random(f"{seed} {i}")), daemon=True) for i in range(count)]
         for thread in self.threads:
@@ -185,7 +184,7 @@ class Clients:
         while not self.stopping.wait(draw.random() * 2 * self.think_s):
             request = draw.choice(self.requests)
             cancel_after = draw.randrange(1, TOKENS // 2) if draw.random() < self.cancelled else None
-            history = play(self.setup, request, client, draw.randrange(len(self.setup.urls)), cancel_after)
+            history = play(self.bed, request, client, draw.randrange(len(self.bed.urls)), cancel_after)
             with self.lock:
                 self.histories.append(history)
 

@@ -5,7 +5,7 @@ import random
 import re
 import signal
 
-from setup import COORDINATORS, HOSTS, ROUTERS
+from testbed import COORDINATORS, HOSTS, ROUTERS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +54,7 @@ KINDS = [
     Kind("etcd", "kill -9", BRIEF, short=True),
     Kind("etcd", "SIGSTOP", BRIEF),
     Kind("etcd", "link down", BRIEF),
+    Kind("etcd", "full disk", BRIEF),
     Kind("any", "full disk", BRIEF, short=True),
     Kind("worker", "start on a full disk", BRIEF),
 ]
@@ -126,16 +127,16 @@ def choose(fault, leader, state):
     fault.target = candidates[int(fault.pick * len(candidates))]
 
 
-def begin(fault, setup, network):
+def begin(fault, bed, network):
     """Does it; what undoes it comes back."""
     name, draw = fault.target, random.Random(fault.seed)
     action = fault.kind.action
     if action == "kill -9":
-        setup.down.add(name)
-        os.kill(setup.pid(name), signal.SIGKILL)
-        return lambda: setup.down.discard(name)
+        bed.down.add(name)
+        os.kill(bed.pid(name), signal.SIGKILL)
+        return lambda: bed.down.discard(name)
     if action == "SIGSTOP":
-        pid = setup.pid(name)
+        pid = bed.pid(name)
         os.kill(pid, signal.SIGSTOP)
         return lambda: os.kill(pid, signal.SIGCONT)
     if action == "link down":
@@ -149,7 +150,7 @@ def begin(fault, setup, network):
     if action in ("full disk", "start on a full disk"):
         network.fill_disk(name)
         if action != "full disk":
-            os.kill(setup.pid(name), signal.SIGKILL)
+            os.kill(bed.pid(name), signal.SIGKILL)
         return lambda: network.empty_disk(name)
     how = {"packets dropped": {"drop": round(draw.uniform(0.05, 0.3), 2)},
            "deaf": {"deaf": 1},

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A whole cluster of real processes on hosts of its own (hosts.py, setup.py), clients that never give up before 120 s (clients.py),
+"""A whole cluster of real processes on hosts of its own (hosts.py, testbed.py), clients that never give up before 120 s (clients.py),
 and faults from a seed (faults.py): every client's history is held against the undisturbed run (history.py).
 
     tests/chaos/run.py [--seed N] [--seconds N] [--clients N] [--interval S] [--short] [--output FOLDER]
@@ -28,7 +28,7 @@ import faults  # noqa: E402
 import history  # noqa: E402
 import hosts  # noqa: E402
 import report  # noqa: E402
-import setup  # noqa: E402
+import testbed  # noqa: E402
 
 WHOLE_S = 45       # after a fault is healed; longer is a violation
 CALM_S = 4         # of load before the first fault
@@ -54,12 +54,12 @@ class Run:
         plan = faults.schedule(options.seed, options.seconds, options.interval, options.short)
         self.say(f"seed {options.seed}: {len(plan)} faults of {len({fault.kind for fault in plan})} kinds in {options.seconds:.0f} s, "
                  f"{options.clients} clients; {os.cpu_count()} processors, {os.getloadavg()[0]:.1f} of them wanted before it starts")
-        with hosts.Network(self.folder) as self.network, setup.Setup(self.network) as self.setup:
+        with hosts.Network(self.folder) as self.network, testbed.Testbed(self.network) as self.bed:
             started = time.monotonic()
-            self.requests = clients.all_requests(self.setup)
+            self.requests = clients.all_requests(self.bed, **({"prompts": 1} if options.short else {}))
             self.expected = self.undisturbed()
             self.say(f"{len(self.requests)} requests run undisturbed in {time.monotonic() - started:.1f} s")
-            load = clients.Clients(self.setup, self.requests, options.clients, options.seed)
+            load = clients.Clients(self.bed, self.requests, options.clients, options.seed)
             time.sleep(CALM_S)
             with load.lock:
                 calm = list(load.histories)
@@ -69,7 +69,7 @@ class Run:
     def undisturbed(self):
         expected = {}
         for number, request in enumerate(self.requests):
-            whole = clients.play(self.setup, request, client=-1, first_router=number % 2)
+            whole = clients.play(self.bed, request, client=-1, first_router=number % 2)
             expected[request.name] = request.gathered(whole.events)
             assert whole.end == "whole", f"{request.name} undisturbed: {whole.error}"
             assert not history.violations_of(whole, expected[request.name]), "the undisturbed run does not agree with itself"
@@ -84,9 +84,12 @@ class Run:
                 self.say(f"{len(plan) - len(self.done)} faults were not reached: recovery took longer than the interval")
                 return
             together = [fault, fault.companion] if fault.companion else [fault]
-            leader, state = self.setup.state()
+            # The last fault may have had an afterlife: a lease that ran out while etcd was stopped.
+            if missing := self.until_whole():
+                self.violated(f"before fault #{fault.number} ({fault.kind.name}) it is not whole for {WHOLE_S} s: {missing}")
+                return
             for one in together:
-                faults.choose(one, leader, state)
+                faults.choose(one, *self.bed.seen)
             self.carry_out(together)
             missing = self.until_whole()
             for one in together:
@@ -94,7 +97,7 @@ class Run:
                 for clock in ("begun", "healed", "whole"):
                     setattr(one, clock, getattr(one, clock) - zero)
                 self.done.append(one)
-                self.say(*report.transcript(one, self.setup.events(*faults.TOLD) if one is fault else []))
+                self.say(*report.transcript(one, self.bed.events(*faults.TOLD) if one is fault else []))
             self.unexpected_ends(fault)
             if missing:
                 self.violated(f"fault #{fault.number} ({fault.kind.name} of {fault.target}): not whole {WHOLE_S} s after it was healed: {missing}")
@@ -114,21 +117,21 @@ class Run:
                 one.healed, one.healed_unix = time.monotonic(), time.time()
             else:
                 one.begun, one.begun_unix = time.monotonic(), time.time()
-                undo[i] = faults.begin(one, self.setup, self.network)
+                undo[i] = faults.begin(one, self.bed, self.network)
         # What was killed must be seen to be gone before it can be seen to be back.
-        time.sleep(2 * setup.RESTART_AFTER_S)
+        time.sleep(2 * testbed.RESTART_AFTER_S)
 
     def until_whole(self):
         deadline = time.monotonic() + WHOLE_S
-        while missing := self.setup.missing():
+        while missing := self.bed.missing():
             if time.monotonic() > deadline:
                 return missing
-            time.sleep(0.05)
+            time.sleep(0.1)
         return ""
 
     def unexpected_ends(self, fault):
-        with self.setup.lock:
-            ended, self.setup.ended = self.setup.ended, []
+        with self.bed.lock:
+            ended, self.bed.ended = self.bed.ended, []
         for _, name, status in ended:
             if not faults.may_end(fault, name):
                 self.violated(f"{name} ended by itself with status {status} at fault #{fault.number} ({fault.kind.name} of {fault.target})")
@@ -142,12 +145,13 @@ class Run:
             for what in history.violations_of(one, self.expected[one.request.name]):
                 self.violated(what)
         self.after_the_last_request()
-        of_cluster = self.setup.events("request_received", "request_finished", "assigned", *faults.TOLD)
+        of_cluster = self.bed.events("request_received", "request_finished", "assigned", *faults.TOLD)
         requests = [event for event in of_cluster if event[2]["event"].startswith("request_")]
         for what in history.cancel_violations(load.histories, requests, [(f.begun_unix, f.whole_unix) for f in self.done]):
             self.violated(what)
         self.stop()
         histories = self.histories = [self.shifted(one) for one in load.histories]
+        self.say("", f"{os.getloadavg()[2]:.1f} of {os.cpu_count()} processors were wanted on this machine in the last quarter of an hour")
         lines, late = report.table(self.done, histories, calm, of_cluster, self.leaks)
         self.say("", *lines)
         for what in late:
@@ -163,7 +167,7 @@ class Run:
         """Blocks and leases: what is held although nobody asks for anything."""
         deadline = time.monotonic() + 10
         while True:
-            seen = self.setup.state()
+            seen = self.bed.state()
             busy = None if seen is None else [p for p in seen[1].pipelines if p.running or p.waiting or p.blocks_used]
             if busy == [] or time.monotonic() > deadline:
                 break
@@ -171,32 +175,32 @@ class Run:
         self.leaks["blocks"] = sum(p.blocks_used for p in busy) if busy is not None else -1
         if busy != []:
             self.violated(f"10 s after the last request the pipelines hold something: {busy}")
-        leaked = sum(value for key, value in self.setup.metrics(self.setup.leader()).items()
+        leaked = sum(value for key, value in self.bed.metrics(self.bed.leader()).items()
                      if key.startswith("pagoda_coordinator_leaked_blocks"))
         if leaked:
             self.violated(f"pagoda_coordinator_leaked_blocks is {leaked:.0f}")
-        leases = self.setup.leases()
+        leases = self.bed.leases()
         if leases != 1:
             self.violated(f"etcd has {leases} leases, one of them is the leader's")
 
     def stop(self):
         """In the order in which `pagoda serve` does it."""
-        self.setup.closing.set()
-        self.setup.keeper.join()
-        for names in (setup.ROUTERS, setup.WORKERS, setup.COORDINATORS):
+        self.bed.closing.set()
+        self.bed.keeper.join()
+        for names in (testbed.ROUTERS, testbed.WORKERS, testbed.COORDINATORS):
             for name in names:
-                self.setup.children[name].send_signal(signal.SIGTERM)
+                self.bed.children[name].send_signal(signal.SIGTERM)
             for name in names:
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    self.setup.children[name].wait(40)
-                if self.setup.children[name].poll() != 0:
-                    self.violated(f"{name} was told to stop and ended with {self.setup.children[name].poll()}")
+                    self.bed.children[name].wait(40)
+                if self.bed.children[name].poll() != 0:
+                    self.violated(f"{name} was told to stop and ended with {self.bed.children[name].poll()}")
         time.sleep(0.2)
-        self.leaks["leases"] = self.setup.leases()
+        self.leaks["leases"] = self.bed.leases()
         if self.leaks["leases"]:
             self.violated(f"etcd has {self.leaks['leases']} leases although nobody is left")
-        self.setup.children["etcd"].terminate()
-        self.setup.children["etcd"].wait(20)
+        self.bed.children["etcd"].terminate()
+        self.bed.children["etcd"].wait(20)
         # In this process namespace is nothing but what this run started.
         ours = {os.getpid(), *(keeper.pid for keeper in self.network.keepers.values())}
         left = {int(entry.name): (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode() for entry in pathlib.Path("/proc").iterdir()
@@ -238,11 +242,13 @@ def main():
     options = parse()
     if not hosts.namespaces_can_be_made() and not os.environ.get(hosts.INSIDE):
         print("skipped: making namespaces needs root")
-        sys.exit(setup.cluster.SKIPPED)
+        sys.exit(testbed.cluster.SKIPPED)
     if shutil.which("etcd") is None:
         print("skipped: no etcd on the PATH; apt-get install etcd-server")
-        sys.exit(setup.cluster.SKIPPED)
-    setup.cluster.model_path()  # or skipped
+        sys.exit(testbed.cluster.SKIPPED)
+    testbed.cluster.model_path()  # or skipped
+    if not (testbed.cluster.binary_folder() / "pagoda-worker").exists():
+        sys.exit(f"nothing is built in {testbed.cluster.binary_folder()}; PAGODA_BIN names another folder")
     hosts.enter_namespaces()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder = tempfile.mkdtemp(prefix="pagoda-chaos-")

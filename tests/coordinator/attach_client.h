@@ -104,6 +104,11 @@ class AttachClient {
     });
     return id;
   }
+  // Pipelines that a snapshot showed as lost, but not so that their streams would leave.
+  int half_lost() {
+    MutexLock lock(&mutex_);
+    return half_lost_;
+  }
   size_t TokensOf(uint64_t id, int choice = 0) { return Get(id, choice).tokens.size(); }
   std::map<std::pair<uint64_t, int>, Stream>& streams_locked() { return streams_; }
 
@@ -112,7 +117,10 @@ class AttachClient {
     internal::v1::CoordinatorMessage message;
     while (stream_->Read(&message)) {
       MutexLock lock(&mutex_);
-      if (message.has_snapshot()) snapshot_ = message.snapshot();
+      if (message.has_snapshot()) {
+        snapshot_ = message.snapshot();
+        for (const auto& pipeline : snapshot_.pipelines()) half_lost_ += !pipeline.ready() && !pipeline.epoch_closed();
+      }
       if (message.has_refused()) refused_[message.refused().request().low()] = message.refused();
       for (const auto& choice : message.tokens().choices()) {
         Stream& stream = streams_[{choice.request().low(), choice.choice()}];
@@ -133,6 +141,7 @@ class AttachClient {
   Mutex mutex_;
   internal::v1::Snapshot snapshot_;
   std::map<uint64_t, internal::v1::Refused> refused_;
+  int half_lost_ = 0;
   std::map<std::pair<uint64_t, int>, Stream> streams_;
 };
 

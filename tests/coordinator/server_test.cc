@@ -198,6 +198,36 @@ TEST_F(ServerTest, AKilledWorkerComesBackAndStreamsGoOn) {
   }
   EXPECT_EQ(Cluster().pipelines(0).epoch(), 2u);
   EXPECT_EQ(first->assignments(), 2);
+  EXPECT_EQ(client.half_lost(), 0);
+  ExpectIdleAndClean();
+}
+
+TEST_F(ServerTest, AStreamThatMovedIsNotGeneratedWhereItWasToo) {
+  auto first = Worker("w1", 3);
+  auto second = Worker("w2", 3);
+  ASSERT_TRUE(Apply(1, 1, 2).ok());
+  AttachClient client(server_->address());
+  ASSERT_NE(client.WaitForPipeline(), 0u);
+  for (int i = 0; i < 200 && (client.snapshot().pipelines_size() < 2 || !client.snapshot().pipelines(1).ready()); ++i) {
+    absl::SleepFor(absl::Milliseconds(20));
+  }
+  ASSERT_EQ(client.snapshot().pipelines_size(), 2);
+  const uint64_t from = client.snapshot().pipelines(0).pipeline(), to = client.snapshot().pipelines(1).pipeline();
+  client.Send(AttachClient::MakeSubmit(1, from, Prompt(20, 1), 400, 1));
+  ASSERT_TRUE(client.WaitFor([&] { return client.streams_locked()[{1, 0}].tokens.size() > 3; }));
+  internal::v1::RouterMessage moved = AttachClient::MakeSubmit(1, to, Prompt(20, 1), 400, 1);
+  moved.mutable_submit()->set_attempt(2);
+  for (const int token : client.Get(1).tokens) moved.mutable_submit()->mutable_choices(0)->add_tokens(token);
+  client.Send(moved);
+  const auto held = [&] {
+    std::map<uint64_t, int> running;
+    const auto state = Cluster();
+    for (const auto& pipeline : state.pipelines()) running[pipeline.id()] = pipeline.running();
+    return running;
+  };
+  for (int i = 0; i < 100 && held() != std::map<uint64_t, int>{{from, 0}, {to, 1}}; ++i) absl::SleepFor(absl::Milliseconds(5));
+  EXPECT_EQ(held(), (std::map<uint64_t, int>{{from, 0}, {to, 1}}));
+  client.Cancel(1);
   ExpectIdleAndClean();
 }
 

@@ -376,7 +376,8 @@ void SimCoordinator::PublishSnapshot() {
                                   .waiting = stats.waiting,
                                   .numerics_profile = "toy-1",
                                   .vocabulary = kToyVocabulary,
-                                  .max_queued_requests = cluster_.spec().max_queued_requests});
+                                  .max_queued_requests = cluster_.spec().max_queued_requests,
+                                  .epoch_closed = pipeline.phase != PipelinePhase::kReady && pipeline.phase != PipelinePhase::kDraining});
   }
   for (const RouterEnd& router : routers_) {
     auto message = std::make_shared<wire::CoordinatorMessage>();
@@ -423,6 +424,11 @@ void SimCoordinator::OnRouterMessage(const Stream* stream, const wire::RouterMes
                              .code = leads() ? RefusalCode::kNotFound : RefusalCode::kUnavailable,
                              .message = leads() ? "there is no such pipeline here" : "this coordinator does not lead",
                              .retry_after_ms = 0});
+    }
+    for (auto& [id, other] : engines_) {
+      if (id == pipeline || request->attempt == 1) continue;
+      other.scheduler->Cancel(request->id);
+      Pump(other);
     }
     engine->second.scheduler->Submit(*std::move(request), Now());
     return Pump(engine->second);

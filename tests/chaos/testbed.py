@@ -4,6 +4,7 @@ each on a host of its own. A process that dies is started again, as Kubernetes w
 Redundancy, which faults must not exceed: one worker, one coordinator, one router at a time; etcd alone.
 """
 import contextlib
+import datetime
 import http.client
 import json
 import pathlib
@@ -28,13 +29,10 @@ RESTART_AFTER_S = 0.1  # of what died by itself
 
 def log_time(entry):
     """Of a JSON log line, in seconds since 1970."""
-    stamp = entry["time"].rstrip("Z")
-    whole, _, fraction = stamp.partition(".")
-    import calendar
-    return calendar.timegm(time.strptime(whole, "%Y-%m-%dT%H:%M:%S")) + float("0." + (fraction or "0"))
+    return datetime.datetime.fromisoformat(entry["time"]).timestamp()
 
 
-class Setup:
+class Testbed:
     def __init__(self, network):
         self.network = network
         self.children = {}   # name -> Popen
@@ -47,7 +45,7 @@ class Setup:
         self.grpc_addresses = [f"{HOSTS[name]}:8001" for name in ROUTERS]
         self.offsets = {}    # log -> how far it has been read
         self.entries = {}    # log -> its JSON lines so far
-        self.channels = {}
+        self.seen = None     # (who leads, what it says) when it was last looked
 
     # --- processes
 
@@ -59,10 +57,7 @@ class Setup:
             self.start(name)
         self.keeper = threading.Thread(target=self._keep, daemon=True)
         self.keeper.start()
-        self.wait_for(lambda: self.leader() is not None, 30, "no coordinator leads")
-        self.admin(self.leader(), "ApplyDeployment", spec={
-            "name": MODEL, "model": cluster.model_path(), "pipeline_parallel_size": STAGES, "tensor_parallel_size": [1],
-            "replicas": PIPELINES, "max_model_len": 512, "kv_cache_bytes": 64 << 20})
+        self.wait_for(self._deployed, 60, "no coordinator takes the deployment")
         self.wait_for(lambda: not self.missing(), 60, self.missing)
         return self
 
@@ -73,6 +68,14 @@ class Setup:
                 with contextlib.suppress(ProcessLookupError):
                     child.kill()
                 child.wait()
+
+    def _deployed(self):
+        with contextlib.suppress(Exception):  # nobody leads yet
+            self.admin(self.leader(), "ApplyDeployment", spec={
+                "name": MODEL, "model": cluster.model_path(), "pipeline_parallel_size": STAGES, "tensor_parallel_size": [1],
+                "replicas": PIPELINES, "max_model_len": 512, "kv_cache_bytes": 64 << 20})
+            return True
+        return False
 
     def command(self, name):
         address = HOSTS[name]
@@ -160,7 +163,7 @@ class Setup:
         seen = self.state()
         if seen is None:
             return "no coordinator leads"
-        leader, state = seen
+        leader, state = self.seen = seen
         for name in COORDINATORS:
             if name != leader and self.get(name, 7071, "/livez")[0] != 200:
                 return f"{name} does not answer"
