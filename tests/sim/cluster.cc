@@ -120,6 +120,31 @@ void Cluster::Kill(ProcessId process, int64_t restart_after_ns) {
   world_.After(restart_after_ns, [this, process] { Boot(process); });
 }
 
+void Cluster::Drain(ProcessId process, int64_t restart_after_ns) {
+  const Life life = world_.LifeOf(process);
+  if (!world_.Lives(life) || drained_[process].first == life) return;
+  drained_[process] = {life, restart_after_ns};
+  world_.Note(absl::StrCat(world_.NameOf(process), " is told to stop"));
+  world_.After(life, 0, [this, process] {
+    switch (world_.NameOf(process).front()) {
+      case 'c':
+        return coordinators_.at(process)->Leave();
+      case 'w':
+        return workers_.at(process)->Leave();
+      default:
+        routers_.at(process)->Leave();
+    }
+  });
+}
+
+void Cluster::Exit(Life life) {
+  if (!world_.Lives(life)) return;
+  world_.Note(absl::StrCat(world_.NameOf(life.process), " has stopped"));
+  Count("drained");
+  world_.Kill(life.process);
+  world_.After(drained_.at(life.process).second, [this, process = life.process] { Boot(process); });
+}
+
 void Cluster::Pause(ProcessId process, int64_t for_ns) {
   if (!world_.IsUp(process) || world_.IsStopped(process)) return;
   world_.Note(absl::StrCat(world_.NameOf(process), " is stopped for ", for_ns / kMs, " ms"));
@@ -164,8 +189,14 @@ std::map<std::string, int64_t> Cluster::Counts() const {
     sum.recomputed += totals.recomputed;
     sum.preemptions += totals.preemptions;
   }
-  return {{"epochs", sum.epochs},         {"replayed", sum.replayed},       {"refilled", sum.refilled},
-          {"recomputed", sum.recomputed}, {"preemptions", sum.preemptions}};
+  std::map<std::string, int64_t> counts = counts_;
+  for (const char* name : {"drained", "planned_ends", "faults", "deaths", "cut"}) counts.try_emplace(name, 0);
+  counts["epochs"] = sum.epochs;
+  counts["replayed"] = sum.replayed;
+  counts["refilled"] = sum.refilled;
+  counts["recomputed"] = sum.recomputed;
+  counts["preemptions"] = sum.preemptions;
+  return counts;
 }
 
 SimCoordinator* Cluster::Reach(ProcessId from, int nth) {

@@ -27,6 +27,8 @@ class SimWorker {
   const std::string& name() const { return name_; }
   Life life() const { return life_; }
 
+  void Leave();  // SIGTERM
+
   // From the coordinator's stream.
   void OnWelcome();
   void OnNotLeader(const std::string& leader);
@@ -103,6 +105,7 @@ class SimWorker {
   std::shared_ptr<Stream> stream_;
   std::optional<Life> coordinator_;
   int next_coordinator_ = 0;
+  bool leaving_ = false;
 
   // What stays over epochs.
   std::string shard_;
