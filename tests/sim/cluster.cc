@@ -96,8 +96,18 @@ void Cluster::AddClients() {
     plan.arrives_ns = kSecond + world_.Uniform(0, options_.arrivals_ns);
     if (world_.Chance(0.1)) plan.cancels_after_ns = world_.Uniform(0, 500 * kMs);
     plan.router = static_cast<int>(world_.Uniform(0, 100));
+    if (options_.repeating > 0 && world_.Chance(options_.repeating / 100.0)) Repeat(plan);
     clients_.push_back(std::make_unique<SimClient>(*this, i, std::move(plan)));
   }
+}
+
+// Most of these are guessed by order, some where it pays.
+void Cluster::Repeat(SimClient::Plan& plan) {
+  plan.request.period = static_cast<int>(world_.Uniform(2, 6));
+  plan.speculative_tokens = world_.Chance(0.7) ? static_cast<int>(world_.Uniform(1, 6)) : 0;
+  const int64_t room = options_.max_model_len - static_cast<int64_t>(plan.request.prompt.size());
+  plan.request.max_tokens = static_cast<int>(world_.Uniform(std::min<int64_t>(room, 10), room));
+  plan.request.min_tokens = std::min(plan.request.min_tokens, plan.request.max_tokens);
 }
 
 ProcessId Cluster::Find(const std::string& name) const {
@@ -188,6 +198,8 @@ std::map<std::string, int64_t> Cluster::Counts() const {
     sum.refilled += totals.refilled;
     sum.recomputed += totals.recomputed;
     sum.preemptions += totals.preemptions;
+    sum.drafts += totals.drafts;
+    sum.accepted_drafts += totals.accepted_drafts;
   }
   std::map<std::string, int64_t> counts = counts_;
   for (const char* name : {"drained", "planned_ends", "faults", "deaths", "cut"}) counts.try_emplace(name, 0);
@@ -196,6 +208,8 @@ std::map<std::string, int64_t> Cluster::Counts() const {
   counts["refilled"] = sum.refilled;
   counts["recomputed"] = sum.recomputed;
   counts["preemptions"] = sum.preemptions;
+  counts["drafts"] = sum.drafts;
+  counts["accepted_drafts"] = sum.accepted_drafts;
   return counts;
 }
 

@@ -34,6 +34,7 @@ struct ClusterOptions {
   int max_sequences = 6;
   int64_t replay_bytes = 1 << 20;  // of kept outputs, per worker; 0: none are kept
   int requests = 20;
+  int repeating = 0;  // percent of the requests whose text repeats itself, so that its next tokens can be guessed
   int64_t arrivals_ns = 3 * kSecond;  // over which they come
 };
 
@@ -86,6 +87,7 @@ class Cluster {
  private:
   void Boot(ProcessId process);
   void AddClients();
+  void Repeat(SimClient::Plan& plan);
 
   const ClusterOptions options_;
   World world_;

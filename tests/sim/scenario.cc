@@ -56,7 +56,7 @@ absl::Status ReadOption(const std::string& line, const std::string& word, Cluste
       {"hosts", &options.hosts},     {"coordinators", &options.coordinators}, {"routers", &options.routers},
       {"stages", &options.stages},   {"replicas", &options.replicas},         {"spares", &options.spares},
       {"blocks", &options.blocks},   {"requests", &options.requests},         {"max_sequences", &options.max_sequences},
-      {"step_rows", &options.max_step_rows}};
+      {"step_rows", &options.max_step_rows}, {"repeating", &options.repeating}};
   const auto found = ints.find(parts[0]);
   if (found != ints.end()) {
     *found->second = static_cast<int>(value);
@@ -183,7 +183,7 @@ std::string RandomScenario(uint64_t seed) {
   for (size_t i = 0; i < parallel.size(); ++i) absl::StrAppend(&text, i == 0 ? "" : ",", parallel[i]);
   absl::StrAppend(&text, " replicas=", replicas, " coordinators=", coordinators, " routers=", routers, " spares=", spares,
                   " blocks=", uniform(18, 40), " step_rows=", uniform(8, 24), " max_sequences=", uniform(2, 8), " requests=", uniform(8, 24),
-                  " replay=", uniform(0, 3) == 0 ? 0 : 1, " arrivals=", uniform(500, 6000), "\n");
+                  " replay=", uniform(0, 3) == 0 ? 0 : 1, " arrivals=", uniform(500, 6000), " repeating=", uniform(0, 1) == 0 ? 0 : uniform(10, 100), "\n");
   const auto any = [&](const char* kind, int count) { return absl::StrCat(kind, "-", uniform(0, count - 1)); };
   const auto drain = [&] {
     const int64_t which = uniform(0, 3);

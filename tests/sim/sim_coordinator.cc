@@ -222,6 +222,7 @@ void SimCoordinator::OnResult(const Stream* stream, StepResult result) {
 }
 
 void SimCoordinator::Act() {
+  if (stopped_) return;  // the control thread has ended
   for (std::vector<Action> actions = state_.TakeActions(); !actions.empty(); actions = state_.TakeActions()) {
     for (const Action& action : actions) Do(action);
   }
@@ -504,6 +505,8 @@ SimCoordinator::Totals SimCoordinator::totals() const {
     totals.refilled += stats.refilled_token_layers;
     totals.recomputed += stats.recomputed_token_layers;
     totals.preemptions += stats.preemptions;
+    totals.drafts += stats.draft_tokens;
+    totals.accepted_drafts += stats.accepted_draft_tokens;
   }
   return totals;
 }

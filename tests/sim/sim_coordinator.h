@@ -47,7 +47,7 @@ class SimCoordinator {
   // For invariants at the end.
   std::string UnrestOf() const;  // what still runs or leaks; empty: nothing
   struct Totals {
-    int64_t replayed = 0, refilled = 0, recomputed = 0, preemptions = 0, epochs = 0;
+    int64_t replayed = 0, refilled = 0, recomputed = 0, preemptions = 0, epochs = 0, drafts = 0, accepted_drafts = 0;
   };
   Totals totals() const;
 

@@ -143,6 +143,8 @@ void SimClient::Ask() {
     request.sampling.max_tokens = plan_.request.max_tokens;
     request.sampling.min_tokens = plan_.request.min_tokens;
     request.sampling.stop_token_ids = plan_.request.stop_token_ids;
+    request.sampling.top_k = plan_.request.period;  // no sampler of the toy has another use for it
+    request.sampling.speculative_tokens = plan_.speculative_tokens;
     request.detokenize = false;
     request.text = ToyText();
     request.priority = plan_.priority;

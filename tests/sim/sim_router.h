@@ -59,6 +59,7 @@ class SimClient : public router::GenerationSink {
   struct Plan {
     ToyRequest request;
     int choices = 1;
+    int speculative_tokens = 0;  // as SettledSampling has it
     int priority = 0;
     int64_t arrives_ns = 0;
     int64_t cancels_after_ns = -1;  // of its arrival; -1: stays

@@ -87,9 +87,11 @@ class SimWorker {
   size_t StepsForRows();
   bool TakeTokens(size_t steps);
   bool TakeInput();
+  void TakeRowTokens();
   void Compute();
   void RunLayers();
   void SendOn();
+  worker::SampledToken Sample(const worker::StepPlan& plan, const worker::PlanSample& sample);
   void Finish();
   bool Runs() const;
   bool Feeds() const;
@@ -132,6 +134,7 @@ class SimWorker {
   std::string waiting_for_;
   std::vector<Rows> rows_;
   std::vector<TokenId> row_tokens_;
+  int64_t compute_us_ = 0;
   std::vector<uint64_t> values_;  // [rows]: going in, then coming out
 };
 
