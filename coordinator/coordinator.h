@@ -147,7 +147,6 @@ class Coordinator {
   Snapshot MakeSnapshot() const;
   ClusterView MakeView() const;
   void Tell(std::string_view kind, std::string text);  // to whoever looks at the cluster
-  std::vector<RestoredBlock> SurveyKv(const PipelineRecord& pipeline) const;
   void EndDrainsThatTookTooLong(int64_t now_ns);
   void MeasureRates(int64_t now_ns);
   void CountWorkers();

@@ -9,6 +9,7 @@
 
 #include "common/clock.h"
 #include "common/log.h"
+#include "coordinator/pipeline_facts.h"
 
 namespace pagoda::coordinator {
 namespace {
@@ -138,7 +139,6 @@ void Coordinator::Do(const CreatePipeline& action) {
 
 void Coordinator::Do(const OpenEpoch& action) {
   const PipelineRecord& pipeline = state_.pipelines().at(action.pipeline);
-  const DeploymentRecord& deployment = state_.deployments().at(pipeline.deployment);
   const std::shared_ptr<PipelineEngine> engine = FindEngine(action.pipeline);
   if (engine == nullptr) return;
   std::vector<std::shared_ptr<WorkerLink>> ranks;
@@ -148,29 +148,11 @@ void Coordinator::Do(const OpenEpoch& action) {
     link->second->SetEngine(engine);
     ranks.push_back(link->second);
   }
-  const DeploymentSpec& spec = deployment.spec;
-  std::vector<int> layers;
-  for (const StagePlacement& stage : pipeline.placement.stages) layers.push_back(stage.layer_end - stage.layer_begin);
-  std::vector<RestoredBlock> restored;
-  if (!spec.disable_prefix_caching) restored = SurveyKv(pipeline);
+  EpochSettings settings = EpochSettingsOf(state_, action);
+  const std::vector<RestoredBlock>& restored = settings.restored;
   const int64_t whole = std::count_if(restored.begin(), restored.end(), [](const RestoredBlock& b) { return b.whole(); });
   const int64_t partial = static_cast<int64_t>(restored.size()) - whole;
-  engine->OpenEpoch(EpochSettings{.epoch = action.epoch,
-                                  .stages = static_cast<int>(pipeline.placement.stages.size()),
-                                  .blocks = pipeline.placement.blocks,
-                                  .block_tokens = spec.block_size,
-                                  .max_model_len = pipeline.placement.max_model_len,
-                                  .vocabulary = deployment.model.sizes->spec.vocabulary,
-                                  .max_step_rows = spec.max_num_batched_tokens,
-                                  .max_sequences = spec.max_num_seqs,
-                                  .max_slots = 2 * spec.max_num_seqs,
-                                  .max_sample_rows = spec.max_num_seqs,
-                                  .prefix_caching = !spec.disable_prefix_caching,
-                                  .chunked_prefill = !spec.disable_chunked_prefill,
-                                  .max_queued_requests = spec.max_queued_requests,
-                                  .stage_layers = std::move(layers),
-                                  .restored = std::move(restored)},
-                    MakePlanTransport(std::move(ranks)));
+  engine->OpenEpoch(std::move(settings), MakePlanTransport(std::move(ranks)));
   Tell("pipeline_ready", absl::StrCat("pipeline ", action.pipeline.value(), " (", pipeline.deployment, ") is ready, epoch ",
                                       action.epoch.value()));
   LogInfo("pipeline_ready", {{"pipeline", action.pipeline.value()},
@@ -181,18 +163,6 @@ void Coordinator::Do(const OpenEpoch& action) {
                              {"blocks_kept_by_some_stages", partial},
                              {"max_model_len", pipeline.placement.max_model_len}});
   snapshot_due_ = true;
-}
-
-std::vector<RestoredBlock> Coordinator::SurveyKv(const PipelineRecord& pipeline) const {
-  std::vector<std::vector<const HeldBlocks*>> stages(pipeline.placement.stages.size());
-  bool any = false;
-  for (const WorkerId id : pipeline.workers) {
-    const WorkerRecord* worker = state_.FindWorker(id);
-    if (worker == nullptr) return {};
-    stages.at(static_cast<size_t>(worker->stage)).push_back(worker->held.get());
-    any = any || worker->held != nullptr;
-  }
-  return any ? SurveyHeldBlocks(stages, pipeline.placement.blocks) : std::vector<RestoredBlock>();
 }
 
 void Coordinator::Do(const CloseEpoch& action) {

@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "common/clock.h"
+#include "coordinator/pipeline_facts.h"
 
 namespace pagoda::coordinator {
 
@@ -77,30 +78,10 @@ Snapshot Coordinator::MakeSnapshot() const {
     const auto engine = FindEngine(id);
     if (deployment == state_.deployments().end() || engine == nullptr) continue;
     const EngineStatus status = engine->status();
-    const checkpoint::ModelSpec& spec = deployment->second.model.sizes->spec;
-    // Not as the engine says: it hears of the end of an epoch after this snapshot, and the next one would come a second later.
-    const bool has_epoch = pipeline.phase == PipelinePhase::kReady || pipeline.phase == PipelinePhase::kDraining;
-    snapshot.pipelines.push_back({.pipeline = id,
-                                  .epoch = pipeline.epoch,
-                                  .model = pipeline.deployment,
-                                  .model_digest = deployment->second.model.digest,
-                                  .architecture = spec.architecture,
-                                  .ready = pipeline.phase == PipelinePhase::kReady && !refusing_.load(),
-                                  .max_model_len = pipeline.placement.max_model_len,
-                                  .block_tokens = deployment->second.spec.block_size,
-                                  .blocks_total = pipeline.placement.blocks,
-                                  .blocks_used = status.stats.blocks_used,
-                                  .running = status.stats.running,
-                                  .waiting = status.stats.waiting,
-                                  .numerics_profile = pipeline.numerics_profile,
-                                  .vocabulary = spec.vocabulary,
-                                  .max_queued_requests = deployment->second.spec.max_queued_requests,
-                                  .created_unix_s = created_unix_s_.at(id),
-                                  .preemptions = status.stats.preemptions,
-                                  .prefix_hit_tokens = status.stats.prefix_hit_tokens,
-                                  .prefix_query_tokens = status.stats.prefix_query_tokens,
-                                  .epoch_closed = !has_epoch || refusing_.load(),
-                                  .predicted_wait_ms = status.stats.predicted_wait_ns / kNsPerMs});
+    snapshot.pipelines.push_back(SnapshotOf(pipeline, deployment->second,
+                                            {.stats = status.stats,
+                                             .leaving = refusing_.load(),
+                                             .created_unix_s = created_unix_s_.at(id)}));
   }
   return snapshot;
 }

@@ -96,8 +96,18 @@ void Cluster::AddClients() {
     plan.arrives_ns = kSecond + world_.Uniform(0, options_.arrivals_ns);
     if (world_.Chance(0.1)) plan.cancels_after_ns = world_.Uniform(0, 500 * kMs);
     plan.router = static_cast<int>(world_.Uniform(0, 100));
+    if (options_.repeating > 0 && world_.Chance(options_.repeating / 100.0)) Repeat(plan);
     clients_.push_back(std::make_unique<SimClient>(*this, i, std::move(plan)));
   }
+}
+
+// Most of these are guessed by order, some where it pays.
+void Cluster::Repeat(SimClient::Plan& plan) {
+  plan.request.period = static_cast<int>(world_.Uniform(2, 6));
+  plan.speculative_tokens = world_.Chance(0.7) ? static_cast<int>(world_.Uniform(1, 6)) : 0;
+  const int64_t room = options_.max_model_len - static_cast<int64_t>(plan.request.prompt.size());
+  plan.request.max_tokens = static_cast<int>(world_.Uniform(std::min<int64_t>(room, 10), room));
+  plan.request.min_tokens = std::min(plan.request.min_tokens, plan.request.max_tokens);
 }
 
 ProcessId Cluster::Find(const std::string& name) const {
@@ -118,6 +128,31 @@ void Cluster::Kill(ProcessId process, int64_t restart_after_ns) {
   world_.Note(absl::StrCat(world_.NameOf(process), " is killed"));
   world_.Kill(process);
   world_.After(restart_after_ns, [this, process] { Boot(process); });
+}
+
+void Cluster::Drain(ProcessId process, int64_t restart_after_ns) {
+  const Life life = world_.LifeOf(process);
+  if (!world_.Lives(life) || drained_[process].first == life) return;
+  drained_[process] = {life, restart_after_ns};
+  world_.Note(absl::StrCat(world_.NameOf(process), " is told to stop"));
+  world_.After(life, 0, [this, process] {
+    switch (world_.NameOf(process).front()) {
+      case 'c':
+        return coordinators_.at(process)->Leave();
+      case 'w':
+        return workers_.at(process)->Leave();
+      default:
+        routers_.at(process)->Leave();
+    }
+  });
+}
+
+void Cluster::Exit(Life life) {
+  if (!world_.Lives(life)) return;
+  world_.Note(absl::StrCat(world_.NameOf(life.process), " has stopped"));
+  Count("drained");
+  world_.Kill(life.process);
+  world_.After(drained_.at(life.process).second, [this, process = life.process] { Boot(process); });
 }
 
 void Cluster::Pause(ProcessId process, int64_t for_ns) {
@@ -163,9 +198,19 @@ std::map<std::string, int64_t> Cluster::Counts() const {
     sum.refilled += totals.refilled;
     sum.recomputed += totals.recomputed;
     sum.preemptions += totals.preemptions;
+    sum.drafts += totals.drafts;
+    sum.accepted_drafts += totals.accepted_drafts;
   }
-  return {{"epochs", sum.epochs},         {"replayed", sum.replayed},       {"refilled", sum.refilled},
-          {"recomputed", sum.recomputed}, {"preemptions", sum.preemptions}};
+  std::map<std::string, int64_t> counts = counts_;
+  for (const char* name : {"drained", "planned_ends", "faults", "deaths", "cut"}) counts.try_emplace(name, 0);
+  counts["epochs"] = sum.epochs;
+  counts["replayed"] = sum.replayed;
+  counts["refilled"] = sum.refilled;
+  counts["recomputed"] = sum.recomputed;
+  counts["preemptions"] = sum.preemptions;
+  counts["drafts"] = sum.drafts;
+  counts["accepted_drafts"] = sum.accepted_drafts;
+  return counts;
 }
 
 SimCoordinator* Cluster::Reach(ProcessId from, int nth) {

@@ -34,6 +34,7 @@ struct ClusterOptions {
   int max_sequences = 6;
   int64_t replay_bytes = 1 << 20;  // of kept outputs, per worker; 0: none are kept
   int requests = 20;
+  int repeating = 0;  // percent of the requests whose text repeats itself, so that its next tokens can be guessed
   int64_t arrivals_ns = 3 * kSecond;  // over which they come
 };
 
@@ -53,6 +54,8 @@ class Cluster {
   ProcessId Find(const std::string& process) const;  // -1: there is none
   void Kill(ProcessId process, int64_t restart_after_ns);
   void Pause(ProcessId process, int64_t for_ns);
+  // SIGTERM: it leaves in its own order, and starts again so long after it has gone.
+  void Drain(ProcessId process, int64_t restart_after_ns);
   void Slow(ProcessId process, int factor) { slowness_[process] = factor; }
   std::vector<ProcessId> ProcessesOf(char kind) const;  // 'w', 'c' or 'r'
 
@@ -61,10 +64,12 @@ class Cluster {
   bool AllRequestsEnded() const;
   // Faults are over: everything must come to its end and to rest within `within_ns`.
   void Settle(int64_t within_ns);
-  // What the coordinators that are up have done, by name.
+  // What has happened, by name.
   std::map<std::string, int64_t> Counts() const;
 
   // Of the processes' own.
+  void Exit(Life life);  // of one that was told to stop, and is ready to go
+  void Count(const std::string& what, int64_t by = 1) { counts_[what] += by; }
   SimCoordinator* Reach(ProcessId from, int nth);            // the nth coordinator, if it can be reached
   SimCoordinator* CoordinatorOf(Life life);                  // null when that life is over
   int IndexOfCoordinator(const std::string& name) const;
@@ -82,6 +87,7 @@ class Cluster {
  private:
   void Boot(ProcessId process);
   void AddClients();
+  void Repeat(SimClient::Plan& plan);
 
   const ClusterOptions options_;
   World world_;
@@ -96,6 +102,8 @@ class Cluster {
   std::map<const Stream*, int> link_names_;
   std::map<uint64_t, std::string> epoch_owners_;
   std::map<ProcessId, int> slowness_;
+  std::map<ProcessId, std::pair<Life, int64_t>> drained_;  // told to stop: which life, and for how long it stays away
+  std::map<std::string, int64_t> counts_;
   std::vector<std::unique_ptr<SimClient>> clients_;
 };
 

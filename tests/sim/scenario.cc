@@ -23,7 +23,8 @@ absl::Status Bad(const std::string& line, const std::string& why) {
 
 struct Expectation {
   std::string what;
-  int64_t least = 0;
+  bool at_most = false;
+  int64_t bound = 0;
 };
 
 struct Fault {
@@ -55,7 +56,7 @@ absl::Status ReadOption(const std::string& line, const std::string& word, Cluste
       {"hosts", &options.hosts},     {"coordinators", &options.coordinators}, {"routers", &options.routers},
       {"stages", &options.stages},   {"replicas", &options.replicas},         {"spares", &options.spares},
       {"blocks", &options.blocks},   {"requests", &options.requests},         {"max_sequences", &options.max_sequences},
-      {"step_rows", &options.max_step_rows}};
+      {"step_rows", &options.max_step_rows}, {"repeating", &options.repeating}};
   const auto found = ints.find(parts[0]);
   if (found != ints.end()) {
     *found->second = static_cast<int>(value);
@@ -82,9 +83,9 @@ absl::StatusOr<Script> Parse(const std::string& text) {
       for (size_t i = 1; i < words.size(); ++i) {
         if (const absl::Status status = ReadOption(line, words[i], script.options); !status.ok()) return status;
       }
-    } else if (words[0] == "expect" && words.size() == 4 && words[2] == ">=") {
-      Expectation expectation{.what = words[1]};
-      if (!absl::SimpleAtoi(words[3], &expectation.least)) return Bad(line, "what it is compared with is not a number");
+    } else if (words[0] == "expect" && words.size() == 4 && (words[2] == ">=" || words[2] == "<=")) {
+      Expectation expectation{.what = words[1], .at_most = words[2] == "<="};
+      if (!absl::SimpleAtoi(words[3], &expectation.bound)) return Bad(line, "what it is compared with is not a number");
       script.expectations.push_back(expectation);
     } else if (words[0] == "at" && words.size() >= 4) {
       int64_t at_ms = 0;
@@ -115,11 +116,13 @@ absl::StatusOr<int64_t> Schedule(Cluster& cluster, const Fault& fault) {
   const int64_t lasts = *lasts_ms * kMs;
   const std::string& what = fault.words[0];
   const int64_t end = fault.at_ns + lasts;
-  if (what == "kill" || what == "pause" || what == "slow") {
+  if (what == "kill" || what == "drain" || what == "pause" || what == "slow") {
     const ProcessId process = cluster.Find(fault.words[1]);
     if (process < 0) return absl::InvalidArgumentError(absl::StrCat("there is no process '", fault.words[1], "'"));
     if (what == "kill") {
       world.After(fault.at_ns, [&cluster, process, lasts] { cluster.Kill(process, lasts); });
+    } else if (what == "drain") {
+      world.After(fault.at_ns, [&cluster, process, lasts] { cluster.Drain(process, lasts); });
     } else if (what == "pause") {
       world.After(fault.at_ns, [&cluster, process, lasts] { cluster.Pause(process, lasts); });
     } else {
@@ -180,11 +183,26 @@ std::string RandomScenario(uint64_t seed) {
   for (size_t i = 0; i < parallel.size(); ++i) absl::StrAppend(&text, i == 0 ? "" : ",", parallel[i]);
   absl::StrAppend(&text, " replicas=", replicas, " coordinators=", coordinators, " routers=", routers, " spares=", spares,
                   " blocks=", uniform(18, 40), " step_rows=", uniform(8, 24), " max_sequences=", uniform(2, 8), " requests=", uniform(8, 24),
-                  " replay=", uniform(0, 3) == 0 ? 0 : 1, " arrivals=", uniform(500, 6000), "\n");
+                  " replay=", uniform(0, 3) == 0 ? 0 : 1, " arrivals=", uniform(500, 6000), " repeating=", uniform(0, 1) == 0 ? 0 : uniform(10, 100), "\n");
   const auto any = [&](const char* kind, int count) { return absl::StrCat(kind, "-", uniform(0, count - 1)); };
+  const auto drain = [&] {
+    const int64_t which = uniform(0, 3);
+    return absl::StrCat("drain ", which <= 1 ? any("worker", workers) : which == 2 ? any("coordinator", coordinators) : any("router", routers),
+                        " for ", uniform(100, 4000), "\n");
+  };
+  // A rollout: nothing fails, and so nobody may be blamed.
+  const bool rollout = seed % 8 == 0;
+  if (rollout) absl::StrAppend(&text, "expect faults <= 0\nexpect deaths <= 0\nexpect cut <= 0\n");
   for (int64_t f = uniform(0, 8); f > 0; --f) {
     const std::string at = absl::StrCat("at ", uniform(500, 12'000), " ");
-    switch (uniform(0, 9)) {
+    if (rollout) {
+      absl::StrAppend(&text, at, drain());
+      continue;
+    }
+    switch (uniform(0, 10)) {
+      case 10:
+        absl::StrAppend(&text, at, drain());
+        break;
       case 0: case 1: case 2:
         absl::StrAppend(&text, at, "kill ", any("worker", workers), " for ", uniform(100, 4000), "\n");
         break;
@@ -235,8 +253,10 @@ absl::StatusOr<ScenarioResult> RunScenario(const std::string& text) {
   for (const Expectation& expectation : script->expectations) {
     const auto found = counts.find(expectation.what);
     if (found == counts.end()) return absl::InvalidArgumentError(absl::StrCat("nothing is counted as '", expectation.what, "'"));
-    if (found->second < expectation.least) {
-      cluster.world().Violate(absl::StrCat(expectation.what, " is ", found->second, ", expected at least ", expectation.least));
+    const bool holds = expectation.at_most ? found->second <= expectation.bound : found->second >= expectation.bound;
+    if (!holds) {
+      cluster.world().Violate(absl::StrCat(expectation.what, " is ", found->second, ", expected at ",
+                                           expectation.at_most ? "most " : "least ", expectation.bound));
     }
   }
   ScenarioResult result{.violation = cluster.world().violation(), .story = cluster.world().Story(), .summary = ""};

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "coordinator/pipeline_facts.h"
 #include "coordinator/services/convert.h"
 #include "tests/sim/cluster.h"
 
@@ -15,6 +16,7 @@ using namespace coordinator;  // NOLINT: the sim's coordinator is made of them
 constexpr int64_t kTickEvery = 100 * kMs;
 constexpr int64_t kSnapshotEvery = kSecond;
 constexpr int64_t kStandbyLooksEvery = 300 * kMs;
+constexpr int64_t kHandOver = 250 * kMs;  // as coordinator/server.cc
 
 // Where the process of a worker is, as its data address says.
 ProcessId ProcessOf(const std::string& data_address) { return static_cast<ProcessId>(std::stoi(data_address)); }
@@ -33,6 +35,7 @@ SimCoordinator::SimCoordinator(Cluster& cluster, Life life)
 int64_t SimCoordinator::Now() const { return world_.LocalNow(life_.process); }
 
 void SimCoordinator::Tick() {
+  if (stopped_) return;
   KeepLeadership();
   if (leads()) {
     state_.Tick(Now());
@@ -94,6 +97,38 @@ void SimCoordinator::StepDown() {
   state_ = ClusterState(state_.limits());
 }
 
+// As Server::Stop: routers hear of it and take what runs elsewhere, or keep it until there is a successor.
+void SimCoordinator::Leave() {
+  refusing_ = true;
+  if (leads()) PublishSnapshot();
+  FinishRunning(world_.now_ns() + kHandOver);
+}
+
+void SimCoordinator::FinishRunning(int64_t until_ns) {
+  const bool idle = std::ranges::all_of(engines_, [](const auto& entry) { return entry.second.scheduler->idle(); });
+  if (idle || world_.now_ns() >= until_ns) return Stop();
+  world_.After(life_, 20 * kMs, [this, until_ns] { FinishRunning(until_ns); });
+}
+
+void SimCoordinator::Stop() {
+  stopped_ = true;
+  cluster_.store().Resign(std::exchange(term_, 0));  // a standby need not wait for the lease
+  for (auto& [id, engine] : engines_) {
+    engine.scheduler->FailAll("UNAVAILABLE: the coordinator stops");
+    Publish(engine);
+    engine.scheduler->EndEpoch();
+  }
+  engines_.clear();
+  // Of the last words some get through.
+  world_.After(life_, world_.Uniform(0, 2 * kMs), [this] {
+    for (const WorkerEnd& worker : workers_) worker.stream->Close(life_.process);
+    for (const RouterEnd& router : routers_) router.stream->Close(life_.process);
+    workers_.clear();
+    routers_.clear();
+    world_.After(life_, world_.Uniform(kMs, 100 * kMs), [this] { cluster_.Exit(life_); });
+  });
+}
+
 SimCoordinator::WorkerEnd* SimCoordinator::FindWorker(const Stream* stream) {
   const auto found = std::ranges::find_if(workers_, [&](const WorkerEnd& w) { return w.stream.get() == stream; });
   return found == workers_.end() ? nullptr : &*found;
@@ -119,6 +154,7 @@ void SimCoordinator::OnWorkerJoined(std::shared_ptr<Stream> stream, const Worker
     cluster_.ToWorkerProcess(stream, life_.process, worker, [leader = leader_](SimWorker& to) { to.OnNotLeader(leader); });
     return;
   }
+  left_.erase(info.name);
   const WorkerId id = state_.Join(info, Now());
   std::erase_if(workers_, [&](const WorkerEnd& w) { return w.id == id; });
   workers_.push_back({std::move(stream), worker, id});
@@ -132,6 +168,17 @@ void SimCoordinator::OnWorkerLost(const std::shared_ptr<Stream>& stream) {
   std::erase_if(workers_, [&](const WorkerEnd& w) { return w.id == id; });
   state_.Gone(id, "its control stream ended", Now());
   Act();
+}
+
+void SimCoordinator::OnWorkerLeaving(const std::shared_ptr<Stream>& stream) {
+  if (const WorkerEnd* worker = FindWorker(stream.get())) {
+    const WorkerId id = worker->id;
+    left_.insert(state_.FindWorker(id)->info.name);
+    std::erase_if(workers_, [&](const WorkerEnd& w) { return w.id == id; });
+    state_.Gone(id, "it was told to stop", Now(), /*planned=*/true);
+    Act();
+  }
+  stream->Close(life_.process);
 }
 
 void SimCoordinator::OnHeartbeat(const Stream* stream, const WorkerProgress& progress) {
@@ -175,6 +222,7 @@ void SimCoordinator::OnResult(const Stream* stream, StepResult result) {
 }
 
 void SimCoordinator::Act() {
+  if (stopped_) return;  // the control thread has ended
   for (std::vector<Action> actions = state_.TakeActions(); !actions.empty(); actions = state_.TakeActions()) {
     for (const Action& action : actions) Do(action);
   }
@@ -221,20 +269,15 @@ void SimCoordinator::Do(const Action& action) {
     });
   } else if (const auto* fault = std::get_if<ReportFault>(&action)) {
     world_.Note(absl::StrCat(name_, " finds ", std::string(NameOf(fault->kind)), ": ", fault->text));
+    cluster_.Count("faults");
+    if (left_.contains(fault->worker)) world_.Violate(absl::StrCat(fault->worker, " left by order and is blamed: ", fault->text));
   } else if (const auto* create = std::get_if<CreatePipeline>(&action)) {
     engines_[create->pipeline].pipeline = create->pipeline;
     snapshot_due_ = true;
   } else if (const auto* open = std::get_if<coordinator::OpenEpoch>(&action)) {
     OpenEpoch(*open);
   } else if (const auto* end = std::get_if<CloseEpoch>(&action)) {
-    world_.Note(absl::StrCat(name_, " ends epoch ", end->epoch.value(), ": ", end->why));
-    Engine& engine = engines_.at(end->pipeline);
-    snapshot_due_ = true;
-    if (!engine.open || engine.epoch != end->epoch) return;
-    engine.scheduler->EndEpoch();
-    engine.open = false;
-    engine.dispatched.clear();
-    Publish(engine);
+    EndEpoch(*end);
   } else if (const auto* stop = std::get_if<StopPipeline>(&action)) {
     snapshot_due_ = true;
     Engine& engine = engines_.at(stop->pipeline);
@@ -250,31 +293,12 @@ void SimCoordinator::Do(const Action& action) {
 
 void SimCoordinator::OpenEpoch(const coordinator::OpenEpoch& action) {
   const PipelineRecord& pipeline = state_.pipelines().at(action.pipeline);
-  const DeploymentSpec& spec = state_.deployments().at(pipeline.deployment).spec;
   Engine& engine = engines_.at(action.pipeline);
-  std::vector<int> layers;
-  for (const StagePlacement& stage : pipeline.placement.stages) layers.push_back(stage.layer_end - stage.layer_begin);
-  std::vector<std::vector<const HeldBlocks*>> held(pipeline.placement.stages.size());
   for (const WorkerId id : pipeline.workers) {
-    const WorkerRecord* worker = state_.FindWorker(id);
-    if (worker == nullptr || FindWorker(id) == nullptr) return;  // it is on its way out, and the epoch with it
-    held.at(static_cast<size_t>(worker->stage)).push_back(worker->held.get());
+    if (FindWorker(id) == nullptr) return;  // it is on its way out, and the epoch with it
   }
   engine.scheduler->EndEpoch();
-  engine.scheduler->BeginEpoch(EpochSettings{.epoch = action.epoch,
-                                             .stages = static_cast<int>(pipeline.placement.stages.size()),
-                                             .blocks = pipeline.placement.blocks,
-                                             .block_tokens = spec.block_size,
-                                             .max_model_len = pipeline.placement.max_model_len,
-                                             .vocabulary = kToyVocabulary,
-                                             .max_step_rows = spec.max_num_batched_tokens,
-                                             .max_sequences = spec.max_num_seqs,
-                                             .max_slots = 2 * spec.max_num_seqs,
-                                             .max_sample_rows = spec.max_num_seqs,
-                                             .prefix_caching = true,
-                                             .max_queued_requests = spec.max_queued_requests,
-                                             .stage_layers = std::move(layers),
-                                             .restored = SurveyHeldBlocks(held, pipeline.placement.blocks)});
+  engine.scheduler->BeginEpoch(EpochSettingsOf(state_, action));
   engine.epoch = action.epoch;
   engine.ranks = pipeline.workers;
   engine.open = true;
@@ -284,6 +308,39 @@ void SimCoordinator::OpenEpoch(const coordinator::OpenEpoch& action) {
   world_.Note(absl::StrCat(name_, " opens epoch ", action.epoch.value(), " of pipeline ", action.pipeline.value()));
   snapshot_due_ = true;
   Pump(engine);
+}
+
+void SimCoordinator::EndEpoch(const CloseEpoch& action) {
+  world_.Note(absl::StrCat(name_, " ends epoch ", action.epoch.value(), ": ", action.why));
+  Engine& engine = engines_.at(action.pipeline);
+  snapshot_due_ = true;
+  if (action.planned) cluster_.Count("planned_ends");
+  if (!engine.open || engine.epoch != action.epoch) return;
+  PublishDeaths(engine);
+  engine.scheduler->EndEpoch(action.planned ? EpochEnd::kPlanned : EpochEnd::kLost);
+  if (PublishDeaths(engine) > 0 && action.planned) world_.Violate("a planned end of an epoch is counted as a death");
+  engine.open = false;
+  engine.dispatched.clear();
+  Publish(engine);
+}
+
+// Returns how many deaths were counted.
+int SimCoordinator::PublishDeaths(Engine& engine) {
+  int deaths = 0;
+  std::map<RouterId, std::vector<DeathNotice>> by_router;
+  for (const DeathNotice& notice : engine.scheduler->TakeDeathNotices()) {
+    deaths += notice.deaths + notice.deaths_alone > 0;
+    by_router[notice.router].push_back(notice);
+  }
+  for (const auto& [id, notices] : by_router) {
+    const RouterEnd* router = FindRouter(id);
+    if (router == nullptr) continue;
+    auto message = std::make_shared<wire::CoordinatorMessage>();
+    ToWire(notices, *message->mutable_deaths());
+    ToRouter(*router, message);
+  }
+  cluster_.Count("deaths", deaths);
+  return deaths;
 }
 
 void SimCoordinator::Pump(Engine& engine) {
@@ -324,6 +381,7 @@ void SimCoordinator::CheckStepDeadline(Engine& engine) {
 }
 
 void SimCoordinator::Publish(Engine& engine) {
+  PublishDeaths(engine);
   for (const Refusal& refusal : engine.scheduler->TakeRefusals()) Refuse(refusal.router, refusal);
   std::vector<ChoiceOutput> outputs = engine.scheduler->TakeOutputs();
   std::map<RouterId, std::vector<ChoiceOutput*>> by_router;
@@ -361,23 +419,11 @@ void SimCoordinator::PublishSnapshot() {
   for (const auto& [id, pipeline] : state_.pipelines()) {
     const auto engine = engines_.find(id);
     if (engine == engines_.end()) continue;
-    const SchedulerStats stats = engine->second.scheduler->stats();
-    snapshot.pipelines.push_back({.pipeline = id,
-                                  .epoch = pipeline.epoch,
-                                  .model = pipeline.deployment,
-                                  .model_digest = cluster_.model().digest,
-                                  .architecture = "toy",
-                                  .ready = pipeline.phase == PipelinePhase::kReady && !pipeline.draining,
-                                  .max_model_len = pipeline.placement.max_model_len,
-                                  .block_tokens = cluster_.spec().block_size,
-                                  .blocks_total = stats.blocks_total,
-                                  .blocks_used = stats.blocks_used,
-                                  .running = stats.running,
-                                  .waiting = stats.waiting,
-                                  .numerics_profile = "toy-1",
-                                  .vocabulary = kToyVocabulary,
-                                  .max_queued_requests = cluster_.spec().max_queued_requests,
-                                  .epoch_closed = pipeline.phase != PipelinePhase::kReady && pipeline.phase != PipelinePhase::kDraining});
+    const Scheduler& scheduler = *engine->second.scheduler;
+    snapshot.pipelines.push_back(SnapshotOf(pipeline, state_.deployments().at(pipeline.deployment),
+                                            {.stats = scheduler.stats(),
+                                             .leaving = refusing_,
+                                             .created_unix_s = 0}));
   }
   for (const RouterEnd& router : routers_) {
     auto message = std::make_shared<wire::CoordinatorMessage>();
@@ -417,12 +463,13 @@ void SimCoordinator::OnRouterMessage(const Stream* stream, const wire::RouterMes
     absl::StatusOr<Request> request = FromWire(submit, router, Now());
     if (!request.ok()) return world_.Violate(absl::StrCat("a submission is refused as broken: ", request.status().message()));
     const auto engine = engines_.find(pipeline);
-    if (!leads() || engine == engines_.end() || engine->second.draining) {
+    if (!leads() || refusing_ || engine == engines_.end() || engine->second.draining) {
+      const bool up = leads() && !refusing_;
       return Refuse(router, {.router = router,
                              .request = request->id,
                              .attempt = request->attempt,
-                             .code = leads() ? RefusalCode::kNotFound : RefusalCode::kUnavailable,
-                             .message = leads() ? "there is no such pipeline here" : "this coordinator does not lead",
+                             .code = up ? RefusalCode::kNotFound : RefusalCode::kUnavailable,
+                             .message = up ? "there is no such pipeline here" : "this coordinator does not lead, or is shutting down",
                              .retry_after_ms = 0});
     }
     for (auto& [id, other] : engines_) {
@@ -462,6 +509,8 @@ SimCoordinator::Totals SimCoordinator::totals() const {
     totals.refilled += stats.refilled_token_layers;
     totals.recomputed += stats.recomputed_token_layers;
     totals.preemptions += stats.preemptions;
+    totals.drafts += stats.draft_tokens;
+    totals.accepted_drafts += stats.accepted_draft_tokens;
   }
   return totals;
 }

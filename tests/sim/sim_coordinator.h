@@ -27,9 +27,12 @@ class SimCoordinator {
   Life life() const { return life_; }
   bool leads() const { return term_ != 0; }
 
+  void Leave();  // SIGTERM
+
   // From workers.
   void OnWorkerJoined(std::shared_ptr<Stream> stream, const coordinator::WorkerInfo& info, Life worker);
   void OnWorkerLost(const std::shared_ptr<Stream>& stream);
+  void OnWorkerLeaving(const std::shared_ptr<Stream>& stream);
   void OnHeartbeat(const Stream* stream, const coordinator::WorkerProgress& progress);
   void OnLoaded(const Stream* stream, Epoch epoch, coordinator::LoadPhase phase, const coordinator::LoadDetails& details);
   void OnLeft(const Stream* stream, Epoch epoch);
@@ -44,7 +47,7 @@ class SimCoordinator {
   // For invariants at the end.
   std::string UnrestOf() const;  // what still runs or leaks; empty: nothing
   struct Totals {
-    int64_t replayed = 0, refilled = 0, recomputed = 0, preemptions = 0, epochs = 0;
+    int64_t replayed = 0, refilled = 0, recomputed = 0, preemptions = 0, epochs = 0, drafts = 0, accepted_drafts = 0;
   };
   Totals totals() const;
 
@@ -76,6 +79,9 @@ class SimCoordinator {
   void KeepLeadership();
   void Lead(uint64_t term);
   void StepDown();
+  void FinishRunning(int64_t until_ns);
+  void Stop();
+  void EndEpoch(const coordinator::CloseEpoch& action);
   void Act();
   void Do(const coordinator::Action& action);
   void OpenEpoch(const coordinator::OpenEpoch& action);
@@ -83,6 +89,7 @@ class SimCoordinator {
   void Pump(Engine& engine);
   void Dispatch(Engine& engine);
   void Publish(Engine& engine);
+  int PublishDeaths(Engine& engine);
   void CheckStepDeadline(Engine& engine);
   void PublishSnapshot();
   void ToRouter(const RouterEnd& router, std::shared_ptr<internal::v1::CoordinatorMessage> message);
@@ -109,6 +116,9 @@ class SimCoordinator {
   int64_t snapshot_at_ns_ = 0;
   int64_t renew_at_ns_ = 0;
   std::set<uint64_t> refused_epochs_;
+  std::set<std::string> left_;  // workers that said that they leave, until they join again: nobody may blame them
+  bool refusing_ = false;       // told to stop
+  bool stopped_ = false;
   int64_t epochs_opened_ = 0;
 };
 

@@ -13,7 +13,7 @@ namespace {
 namespace wire = internal::v1;
 
 constexpr int64_t kTickEvery = 100 * kMs;
-constexpr int64_t kSilenceTimeout = 10 * kSecond;
+constexpr int64_t kGrace = 30 * kSecond;  // as router/main.cc
 constexpr int64_t kPatience = 200 * kSecond;
 
 // The session asks it for the size of the vocabulary; no text is made.
@@ -97,7 +97,23 @@ void SimRouter::OnLost(int link) {
 
 void SimRouter::Tick() {
   dispatcher_->Tick();
+  if (leaving()) CheckShutdown();
   world_.After(life_, kTickEvery, [this] { Tick(); });
+}
+
+void SimRouter::Leave() {
+  dispatcher_->HandOver(absl::UnavailableError("this router is shutting down; come back to another"));
+  leave_by_ns_ = world_.now_ns() + kGrace;
+}
+
+// As router/router.cc.
+void SimRouter::CheckShutdown() {
+  if (dispatcher_->in_flight() > 0 && world_.now_ns() < leave_by_ns_) return;
+  if (dispatcher_->in_flight() > 0 && !cut_the_rest_) {
+    cut_the_rest_ = true;
+    return dispatcher_->FailAll(absl::UnavailableError("this router was shut down before the request was finished"));
+  }
+  cluster_.Exit(life_);
 }
 
 SimClient::SimClient(Cluster& cluster, int number, Plan plan)
@@ -114,7 +130,7 @@ void SimClient::Ask() {
   got_.assign(static_cast<size_t>(plan_.choices), {});
   finished_.assign(static_cast<size_t>(plan_.choices), false);
   SimRouter* router = cluster_.RouterOf(plan_.router + attempts_ - 1);
-  if (router != nullptr) {
+  if (router != nullptr && !router->leaving()) {
     router::GenerationRequest request;
     id_ = RequestId{world_.Bits(), world_.Bits()};
     request.id = id_;
@@ -127,6 +143,8 @@ void SimClient::Ask() {
     request.sampling.max_tokens = plan_.request.max_tokens;
     request.sampling.min_tokens = plan_.request.min_tokens;
     request.sampling.stop_token_ids = plan_.request.stop_token_ids;
+    request.sampling.top_k = plan_.request.period;  // no sampler of the toy has another use for it
+    request.sampling.speculative_tokens = plan_.speculative_tokens;
     request.detokenize = false;
     request.text = ToyText();
     request.priority = plan_.priority;
@@ -204,7 +222,9 @@ void SimClient::OnError(const absl::Status& status) {
   if (left_) return;
   if (ended_) return world_.Violate(absl::StrCat("client-", number_, " ends twice"));
   const bool any = std::ranges::any_of(got_, [](const auto& tokens) { return !tokens.empty(); });
-  if (!any && (absl::IsUnavailable(status) || absl::IsResourceExhausted(status))) {  // turned away: it comes again
+  const bool grace_over = world_.Lives(router_) && cluster_.RouterOfLife(router_)->cut_the_rest();
+  if (grace_over) cluster_.Count("cut");
+  if ((!any || grace_over) && (absl::IsUnavailable(status) || absl::IsResourceExhausted(status))) {  // turned away: it comes again
     ++refusals_;
     asked_ = false;
     world_.After(world_.Uniform(100 * kMs, 500 * kMs), [this] { Ask(); });

@@ -23,6 +23,10 @@ class SimRouter {
   Life life() const { return life_; }
   router::Dispatcher& dispatcher() { return *dispatcher_; }
 
+  void Leave();  // SIGTERM
+  bool leaving() const { return leave_by_ns_ != 0; }
+  bool cut_the_rest() const { return cut_the_rest_; }  // what had not ended within its grace
+
   void OnMessage(int link, const internal::v1::CoordinatorMessage& message);
 
  private:
@@ -33,6 +37,7 @@ class SimRouter {
   };
   void Connect(int coordinator);
   void OnLost(int link);
+  void CheckShutdown();
   void Tick();
 
   Cluster& cluster_;
@@ -43,6 +48,8 @@ class SimRouter {
   std::unique_ptr<router::Dispatcher> dispatcher_;
   std::map<int, Link> links_;
   int next_link_ = 1;
+  int64_t leave_by_ns_ = 0;
+  bool cut_the_rest_ = false;
 };
 
 // One request and the person who waits for it: tries again when it is turned away, may leave in the middle, and knows what the
@@ -52,6 +59,7 @@ class SimClient : public router::GenerationSink {
   struct Plan {
     ToyRequest request;
     int choices = 1;
+    int speculative_tokens = 0;  // as SettledSampling has it
     int priority = 0;
     int64_t arrives_ns = 0;
     int64_t cancels_after_ns = -1;  // of its arrival; -1: stays

@@ -1,5 +1,5 @@
 // The real cores of router, coordinator and workers as one cluster under virtual time, with faults by seed (RandomScenario) and by
-// script (scenarios/). PAGODA_SIM_SEEDS in the build chooses how many; `sim_test --gtest_filter=*Seeds -- FIRST COUNT` runs others.
+// script (scenarios/). PAGODA_SIM_SEEDS in the build chooses how many; `sim_test --gtest_filter=*Seeds FIRST COUNT` runs others.
 #include <gtest/gtest.h>
 
 #include <algorithm>

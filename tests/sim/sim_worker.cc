@@ -13,7 +13,7 @@ namespace {
 
 constexpr int64_t kRetryEvery = 200 * kMs;
 constexpr int64_t kHeartbeatEvery = 500 * kMs;
-constexpr int64_t kStepDeadline = 6 * kSecond;
+constexpr int64_t kFarewell = 500 * kMs;  // as worker/control/coordinator_client.cc
 
 }  // namespace
 
@@ -27,7 +27,7 @@ SimWorker::SimWorker(Cluster& cluster, Life life)
 }
 
 void SimWorker::Connect() {
-  if (stream_ != nullptr) return;
+  if (stream_ != nullptr || leaving_) return;
   const int tried = next_coordinator_++;
   SimCoordinator* coordinator = cluster_.Reach(life_.process, tried);
   if (coordinator == nullptr) {
@@ -60,7 +60,19 @@ void SimWorker::Connect() {
 void SimWorker::OnStreamLost() {
   stream_ = nullptr;
   EndEpoch();
+  if (leaving_) return cluster_.Exit(life_);
   world_.After(life_, world_.Uniform(10 * kMs, kRetryEvery), [this] { Connect(); });
+}
+
+// It goes on with its work until the coordinator has heard of it and ends the stream, or for so long as it may take.
+void SimWorker::Leave() {
+  leaving_ = true;
+  if (stream_ == nullptr) return cluster_.Exit(life_);
+  SimCoordinator* coordinator = cluster_.CoordinatorOf(*coordinator_);
+  if (coordinator != nullptr) {
+    stream_->Send(life_.process, [coordinator, stream = stream_] { coordinator->OnWorkerLeaving(stream); });
+  }
+  world_.After(life_, kFarewell, [this] { cluster_.Exit(life_); });
 }
 
 void SimWorker::OnWelcome() {}

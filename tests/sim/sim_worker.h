@@ -27,6 +27,8 @@ class SimWorker {
   const std::string& name() const { return name_; }
   Life life() const { return life_; }
 
+  void Leave();  // SIGTERM
+
   // From the coordinator's stream.
   void OnWelcome();
   void OnNotLeader(const std::string& leader);
@@ -85,9 +87,11 @@ class SimWorker {
   size_t StepsForRows();
   bool TakeTokens(size_t steps);
   bool TakeInput();
+  void TakeRowTokens();
   void Compute();
   void RunLayers();
   void SendOn();
+  worker::SampledToken Sample(const worker::StepPlan& plan, const worker::PlanSample& sample);
   void Finish();
   bool Runs() const;
   bool Feeds() const;
@@ -103,6 +107,7 @@ class SimWorker {
   std::shared_ptr<Stream> stream_;
   std::optional<Life> coordinator_;
   int next_coordinator_ = 0;
+  bool leaving_ = false;
 
   // What stays over epochs.
   std::string shard_;
@@ -129,6 +134,7 @@ class SimWorker {
   std::string waiting_for_;
   std::vector<Rows> rows_;
   std::vector<TokenId> row_tokens_;
+  int64_t compute_us_ = 0;
   std::vector<uint64_t> values_;  // [rows]: going in, then coming out
 };
 

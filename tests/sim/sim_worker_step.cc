@@ -24,6 +24,11 @@ uint64_t Decode(const float* in) {
   return value;
 }
 
+// Tokens of drafting sequences reach stage 0 with the next plan instead.
+bool GoesBack(const worker::StepPlan& plan, const worker::PlanSample& sample) {
+  return plan.rows[static_cast<size_t>(sample.rows_index)].drafts.empty();
+}
+
 }  // namespace
 
 void SimWorker::OnPlan(const internal::v1::StepPlan& message) {
@@ -115,8 +120,8 @@ size_t SimWorker::StepsForRows() {
   size_t steps = 0;
   for (const worker::PlanRows& rows : plans_.front().rows) {
     const worker::SlotTable::Slot& slot = slots_->at(rows.slot);
-    const int last_row = rows.first_position + rows.count - 1;
-    bool found = last_row < static_cast<int>(slot.tokens.size());
+    const int last_row = rows.known_end() - 1;
+    bool found = last_row < static_cast<int>(slot.tokens.size()) || !rows.accepted.empty();
     for (size_t i = 0; i < pending_.size(); ++i) {
       for (const Pending::Sample& sample : pending_[i].samples) {
         if (sample.slot != rows.slot || sample.generation != slot.generation || sample.position > last_row) continue;
@@ -181,6 +186,28 @@ bool SimWorker::Feeds() const {
   return plan.rebuild && assignment_->stage + 1 == plan.rebuild->first_stage;
 }
 
+void SimWorker::TakeRowTokens() {
+  const worker::StepPlan& plan = plans_.front();
+  for (const worker::PlanRows& rows : plan.rows) {
+    const worker::SlotTable::Slot& slot = slots_->at(rows.slot);
+    int position = rows.known_end() - static_cast<int>(rows.accepted.size());
+    for (const TokenId token : rows.accepted) {
+      const absl::Status status = slots_->Append(rows.slot, slot.generation, position++, token);
+      if (!status.ok()) return world_.Violate(absl::StrCat(name_, ": ", status.message()));
+    }
+    if (rows.known_end() > static_cast<int>(slot.tokens.size())) return world_.Violate(absl::StrCat(name_, ": a row's token is not known"));
+    row_tokens_.insert(row_tokens_.end(), slot.tokens.begin() + rows.first_position, slot.tokens.begin() + rows.known_end());
+    row_tokens_.insert(row_tokens_.end(), rows.drafts.begin(), rows.drafts.end());
+  }
+  Pending pending{.step = plan.step.value(), .samples = {}};
+  for (const worker::PlanSample& sample : plan.samples) {
+    if (!GoesBack(plan, sample)) continue;
+    const auto& slot = slots_->at(sample.slot);
+    pending.samples.push_back({sample.slot, slot.generation, slot.prompt_length + sample.output_index});
+  }
+  if (!pending.samples.empty()) pending_.push_back(std::move(pending));
+}
+
 bool SimWorker::TakeInput() {
   const worker::StepPlan& plan = plans_.front();
   values_.clear();
@@ -201,18 +228,7 @@ bool SimWorker::TakeInput() {
     }
   } else {
     if (!TakeTokens(StepsForRows())) return false;
-    for (const worker::PlanRows& rows : plan.rows) {
-      const auto& known = slots_->at(rows.slot).tokens;
-      row_tokens_.insert(row_tokens_.end(), known.begin() + rows.first_position, known.begin() + rows.first_position + rows.count);
-    }
-    if (!plan.samples.empty()) {
-      Pending pending{.step = plan.step.value(), .samples = {}};
-      for (const worker::PlanSample& sample : plan.samples) {
-        const auto& slot = slots_->at(sample.slot);
-        pending.samples.push_back({sample.slot, slot.generation, slot.prompt_length + sample.output_index});
-      }
-      pending_.push_back(std::move(pending));
-    }
+    TakeRowTokens();
   }
   size_t next = 0;
   for (const Rows& rows : rows_) {
@@ -225,8 +241,9 @@ void SimWorker::Compute() {
   phase_ = Phase::kCompute;
   waiting_for_ = "run the layers";
   const int64_t takes = world_.Uniform(200 * kUs, 2 * kMs) * cluster_.SlownessOf(life_.process);
-  world_.After(life_, takes, [this, epoch_life = epoch_life_] {
+  world_.After(life_, takes, [this, takes, epoch_life = epoch_life_] {
     if (epoch_life != epoch_life_) return;
+    compute_us_ = takes / kUs;
     if (Runs()) RunLayers();
     phase_ = Phase::kGroup;
     const uint64_t step = plans_.front().step.value();
@@ -310,27 +327,48 @@ void SimWorker::SendOn() {
   SendHidden(values_);
 }
 
+// Row after row as long as the drafts come true.
+worker::SampledToken SimWorker::Sample(const worker::StepPlan& plan, const worker::PlanSample& sample) {
+  worker::SampledToken result{.slot = sample.slot, .token = -1, .logprobs = {}, .further = {}};
+  const auto index = static_cast<size_t>(sample.rows_index);
+  const std::vector<TokenId>& drafts = plan.rows[index].drafts;
+  size_t row = 0;
+  for (size_t i = 0; i <= index; ++i) row += static_cast<size_t>(plan.rows[i].count);
+  row -= 1 + drafts.size();
+  const worker::SlotTable::Slot& slot = slots_->at(sample.slot);
+  for (size_t done = 0;; ++done) {
+    const int output_index = sample.output_index + static_cast<int>(done);
+    if (static_cast<int>(slot.tokens.size()) != slot.prompt_length + output_index) {
+      world_.Violate(absl::StrCat(name_, ": output ", output_index, " after ", slot.tokens.size(), " tokens"));
+    }
+    const TokenId token = ToySample(values_.at(row + done),
+                                    {.seed = slot.params->seed,
+                                     .choice = slot.choice,
+                                     .output_index = output_index,
+                                     .may_stop = output_index >= slot.params->min_tokens,
+                                     .period = slot.params->top_k},
+                                    slot.tokens);
+    const absl::Status status = slots_->Append(sample.slot, slot.generation, slot.prompt_length + output_index, token);
+    if (!status.ok()) world_.Violate(absl::StrCat(name_, ": ", status.message()));
+    if (done == 0) {
+      result.token = token;
+    } else {
+      result.further.push_back({.token = token, .logprobs = {}});
+    }
+    if (done == drafts.size() || token != drafts[done]) return result;
+  }
+}
+
 void SimWorker::Finish() {
   SendOn();
   if (!assignment_) return;
   const worker::StepPlan plan = plans_.front();
-  worker::StepResult result{.epoch = plan.epoch, .step = plan.step, .samples = {}, .prompt_logprobs = {}};
+  worker::StepResult result{.epoch = plan.epoch, .step = plan.step, .samples = {}, .prompt_logprobs = {}, .compute_us = compute_us_};
   if (last() && !plan.rebuild) {
-    std::vector<int> last_row;
-    int row = 0;
-    for (const Rows& rows : rows_) last_row.push_back((row += rows.count) - 1);
     Tokens tokens;
     for (const worker::PlanSample& sample : plan.samples) {
-      const auto& slot = slots_->at(sample.slot);
-      const TokenId token = ToySample(values_.at(static_cast<size_t>(last_row.at(static_cast<size_t>(sample.rows_index)))),
-                                      {.seed = slot.params->seed,
-                                       .choice = slot.choice,
-                                       .output_index = sample.output_index,
-                                       .may_stop = sample.output_index >= slot.params->min_tokens});
-      result.samples.push_back({.slot = sample.slot, .token = token, .logprobs = {}, .further = {}});
-      tokens.samples.emplace_back(sample.slot, token);
-      const absl::Status status = slots_->Append(sample.slot, slot.generation, slot.prompt_length + sample.output_index, token);
-      if (!status.ok()) world_.Violate(absl::StrCat(name_, ": ", status.message()));
+      result.samples.push_back(Sample(plan, sample));
+      if (GoesBack(plan, sample)) tokens.samples.emplace_back(sample.slot, result.samples.back().token);
     }
     if (assignment_->rank == 0 && !tokens.samples.empty()) {
       for (const coordinator::LinkPeer& peer : peers_) {

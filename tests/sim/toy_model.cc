@@ -20,10 +20,13 @@ std::vector<TokenId> ToyAnswer(const ToyRequest& request, int choice) {
       }
     }
     const int index = static_cast<int>(answer.size());
-    const TokenId token = ToySample(hidden, {.seed = request.seed,
-                                             .choice = choice,
-                                             .output_index = index,
-                                             .may_stop = index >= request.min_tokens});
+    const TokenId token = ToySample(hidden,
+                                    {.seed = request.seed,
+                                     .choice = choice,
+                                     .output_index = index,
+                                     .may_stop = index >= request.min_tokens,
+                                     .period = request.period},
+                                    tokens);
     answer.push_back(token);
     tokens.push_back(token);
     if (index >= request.min_tokens && std::ranges::count(request.stop_token_ids, token) > 0) break;

@@ -30,13 +30,19 @@ struct ToySampling {
   int choice = 0;
   int output_index = 0;
   bool may_stop = true;  // else the ids below kToyStops are masked
+  int period = 0;        // text that mostly says again what it said so many tokens before, as code does; 0: it does not
 };
 inline constexpr int kToyStops = 4;
 
-inline TokenId ToySample(uint64_t hidden, const ToySampling& sampling) {
+// `tokens`: the prompt and the output so far.
+inline TokenId ToySample(uint64_t hidden, const ToySampling& sampling, std::span<const TokenId> tokens) {
   const uint64_t hash = Mix(Mix(hidden, sampling.seed), (static_cast<uint64_t>(sampling.choice) << 32) |
                                                             static_cast<uint64_t>(sampling.output_index));
   const uint64_t low = sampling.may_stop ? 0 : kToyStops;
+  if (const auto period = static_cast<size_t>(sampling.period); period > 0 && period <= tokens.size() && (hash >> 40) % 8 != 0) {
+    const TokenId again = tokens[tokens.size() - period];
+    if (again >= static_cast<TokenId>(low)) return again;
+  }
   return static_cast<TokenId>(low + hash % (kToyVocabulary - low));
 }
 
@@ -47,6 +53,7 @@ struct ToyRequest {
   int max_tokens = 1;
   int min_tokens = 0;
   std::vector<TokenId> stop_token_ids;
+  int period = 0;
 };
 std::vector<TokenId> ToyAnswer(const ToyRequest& request, int choice);
 

@@ -53,6 +53,7 @@ class World {
   void Continue(ProcessId process);  // as SIGCONT: they run now, in order
   bool IsUp(ProcessId process) const { return processes_.at(process).up; }
   bool IsStopped(ProcessId process) const { return processes_.at(process).stopped; }
+  Life LifeOf(ProcessId process) const { return {process, processes_.at(process).incarnation}; }  // the last one
   bool Lives(Life life) const {
     const Process& process = processes_.at(life.process);
     return process.up && process.incarnation == life.incarnation;
