@@ -21,7 +21,7 @@ absl::StatusOr<const ServedModel*> ServedModels::Find(std::string_view name) con
   for (const ServedModel& model : models) {
     if (model.name == name) found = &model;
   }
-  if (found == nullptr && name.empty()) {
+  if (found == nullptr && (name.empty() || nothing_served)) {
     if (models.empty())
       return WithCode(WithRetryAfter(absl::UnavailableError("no model is served yet"), 1000),
                       "no_model");
@@ -38,8 +38,7 @@ absl::StatusOr<const ServedModel*> ServedModels::Find(std::string_view name) con
   return found;
 }
 
-ModelRegistry::ModelRegistry(Edges edges)
-    : edges_(std::move(edges)), models_(std::make_shared<const ServedModels>()) {}
+ModelRegistry::ModelRegistry(Edges edges) : edges_(std::move(edges)) { Publish(); }
 
 void ModelRegistry::Update(const ClusterView& view, int64_t now_ms) {
   view_ = view;
@@ -125,6 +124,7 @@ void ModelRegistry::Publish() {
     });
     served->models.push_back(best->second);
   }
+  served->nothing_served = served->models.empty();
   models_ = std::move(served);
 }
 

@@ -32,6 +32,9 @@ struct ServedModel {
 
 struct ServedModels {
   std::vector<ServedModel> models;  // by name
+  // To nobody: of a router that has just started, or that lost its coordinators for long. Then no
+  // name is known to be wrong.
+  bool nothing_served = false;
 
   // An empty name finds the only model. kNotFound, or kUnavailable while the model cannot be used
   // yet.

@@ -15,6 +15,7 @@ namespace pagoda::router {
 inline std::shared_ptr<const ServedModels> FilterModels(std::shared_ptr<const ServedModels> all, const Caller& caller) {
   if (caller.sees_all_models()) return all;
   auto some = std::make_shared<ServedModels>();
+  some->nothing_served = all->nothing_served;
   for (const ServedModel& model : all->models) {
     if (caller.MayUse(model.name)) some->models.push_back(model);
   }

@@ -43,7 +43,8 @@ class InferenceService : public v1::Inference::CallbackService {
   InferenceService(InferenceServer::Options options, InferenceServer::Parts parts)
       : options_(std::move(options)),
         parts_(parts),
-        models_(std::make_shared<const ServedModels>()) {}
+        models_(std::make_shared<const ServedModels>(
+            ServedModels{.models = {}, .nothing_served = true})) {}
 
   grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
       grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override {

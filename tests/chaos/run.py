@@ -165,21 +165,20 @@ class Run:
 
     def after_the_last_request(self):
         """Blocks and leases: what is held although nobody asks for anything."""
+        leader, busy = "", None
         deadline = time.monotonic() + 10
-        while True:
-            seen = self.bed.state()
-            busy = None if seen is None else [p for p in seen[1].pipelines if p.running or p.waiting or p.blocks_used]
-            if busy == [] or time.monotonic() > deadline:
-                break
+        while busy != [] and time.monotonic() < deadline:
+            if seen := self.bed.state():
+                leader, busy = seen[0], [p for p in seen[1].pipelines if p.running or p.waiting or p.blocks_used]
             time.sleep(0.1)
-        self.leaks["blocks"] = sum(p.blocks_used for p in busy) if busy is not None else -1
+        self.leaks["blocks"] = sum(p.blocks_used for p in busy or [])
         if busy != []:
-            self.violated(f"10 s after the last request the pipelines hold something: {busy}")
-        leaked = sum(value for key, value in self.bed.metrics(self.bed.leader()).items()
-                     if key.startswith("pagoda_coordinator_leaked_blocks"))
+            return self.violated(f"10 s after the last request the pipelines hold something: {busy}")
+        leaked = sum(value for key, value in self.bed.metrics(leader).items() if key.startswith("pagoda_coordinator_leaked_blocks"))
         if leaked:
             self.violated(f"pagoda_coordinator_leaked_blocks is {leaked:.0f}")
-        leases = self.bed.leases()
+        while (leases := self.bed.leases()) != 1 and time.monotonic() < deadline:
+            time.sleep(0.1)
         if leases != 1:
             self.violated(f"etcd has {leases} leases, one of them is the leader's")
 

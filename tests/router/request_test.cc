@@ -221,6 +221,26 @@ TEST(RequestTest, UnknownModelsAndContextErrorsHaveCodes) {
   EXPECT_EQ(CodeOf(context), "context_length_exceeded");
 }
 
+// A router that was started a moment ago, between its first breath and its first snapshot.
+TEST(RequestTest, NoNameIsWrongBeforeAnyModelIsKnown) {
+  ModelRegistry registry({.fetch = [](int, const std::string&, ModelRegistry::BundleCallback) {},
+                          .post = [](std::function<void()>) {},
+                          .pool = nullptr});
+  const auto found = [&](std::string_view name) { return registry.models()->Find(name).status(); };
+  EXPECT_EQ(found("m").code(), absl::StatusCode::kUnavailable);
+  EXPECT_TRUE(RetryAfterMsOf(found("m")).has_value());
+  ClusterView view;
+  PipelineView other;
+  other.model = "other";
+  other.digest = "d";
+  view.pipelines.push_back(other);
+  registry.Update(view, 0);
+  EXPECT_EQ(found("m").code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(found("other").code(), absl::StatusCode::kUnavailable) << "its tokenizer is on its way";
+  registry.Update({}, 0);
+  EXPECT_EQ(found("m").code(), absl::StatusCode::kUnavailable) << "all coordinators are gone for long";
+}
+
 TEST(RequestTest, GoodFieldsArriveSettled) {
   const auto prepared = PrepareGeneration(
       Endpoint::kCompletions,
