@@ -16,6 +16,13 @@
 namespace pagoda::worker {
 namespace {
 
+// AddressSanitizer keeps an eighth of all memory again as its shadow, and what was freed for a while.
+#ifdef __SANITIZE_ADDRESS__
+constexpr bool kShadowed = true;
+#else
+constexpr bool kShadowed = false;
+#endif
+
 int64_t PeakResidentBytes() {
   std::ifstream status("/proc/self/status");
   for (std::string word; status >> word;) {
@@ -80,7 +87,7 @@ TEST(LoadMemory, PeakIsAtMostATenthOverTheFile) {
   std::filesystem::remove(tiny);
   ASSERT_GT(file, int64_t{60} << 20) << "too small a model to tell weights from everything else";
   EXPECT_GT(grown, file / 2);
-  EXPECT_LE(grown, file + file / 10) << "a file of " << file << " bytes";
+  EXPECT_LE(grown, file + file / 10 + (kShadowed ? file / 4 : 0)) << "a file of " << file << " bytes";
 }
 
 }  // namespace
