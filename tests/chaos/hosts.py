@@ -14,8 +14,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 
-INSIDE = "PAGODA_CHAOS_INSIDE"
+INSIDE = "PAGODA_CHAOS_INSIDE"  # the run's folder
 SWITCH = "10.77.1.254"  # where the clients are
 
 
@@ -25,16 +26,18 @@ def namespaces_can_be_made():
 
 
 def enter_namespaces():
-    """Goes on as process 1 of namespaces of its own; returns there."""
+    """Goes on as process 1 of namespaces of its own; returns there, with a folder that is gone when the run is over."""
     if os.environ.get(INSIDE):
-        return
+        return os.environ[INSIDE]
     command = ["unshare", "--net", "--ipc", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc",
                sys.executable, *sys.argv]
-    child = subprocess.Popen(command, env={**os.environ, INSIDE: "1"})
-    for number in (signal.SIGTERM, signal.SIGINT):
-        # --kill-child ends all of it.
-        signal.signal(number, lambda *_: child.terminate())
-    sys.exit(child.wait())
+    with tempfile.TemporaryDirectory(prefix="pagoda-chaos-") as folder:
+        child = subprocess.Popen(command, env={**os.environ, INSIDE: folder})
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # --kill-child ends all of it.
+            signal.signal(number, lambda *_: child.terminate())
+        status = child.wait()
+    sys.exit(status)
 
 
 def sh(*command):

@@ -248,9 +248,8 @@ def main():
     testbed.cluster.model_path()  # or skipped
     if not (testbed.cluster.binary_folder() / "pagoda-worker").exists():
         sys.exit(f"nothing is built in {testbed.cluster.binary_folder()}; PAGODA_BIN names another folder")
-    hosts.enter_namespaces()
+    folder = hosts.enter_namespaces()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    folder = tempfile.mkdtemp(prefix="pagoda-chaos-")
     run = Run(options, folder)
     try:
         run.everything()
