@@ -138,7 +138,7 @@ def the_scalar_twin_gives_the_same_on_all_layouts():
         for name in (LAYOUTS if options.full else ["2x3"]):
             # Small steps: one of hundreds of rows would take longer than a step may.
             with Cluster(*LAYOUTS[name], *SMALL, "--isa", "scalar", "--max-num-batched-tokens", "32", model=model) as serving:
-                difference = first_difference(answers(serving, made, at_once=8), expected)
+                difference = first_difference(answers(serving, made, at_once=4), expected)
             assert difference is None, f"{name} scalar: {difference}"
             print(f"  {name} scalar, {SHALLOW_LAYERS} layers: {len(made)} requests x {made[0]['max_tokens']} tokens the same", flush=True)
 
