@@ -48,6 +48,9 @@ absl::StatusOr<LengthDistribution> LengthDistribution::Parse(const std::string& 
   if (two) {
     PAGODA_ASSIGN_OR_RETURN(result.second_, ParsePositive(parts[2], text));
   }
+  if (result.first_ > largest) {
+    return absl::InvalidArgumentError(absl::StrCat("'", text, "' is longer than --max-len ", largest));
+  }
   result.kind_ = !two ? Kind::kFixed : parts[0] == "uniform" ? Kind::kUniform : Kind::kLognormal;
   if (result.kind_ == Kind::kUniform && result.second_ < result.first_) {
     return absl::InvalidArgumentError(absl::StrCat("'", text, "': the upper end is below the lower"));
@@ -78,7 +81,8 @@ void AddBenchFlags(CLI::App& app, BenchOptions& options) {
   app.add_option("--num-prompts", options.requests, "requests")->check(CLI::Range(1, 10'000'000));
   app.add_option("--max-concurrency", options.concurrency,
                  "closed loop: that many at a time, each next one when one ends; with --request-rate: an upper bound");
-  app.add_option("--request-rate", options.request_rate, "open loop: requests per second, whatever the server does");
+  app.add_option("--request-rate", options.request_rate, "open loop: requests per second, whatever the server does")
+      ->check(CLI::NonNegativeNumber);
   app.add_option("--burstiness", options.burstiness, "gamma shape of the gaps of the open loop; 1: Poisson")
       ->check(CLI::PositiveNumber);
   app.add_option("--input-len", options.input_length,

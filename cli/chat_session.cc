@@ -186,7 +186,7 @@ std::string ChatSession::LastStatistics() const {
   const double rest_s = static_cast<double>(last_ns_ - first_ns_) / kNsPerSecond;
   char text[160];
   std::snprintf(text, sizeof(text), "%d prompt tokens, %d output tokens, first text after %.0f ms, then %.1f tokens/s",
-                prompt_tokens_, output_tokens_, first_ms, rest_s > 0 ? (output_tokens_ - 1) / rest_s : 0.0);
+                prompt_tokens_, output_tokens_, first_ms, rest_s > 0 && output_tokens_ > 1 ? (output_tokens_ - 1) / rest_s : 0.0);
   return text;
 }
 

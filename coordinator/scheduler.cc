@@ -153,6 +153,10 @@ absl::Status Scheduler::Validate(const Request& request, RefusalCode& code) cons
     }
   }
   if (request.sampling.max_tokens < 1) return absl::InvalidArgumentError("max_tokens is below 1");
+  if (!replay && static_cast<int>(request.choices.size()) > settings_.max_queued_requests) {
+    return absl::InvalidArgumentError(absl::StrCat("n is ", request.choices.size(), ", and no more than max_queued_requests ",
+                                                   settings_.max_queued_requests, " choices may ever wait"));
+  }
   // A replay was accepted once: it is not turned away.
   if (!replay && static_cast<int>(waiting_.size() + request.choices.size()) > settings_.max_queued_requests) {
     code = RefusalCode::kResourceExhausted;

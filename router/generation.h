@@ -35,6 +35,7 @@ struct GenerationFields {
   std::optional<double> temperature, top_p, min_p, typical_p;
   std::optional<double> repetition_penalty, presence_penalty, frequency_penalty;
   std::optional<int64_t> top_k, no_repeat_ngram_size, seed, n, max_tokens, min_tokens, priority;
+  std::string_view max_tokens_name = "max_tokens", logprobs_name = "logprobs";  // as the client calls them
   std::vector<std::pair<int64_t, double>> logit_bias;
   std::vector<std::string> bad_words;
   std::vector<std::vector<TokenId>> bad_word_tokens;

@@ -31,7 +31,7 @@ absl::Status CheckReal(const RealRange& range) {
 }
 
 struct IntegerRange {
-  const char* name;
+  std::string_view name;
   const std::optional<int64_t>& value;
   int64_t low;
   int64_t high;
@@ -65,11 +65,11 @@ absl::Status CheckNumbers(const GenerationFields& f) {
   }
   for (const IntegerRange& range : {
            IntegerRange{"n", f.n, 1, limits::kMaxChoices},
-           IntegerRange{"max_tokens", f.max_tokens, 1, kInt32Max},
+           IntegerRange{f.max_tokens_name, f.max_tokens, 1, kInt32Max},
            IntegerRange{"min_tokens", f.min_tokens, 0, kInt32Max},
            IntegerRange{"top_k", f.top_k, -1, kInt32Max},
            IntegerRange{"no_repeat_ngram_size", f.no_repeat_ngram_size, 0, kInt32Max},
-           IntegerRange{"logprobs", f.logprobs, 0, limits::kMaxTopLogprobs},
+           IntegerRange{f.logprobs_name, f.logprobs, 0, limits::kMaxTopLogprobs},
            IntegerRange{"prompt_logprobs", f.prompt_logprobs, 0, limits::kMaxPromptLogprobs},
            IntegerRange{"num_speculative_tokens", f.num_speculative_tokens, 0, limits::kMaxDraftTokens},
            IntegerRange{"priority", f.priority, -kInt32Max, kInt32Max},
@@ -210,7 +210,7 @@ absl::Status SettleLength(const SettleInput& input, GenerationRequest& request) 
   }
   if (wanted > context - length) {
     return WithCode(
-        InvalidField("max_tokens",
+        InvalidField(f.max_tokens_name,
                      absl::StrCat("is too large: this model's maximum context length is ", context,
                                   " tokens, the prompt has ", length, ", which leaves ",
                                   context - length, " for the completion, and ", wanted,
@@ -218,7 +218,7 @@ absl::Status SettleLength(const SettleInput& input, GenerationRequest& request) 
         "context_length_exceeded");
   }
   if (wanted * request.choices * input.prompts > limits::kMaxTotalNewTokens) {
-    return InvalidField("max_tokens",
+    return InvalidField(f.max_tokens_name,
                         absl::StrCat("x n x prompts is ", wanted * request.choices * input.prompts,
                                      "; the limit is ", limits::kMaxTotalNewTokens));
   }

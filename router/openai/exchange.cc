@@ -112,8 +112,17 @@ void Exchange::Send(int status, std::string_view content_type, std::string body)
   Ended(status);
 }
 
+void Exchange::Refuse(int status, std::string_view code, std::string_view message, http::Headers more) {
+  code_ = code;
+  http::Headers headers = CommonHeaders();
+  headers.insert(headers.end(), more.begin(), more.end());
+  response_->Send(status, "application/json", ErrorBody(status, message, "", code), std::move(headers));
+  Ended(status);
+}
+
 void Exchange::SendError(const absl::Status& status) {
   const int http_status = HttpStatusOf(status);
+  code_ = CodeOf(status).value_or("");
   http::Headers headers = CommonHeaders();
   if (http_status == 401) headers.emplace_back("WWW-Authenticate", "Bearer realm=\"pagoda\"");
   if (const auto retry_ms = RetryAfterMsOf(status)) {
@@ -156,7 +165,7 @@ void Exchange::Ended(int status) {
               .method = request_->method,
               .path = request_->path,
               .status = status,
-              .code = "",
+              .code = code_,
               .seconds = seconds,
               .first_token_seconds = first_token_seconds,
               .model = model,

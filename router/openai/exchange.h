@@ -38,6 +38,7 @@ class Exchange {
   void SendJson(std::string body) { Send(200, "application/json", std::move(body)); }
   void Send(int status, std::string_view content_type, std::string body);
   void SendError(const absl::Status& status);
+  void Refuse(int status, std::string_view code, std::string_view message, http::Headers more = {});
   void StartEventStream();
   void EndEventStream(int logged_status);
   // The client has gone: nothing is sent.
@@ -65,6 +66,7 @@ class Exchange {
   Metrics* const metrics_;
   const bool access_log_;
   std::string id_;
+  std::string code_;  // of the error that was sent
   bool ended_ = false;
 };
 

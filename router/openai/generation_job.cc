@@ -37,7 +37,7 @@ GenerationJob::GenerationJob(std::shared_ptr<Exchange> exchange, PreparedGenerat
                         chat() ? "chat" : "text_completion", request.received_ns);
   const std::string& given = prepared_.input.request_id;
   answer_id_ = absl::StrCat(chat() ? "chatcmpl-" : "cmpl-",
-                            given.empty() ? RequestId::Random().ToString() : given);
+                            given.empty() ? first_id_.ToString() : given);
   model_ = prepared_.requests.front().model;
   text_ = prepared_.requests.front().text;
   per_prompt_ = prepared_.requests.front().choices;
@@ -127,7 +127,7 @@ void GenerationJob::Start(MonotonicNs deadline_ns) {
   const auto self = shared_from_this();
   for (size_t i = 0; i < parts_.size(); ++i) {
     GenerationRequest& request = prepared_.requests[i];
-    request.id = RequestId::Random();
+    request.id = i == 0 ? first_id_ : RequestId::Random();
     request.client_request_id = exchange_->id();
     request.received_ns = exchange_->request().received_ns;
     request.deadline_ns = deadline_ns;

@@ -96,6 +96,7 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
   Metrics* const metrics_;
   const int64_t created_unix_s_;
   RequestTrace trace_;
+  const RequestId first_id_ = RequestId::Random();  // of the first prompt, and of the answer: logs have it
   std::string answer_id_;
   std::string model_;
   std::shared_ptr<const text::TextModel> text_;  // outlives the session

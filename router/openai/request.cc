@@ -236,11 +236,13 @@ absl::Status ReadChat(Fields& in, const Json& body, GenerationInput& out) {
   PAGODA_ASSIGN_OR_RETURN(out.chat, ReadChatInput(body));
   out.fields.max_tokens = in.Integer("max_completion_tokens");
   const auto max_tokens = in.Integer("max_tokens");
+  if (out.fields.max_tokens) out.fields.max_tokens_name = "max_completion_tokens";
   if (!out.fields.max_tokens) out.fields.max_tokens = max_tokens;
   const bool logprobs = in.Bool("logprobs", false);
   const auto top = in.Integer("top_logprobs");
   if (top && *top != 0 && !logprobs) in.Fail("top_logprobs", "needs logprobs to be true");
   if (logprobs) out.fields.logprobs = top.value_or(0);
+  if (top) out.fields.logprobs_name = "top_logprobs";
   out.echo = in.Bool("echo", false);
   if (out.echo) in.Fail("echo", "is supported by /v1/completions only");
   out.add_special_tokens = in.Bool("add_special_tokens", false);
@@ -323,6 +325,9 @@ absl::StatusOr<GenerationInput> ReadGenerationInput(Endpoint endpoint, const Jso
   out.request_id = in.String("request_id");
   if (out.request_id.size() > limits::kMaxRequestIdBytes) {
     in.Fail("request_id", absl::StrCat("is longer than ", limits::kMaxRequestIdBytes, " bytes"));
+  }
+  if (std::ranges::any_of(out.request_id, [](unsigned char c) { return c < 0x20 || c == 0x7f; })) {
+    in.Fail("request_id", "must not have control characters");
   }
   if (!in.status().ok()) return in.status();
   const absl::Status status =

@@ -117,6 +117,7 @@ void Service::Handle(std::shared_ptr<http::Request> request,
   };
   const bool head = request->method == "HEAD";
   bool path_known = false;
+  std::string allowed;  // methods of this path
   if (!HostIsGood(*request)) {
     parts_.metrics->Rejected("invalid");
     return make("other")->Send(421, "application/json",
@@ -126,6 +127,7 @@ void Service::Handle(std::shared_ptr<http::Request> request,
   for (const Route& route : kRoutes) {
     if (request->path != route.path) continue;
     path_known = true;
+    absl::StrAppend(&allowed, allowed.empty() ? "" : ", ", route.method);
     if (request->method != route.method && !(head && std::string_view(route.method) == "GET"))
       continue;
     auto exchange = make(route.endpoint);
@@ -138,14 +140,10 @@ void Service::Handle(std::shared_ptr<http::Request> request,
   if (!Admit(exchange, Scope::kInference)) return;
   if (is_model) return Model(std::move(exchange));
   if (path_known) {
-    exchange->Send(
-        405, "application/json",
-        ErrorBody(405, absl::StrCat("this path does not take ", request->method.substr(0, 32)), "",
-                  "method_not_allowed"));
+    exchange->Refuse(405, "method_not_allowed", absl::StrCat("this path does not take ", request->method.substr(0, 32)),
+                     {{"Allow", allowed}});
   } else {
-    exchange->Send(404, "application/json",
-                   ErrorBody(404, absl::StrCat("no such path: ", request->path.substr(0, 200)), "",
-                             "not_found"));
+    exchange->Refuse(404, "not_found", absl::StrCat("no such path: ", request->path.substr(0, 200)));
   }
 }
 

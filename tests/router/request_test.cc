@@ -192,7 +192,7 @@ TEST(RequestTest, BadChatsAreRefusedByName) {
       {"kwargs_name", chat(R"("chat_template_kwargs":{"__class__ x":1})"), "chat_template_kwargs",
        "identifier"},
       {"top_logprobs", chat(R"("top_logprobs":3)"), "top_logprobs", "logprobs"},
-      {"top_logprobs_high", chat(R"("logprobs":true,"top_logprobs":21)"), "logprobs", "20"},
+      {"top_logprobs_high", chat(R"("logprobs":true,"top_logprobs":21)"), "top_logprobs", "20"},
       {"echo", chat(R"("echo":true)"), "echo", "completions"},
       {"both", chat(R"("add_generation_prompt":true,"continue_final_message":true)"),
        "continue_final_message", "both"},

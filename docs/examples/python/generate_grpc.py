@@ -1,5 +1,6 @@
 """A streamed generation over gRPC, with messages made by protoc.
 
+    mkdir -p /tmp/pagoda_py
     protoc -I proto --python_out=/tmp/pagoda_py proto/pagoda/v1/*.proto
     PYTHONPATH=/tmp/pagoda_py python generate_grpc.py [127.0.0.1:8001] [prompt]
 """
