@@ -11,6 +11,7 @@
 
 #include "coordinator/deployment.h"
 #include "tests/sim/network.h"
+#include "tests/sim/sim_client.h"
 #include "tests/sim/sim_coordinator.h"
 #include "tests/sim/sim_router.h"
 #include "tests/sim/sim_store.h"
@@ -35,7 +36,10 @@ struct ClusterOptions {
   int64_t replay_bytes = 1 << 20;  // of kept outputs, per worker; 0: none are kept
   int requests = 20;
   int repeating = 0;  // percent of the requests whose text repeats itself, so that its next tokens can be guessed
+  int pace = 1;       // so many times slower than the toy is by itself: faults meet more streams
+  int resumable = 0;  // percent of the clients that can come back for their stream
   int64_t arrivals_ns = 3 * kSecond;  // over which they come
+  int64_t rest_ns = 15 * kSecond;     // of quiet at the end, before it is looked at what is left
 };
 
 class Cluster {
@@ -88,6 +92,7 @@ class Cluster {
   void Boot(ProcessId process);
   void AddClients();
   void Repeat(SimClient::Plan& plan);
+  void MakeResumable(SimClient::Plan& plan, int number);
 
   const ClusterOptions options_;
   World world_;
