@@ -212,7 +212,7 @@ std::map<std::string, int64_t> Cluster::Counts() const {
     sum.accepted_drafts += totals.accepted_drafts;
   }
   std::map<std::string, int64_t> counts = counts_;
-  for (const char* name : {"drained", "planned_ends", "faults", "deaths", "cut", "broken", "handed_over", "resumed_by_log", "resumed_by_request"}) counts.try_emplace(name, 0);
+  for (const char* name : {"drained", "planned_ends", "faults", "deaths", "cut", "quarantined", "broken", "handed_over", "resumed_by_log", "resumed_by_request"}) counts.try_emplace(name, 0);
   counts["kept_streams"] = sum.kept_streams;
   counts["epochs"] = sum.epochs;
   counts["replayed"] = sum.replayed;
@@ -270,6 +270,13 @@ void Cluster::CheckEpoch(Epoch epoch, const std::string& coordinator) {
   if (!added && found->second != coordinator) {
     world_.Violate(absl::StrCat("epoch ", epoch.value(), " is given out by ", found->second, " and by ", coordinator));
   }
+}
+
+bool Cluster::MayBeQuarantined(const std::vector<TokenId>& prompt, int64_t since_ns) {
+  constexpr int64_t kDeathsOfTheConvicted = 4;
+  const bool enough = std::ranges::count_if(losses_ns_, [=](int64_t at_ns) { return at_ns >= since_ns; }) >= kDeathsOfTheConvicted;
+  if (enough) quarantined_.insert(prompt);
+  return enough || quarantined_.contains(prompt);
 }
 
 int Cluster::SlownessOf(ProcessId process) const {

@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -86,6 +87,10 @@ class Cluster {
   void ToRouterProcess(const std::shared_ptr<Stream>& stream, ProcessId from, Life router,
                        std::shared_ptr<internal::v1::CoordinatorMessage> message);
   void NameLink(Life router, const Stream* stream, int link);  // as the router calls it
+  // A pipeline was lost, by no order. A request that was in flight in four of these may be quarantined (docs/reliability.md), and
+  // its prompt is refused from then on.
+  void NoteLoss() { losses_ns_.push_back(world_.now_ns()); }
+  bool MayBeQuarantined(const std::vector<TokenId>& prompt, int64_t since_ns);
   void CheckEpoch(Epoch epoch, const std::string& coordinator);  // no two give out the same
 
  private:
@@ -109,6 +114,8 @@ class Cluster {
   std::map<ProcessId, int> slowness_;
   std::map<ProcessId, std::pair<Life, int64_t>> drained_;  // told to stop: which life, and for how long it stays away
   std::map<std::string, int64_t> counts_;
+  std::vector<int64_t> losses_ns_;
+  std::set<std::vector<TokenId>> quarantined_;
   std::vector<std::unique_ptr<SimClient>> clients_;
 };
 

@@ -285,6 +285,10 @@ void SimClient::OnError(const absl::Status& status) {
     connection_ = nullptr;
     return AskLater();
   }
+  if (absl::IsAborted(status) && cluster_.MayBeQuarantined(plan_.request.prompt, kSecond + plan_.arrives_ns)) {
+    cluster_.Count("quarantined");
+    return End("is quarantined");
+  }
   world_.Violate(absl::StrCat(name_, " gets an error: ", status.ToString()));
   End("failed");
 }

@@ -313,6 +313,7 @@ void SimCoordinator::EndEpoch(const CloseEpoch& action) {
   Engine& engine = engines_.at(action.pipeline);
   snapshot_due_ = true;
   if (action.planned) cluster_.Count("planned_ends");
+  if (!action.planned) cluster_.NoteLoss();
   if (!engine.open || engine.epoch != action.epoch) return;
   PublishDeaths(engine);
   engine.scheduler->EndEpoch(action.planned ? EpochEnd::kPlanned : EpochEnd::kLost);
