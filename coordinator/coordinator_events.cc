@@ -3,6 +3,7 @@
 
 #include "common/clock.h"
 #include "common/log.h"
+#include "common/stream_errors.h"
 #include "coordinator/request_log.h"
 
 namespace pagoda::coordinator {
@@ -138,7 +139,7 @@ std::vector<ResumeTable::Part> Coordinator::TakeOver(const std::string& tenant, 
   std::vector<ResumeTable::Part> parts = resumable_->Find(tenant, resume_id, NowNs());
   for (const ResumeTable::Part& part : parts) {
     const auto engine = part.attached ? FindEngine(part.pipeline) : nullptr;
-    if (engine != nullptr) engine->Abort(part.request, "ABORTED: another router goes on with this stream");
+    if (engine != nullptr) engine->Abort(part.request, std::string(kTakenOverError));
   }
   return parts;
 }

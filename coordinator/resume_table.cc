@@ -6,6 +6,9 @@
 namespace pagoda::coordinator {
 namespace {
 
+// More attempts than one router makes. Each who asks begins beyond what those before it can reach: where two generate for one
+// stream for a while, the last who asked wins, in whichever order their submissions come.
+constexpr uint32_t kAttemptsOfARouter = 1 << 16;
 constexpr size_t kEntryBytes = 512;  // of the entry itself and its places in the maps
 
 }  // namespace
@@ -114,7 +117,15 @@ std::vector<ResumeTable::Part> ResumeTable::Find(const std::string& tenant, cons
   std::vector<Part> parts;
   const auto named = by_name_.find(Name(tenant, resume_id));
   if (named == by_name_.end()) return parts;
-  for (const auto& [number, request] : named->second) parts.push_back(by_request_.at(request).part);
+  for (const auto& [number, request] : named->second) {
+    Entry& entry = by_request_.at(request);
+    entry.part.attempt += kAttemptsOfARouter;
+    parts.push_back(entry.part);
+    // Whoever generates for it is stopped: until the one who asks submits, nobody does.
+    if (entry.expires_ns > 0) detached_.erase(entry.detached);
+    entry.expires_ns = 0;
+    Detach(entry, now_ns);
+  }
   return parts;
 }
 

@@ -54,6 +54,7 @@ class ResumeTable {
   void Drop(RequestId request);                    // it was refused
   void Detach(RequestId request, int64_t now_ns);  // its client has gone
   void DetachRouter(RouterId router, int64_t now_ns);
+  // For whoever goes on from here: its attempts outrank those of everybody before it, whose tokens are not kept any more.
   std::vector<Part> Find(const std::string& tenant, const std::string& resume_id, int64_t now_ns);
   void Expire(int64_t now_ns);
 

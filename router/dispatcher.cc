@@ -123,7 +123,10 @@ bool Dispatcher::Place(Running& running) {
   message->mutable_submit()->set_accepted(running.accepted);
   message->mutable_submit()->set_deaths(running.deaths);
   message->mutable_submit()->set_deaths_alone(running.deaths_alone);
+  // What it leaves behind elsewhere would compute for nobody.
+  if (running.copy != *key) SendCancel(running);
   if (!edges_.send(key->link, std::move(message))) return false;  // its loss is on its way to us
+  running.copy = PipelineKey{};
 
   if (!running.profile.empty() && running.session->any_token() &&
       running.profile != pipeline.numerics_profile) {
@@ -154,6 +157,7 @@ void Dispatcher::Unplace(Running& running) {
     --found->second.requests;
   }
   running.counted_tokens = 0;
+  if (running.pipeline.link >= 0) running.copy = running.pipeline;
   running.pipeline = PipelineKey{};
 }
 
@@ -174,10 +178,22 @@ void Dispatcher::Replace(Running& running, const char* reason) {
 }
 
 void Dispatcher::SendCancel(const Running& running) {
-  if (running.pipeline.link < 0) return;
+  const int link = running.pipeline.link >= 0 ? running.pipeline.link : running.copy.link;
+  if (link < 0) return;
   auto message = std::make_unique<wire::RouterMessage>();
   *message->mutable_cancel()->mutable_request() = KeyOf(running.session->request().id);
-  edges_.send(running.pipeline.link, std::move(message));
+  edges_.send(link, std::move(message));
+}
+
+std::vector<RequestId> Dispatcher::Oldest(const std::function<bool(const Running&)>& which) const {
+  std::vector<std::pair<MonotonicNs, RequestId>> chosen;
+  for (const auto& [id, running] : sessions_) {
+    if (which(running)) chosen.emplace_back(running.session->request().received_ns, id);
+  }
+  std::ranges::sort(chosen);
+  std::vector<RequestId> ids;
+  for (const auto& [received_ns, id] : chosen) ids.push_back(id);
+  return ids;
 }
 
 void Dispatcher::Cancel(RequestId id) {
@@ -206,9 +222,7 @@ void Dispatcher::Fail(RequestId id, const absl::Status& status) {
 }
 
 void Dispatcher::FailAll(const absl::Status& status) {
-  std::vector<RequestId> ids;
-  for (const auto& [id, running] : sessions_) ids.push_back(id);
-  for (RequestId id : ids) {
+  for (RequestId id : Oldest([](const Running&) { return true; })) {
     const auto found = sessions_.find(id);
     if (found != sessions_.end()) SendCancel(found->second);
     Fail(id, status);
@@ -280,8 +294,8 @@ void Dispatcher::OnSnapshot(int link, const wire::Snapshot& snapshot) {
   MergeView(/*whole=*/true);
   // A pipeline that is gone, or was assembled anew: what ran there is submitted again with its
   // tokens.
-  for (auto& [id, running] : sessions_) {
-    if (running.pipeline.link != link) continue;
+  for (const RequestId id : Oldest([link](const Running& running) { return running.pipeline.link == link; })) {
+    Running& running = sessions_.find(id)->second;
     const PipelineView* pipeline = view_.Find(running.pipeline);
     const bool gone = pipeline == nullptr || pipeline->epoch != running.epoch;
     if (!gone && !(pipeline->epoch_closed && AnotherIsReady(running))) continue;
@@ -316,8 +330,8 @@ void Dispatcher::OnLinkLost(int link) {
     metrics_->SetCoordinators(attached());
     MergeView(/*whole=*/false);
   }
-  for (auto& [id, running] : sessions_) {
-    if (running.pipeline.link != link) continue;
+  for (const RequestId id : Oldest([link](const Running& running) { return running.pipeline.link == link; })) {
+    Running& running = sessions_.find(id)->second;
     running.accepted = true;
     Replace(running, "coordinator_lost");
   }
@@ -354,6 +368,7 @@ void Dispatcher::OnChoice(int link, const wire::ChoiceTokens& tokens,
   const auto found = sessions_.find(id);
   if (found == sessions_.end()) return;
   Running& running = found->second;
+  if (IsTakenOver(link, running, tokens)) return LetGo(id);
   if (running.pipeline.link != link) return;
   const PipelineView* pipeline = view_.Find(running.pipeline);
   Session::Update update = running.session->OnTokens(BatchOf(tokens, id));
@@ -475,11 +490,15 @@ void Dispatcher::Tick() {
   const MonotonicNs now = edges_.now();
   EndQueries([now](const Query& query) { return now >= query.until_ns; });
   if (std::ranges::any_of(ghosts_, [now](const Ghost& ghost) { return now >= ghost.until_ns; })) MergeView(/*whole=*/false);
+  const auto is_due = [now](const Running& running) {
+    return now >= running.session->request().deadline_ns || (running.pipeline.link < 0 && now >= running.retry_at_ns);
+  };
   std::vector<RequestId> late, unserved;
-  for (auto& [id, running] : sessions_) {
+  for (const RequestId id : Oldest(is_due)) {
+    Running& running = sessions_.find(id)->second;
     if (now >= running.session->request().deadline_ns) {
       late.push_back(id);
-    } else if (running.pipeline.link < 0 && now >= running.retry_at_ns && !Place(running)) {
+    } else if (!Place(running)) {
       running.retry_at_ns = now + kRetryDelayMs * kNsPerMs;
       if (!running.accepted && running.held_until_ns > 0 && now >= running.held_until_ns) unserved.push_back(id);
     }

@@ -92,6 +92,7 @@ class Dispatcher {
     std::shared_ptr<GenerationSink> sink;
     std::vector<BlockHash> chain;
     PipelineKey pipeline;            // link < 0: waits for one
+    PipelineKey copy;                // where it was before, and its coordinator may still have it; link < 0: nowhere
     Epoch epoch;                     // of the pipeline when submitted
     std::string profile;             // of the first pipeline that gave tokens
     std::vector<PipelineKey> avoid;  // of the current attempt
@@ -126,6 +127,7 @@ class Dispatcher {
   void Replace(Running& running, const char* reason);
   bool MayComeBack(const GenerationRequest& request) const;  // a lost pipeline of its model
   void OpenResumed(RequestId id);
+  void LetGo(RequestId id);  // of a stream that another router goes on with
   void OnResumeAnswer(int link, const internal::v1::ResumeAnswer& answer);
   void EndQueries(const std::function<bool(const Query&)>& which);
   void OnDeaths(const internal::v1::Deaths& deaths);
@@ -136,11 +138,14 @@ class Dispatcher {
   void OnStep(int link, const internal::v1::StepTokens& step);
   void OnChoice(int link, const internal::v1::ChoiceTokens& tokens,
                 std::vector<RequestId>& touched);
+  bool IsTakenOver(int link, const Running& running, const internal::v1::ChoiceTokens& tokens) const;
   void OnRefused(int link, const internal::v1::Refused& refused);
   void MergeView(bool whole);  // false: a coordinator's part was lost
   void End(RequestId id);
   void Fail(RequestId id, const absl::Status& status);
   void SendCancel(const Running& running);
+  // Of those that `which` chooses, the oldest first.
+  std::vector<RequestId> Oldest(const std::function<bool(const Running&)>& which) const;
 
   const Options options_;
   const Edges edges_;

@@ -2,9 +2,11 @@
 // go elsewhere when this router leaves.
 #include <algorithm>
 
+#include "common/stream_errors.h"
 #include "pagoda/internal/v1/pipeline.pb.h"
 #include "router/dispatcher.h"
 #include "router/dispatcher_wire.h"
+#include "router/request_status.h"
 
 namespace pagoda::router {
 
@@ -28,13 +30,14 @@ void Dispatcher::OpenResumed(RequestId id) {
 void Dispatcher::FindStream(const std::string& tenant, const std::string& resume_id,
                             std::function<void(FoundStream)> done) {
   // The client left this very router's stream for a new one.
-  std::vector<RequestId> here;
-  for (const auto& [id, running] : sessions_) {
+  const auto is_it = [&](const Running& running) {
     const GenerationRequest& request = running.session->request();
-    if (request.resume_id == resume_id && request.tenant == tenant) here.push_back(id);
-  }
-  for (RequestId id : here) {
-    SendCancel(sessions_.find(id)->second);
+    return request.resume_id == resume_id && request.tenant == tenant;
+  };
+  for (const RequestId id : Oldest(is_it)) {
+    const auto place = sessions_.find(id);
+    if (place == sessions_.end()) continue;  // went with another part of its request
+    SendCancel(place->second);
     Fail(id, absl::AbortedError("the client came back for this stream by another connection"));
   }
   Query query;
@@ -83,12 +86,23 @@ void Dispatcher::EndQueries(const std::function<bool(const Query&)>& which) {
   for (Query& query : over) query.done(std::move(query.found));
 }
 
+// Also while it waits for a pipeline: it must not submit again what has another owner.
+bool Dispatcher::IsTakenOver(int link, const Running& running, const wire::ChoiceTokens& tokens) const {
+  const int of_its_attempt = running.pipeline.link >= 0 ? running.pipeline.link : running.copy.link;
+  return link == of_its_attempt && tokens.attempt() == running.session->attempt() &&
+         tokens.finish() == pagoda::v1::FINISH_REASON_ERROR && tokens.error() == kTakenOverError;
+}
+
+// Without a cancel: what runs under its name by now is the other's. Should the client be here all the same (the other asked in
+// vain, and late), it comes back.
+void Dispatcher::LetGo(RequestId id) {
+  const std::shared_ptr<GenerationSink> sink = sessions_.find(id)->second.sink;
+  End(id);
+  sink->OnHandOver(WithRetryAfter(absl::UnavailableError("another router goes on with this stream; come back for it"), 100));
+}
+
 void Dispatcher::HandOver(const absl::Status& status) {
-  std::vector<RequestId> ids;
-  for (const auto& [id, running] : sessions_) {
-    if (!running.session->request().resume_id.empty()) ids.push_back(id);
-  }
-  for (RequestId id : ids) {
+  for (const RequestId id : Oldest([](const Running& running) { return !running.session->request().resume_id.empty(); })) {
     const auto found = sessions_.find(id);
     if (found == sessions_.end()) continue;  // went with another part of its request
     SendCancel(found->second);

@@ -6,6 +6,7 @@
 #include "router/access_log.h"
 #include "router/grpc/fields.h"
 #include "router/request_status.h"
+#include "router/resumed_request.h"
 
 namespace pagoda::router {
 namespace {
@@ -72,16 +73,10 @@ void GenerateCall::Start(GenerationRequest request) {
 // Cut to what the client has; without a log it is made again from the beginning, and what the client has is left out.
 void GenerateCall::FillKnown(const FoundStream& found, GenerationRequest& request) {
   const FoundPart* part = found.parts.empty() ? nullptr : &found.parts.front();
-  if (part != nullptr) {
-    request.id = part->request;
-    request.attempts_before = part->attempt;
-    request.cached_tokens = part->cached_tokens;
-  }
+  if (part != nullptr) TakeUp(*part, request);
   for (size_t i = 0; i < position_->choices.size(); ++i) {
     const StreamPosition::Choice& at = position_->choices[i];
-    KnownChoice known{.tokens = {}, .delivered = at.tokens, .text_ended = at.text_ended, .finished = at.finished};
-    if (part != nullptr && i < part->choices.size()) known.tokens = part->choices[i];
-    if (known.tokens.size() > static_cast<size_t>(at.tokens)) known.tokens.resize(static_cast<size_t>(at.tokens));
+    KnownChoice known = KnownOf(at, part != nullptr && i < part->choices.size() ? &part->choices[i] : nullptr);
     output_tokens_[i] = at.finished ? at.tokens : static_cast<int>(known.tokens.size());
     first_sent_ = first_sent_ || at.begun;
     request.known.push_back(std::move(known));

@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <atomic>
 
-#include "common/block_hash.h"
 #include "common/limits.h"
 #include "common/log.h"
 #include "common/mutex.h"
@@ -17,6 +16,7 @@
 #include "router/grpc/generate_call.h"
 #include "router/openai/prepare.h"
 #include "router/request_status.h"
+#include "router/resumed_request.h"
 #include "router/settle.h"
 
 namespace pagoda::router {
@@ -185,7 +185,7 @@ class InferenceService : public v1::Inference::CallbackService {
       prepared.resume_id = prepared.client_request_id;
       prepared.created_unix_s = created_unix_s;
       if (!fields.seed)
-        prepared.sampling.seed = ChainStart(absl::StrCat("seed of 0 of ", prepared.resume_id)).low >> 1;
+        prepared.sampling.seed = SeedOfResumable(prepared.resume_id, 0);
     }
     // Stop strings are found in text, so it is made even when it is not sent.
     prepared.detokenize = !request.skip_text() || !prepared.stop.empty();

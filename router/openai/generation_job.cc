@@ -1,8 +1,8 @@
 #include "router/openai/generation_job.h"
 
-#include "common/block_hash.h"
 #include "router/openai/json_output.h"
 #include "router/request_status.h"
+#include "router/resumed_request.h"
 #include "text/unicode.h"
 
 namespace pagoda::router::openai {
@@ -70,8 +70,7 @@ void GenerationJob::MakeResumable(Resumable resumable) {
   position_.choices.resize(choices_.size());
   for (size_t i = 0; i < parts_.size(); ++i) {
     if (prepared_.input.fields.seed) continue;
-    prepared_.requests[i].sampling.seed =
-        ChainStart(absl::StrCat("seed of ", i, " of ", exchange_->id())).low >> 1;
+    prepared_.requests[i].sampling.seed = SeedOfResumable(exchange_->id(), static_cast<int>(i));
   }
   if (resumable_->position) position_ = *resumable_->position;
 }
@@ -84,11 +83,7 @@ void GenerationJob::FillKnown(int prompt, GenerationRequest& request) {
   for (const FoundPart& part : resumable_->found.parts) {
     if (part.part == prompt) found = &part;
   }
-  if (found != nullptr) {
-    request.id = found->request;
-    request.attempts_before = found->attempt;
-    request.cached_tokens = found->cached_tokens;
-  }
+  if (found != nullptr) TakeUp(*found, request);
   if (!resumable_->position) return;
   Part& part = parts_[static_cast<size_t>(prompt)];
   // A choice that has not begun still needs the prompt's logprobs, which only a run from the beginning gives.
@@ -98,11 +93,8 @@ void GenerationJob::FillKnown(int prompt, GenerationRequest& request) {
   for (int i = 0; i < per_prompt_; ++i) {
     const int index = prompt * per_prompt_ + i;
     const StreamPosition::Choice& at = position_.choices[static_cast<size_t>(index)];
-    KnownChoice known{.tokens = {}, .delivered = at.tokens, .text_ended = at.text_ended, .finished = at.finished};
-    if (found != nullptr && !from_start && static_cast<size_t>(i) < found->choices.size()) {
-      known.tokens = found->choices[static_cast<size_t>(i)];
-      if (known.tokens.size() > static_cast<size_t>(at.tokens)) known.tokens.resize(static_cast<size_t>(at.tokens));
-    }
+    const bool logged = found != nullptr && !from_start && static_cast<size_t>(i) < found->choices.size();
+    KnownChoice known = KnownOf(at, logged ? &found->choices[static_cast<size_t>(i)] : nullptr);
     // Without a log a finished choice has nothing to compute again: its tokens count all the same.
     const auto counted = static_cast<int64_t>(at.finished ? at.tokens : static_cast<int>(known.tokens.size()));
     part.output_tokens += counted;

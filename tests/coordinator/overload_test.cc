@@ -445,11 +445,36 @@ TEST(ResumeTableTest, ALogIsFoundByItsNameUntilItsTimeIsOver) {
   EXPECT_EQ(parts[0].pipeline, PipelineId(4));
   EXPECT_TRUE(parts[0].attached);
   EXPECT_TRUE(table.Find("other", "mine", 0).empty()) << "another tenant's";
+  EXPECT_FALSE(table.Find("t", "mine", 500 * kMs)[0].attached) << "whoever had it is stopped by the first question";
   table.DetachRouter(RouterId(1), 1000 * kMs);
-  EXPECT_EQ(table.Find("t", "mine", 60'999 * kMs).size(), 1u);
-  EXPECT_TRUE(table.Find("t", "mine", 61'000 * kMs).empty());
+  EXPECT_EQ(table.Find("t", "mine", 60'499 * kMs).size(), 1u);
+  EXPECT_TRUE(table.Find("t", "mine", 120'499 * kMs).empty());
   EXPECT_EQ(table.sizes().streams, 0);
   EXPECT_EQ(table.sizes().bytes, 0u);
+}
+
+// Two routers may both believe for a while that the stream is theirs.
+TEST(ResumeTableTest, TheLastWhoAskedOutranksTheOthers) {
+  ResumeTable table;
+  Request request = MakeRequest(1, 20);
+  const ResumeTable::Label label{.tenant = "", .resume_id = "a", .part = 0, .router_state = "s"};
+  ASSERT_TRUE(table.Begin(label, request, PipelineId(1), 0));
+  table.Append(Tokens(request, 0, {1, 2}), 0);
+  const uint32_t second = table.Find("", "a", 0)[0].attempt;
+  const uint32_t third = table.Find("", "a", 0)[0].attempt;
+  EXPECT_GT(second, request.attempt + 1000);
+  EXPECT_GT(third, second + 1000);
+  request.attempt = third + 1;
+  request.choices[0].tokens = {1, 2};
+  ASSERT_TRUE(table.Begin(label, request, PipelineId(1), 0));
+  Request late = request;
+  late.attempt = second + 7;
+  ASSERT_TRUE(table.Begin(label, late, PipelineId(2), 0));
+  table.Append(Tokens(late, 2, {99}), 0);
+  table.Append(Tokens(request, 2, {3}), 0);
+  const auto parts = table.Find("", "a", 0);
+  EXPECT_EQ(parts[0].choices[0].tokens, (std::vector<TokenId>{1, 2, 3}));
+  EXPECT_EQ(parts[0].pipeline, PipelineId(1));
 }
 
 TEST(ResumeTableTest, AReplayGoesOnWithTheLogAndAnOlderAttemptDoesNot) {

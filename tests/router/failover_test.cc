@@ -220,6 +220,8 @@ TEST_F(FailoverTest, AStreamLeavesAPipelineThatIsGoneOrAssembledAnew) {
   EXPECT_EQ(StreamWithFault([&] { only.DropPipeline(only.counts().last_pipeline); }).front(),
             kAnswer);
   EXPECT_EQ(only.counts().replays, 2);
+  // The second had another pipeline to go to: what it left behind would be computed for nobody.
+  EXPECT_GE(only.counts().cancels, 1);
 }
 
 TEST_F(FailoverTest, AStopStringAndLogprobsSurviveTheCut) {
@@ -390,6 +392,28 @@ TEST_F(FailoverTest, AResumableStreamIsMadeAgainBehindACoordinatorOfTheVersionBe
   EXPECT_GT(ids, 20);
   EXPECT_EQ(send("X-Request-Id: mine\r\nLast-Event-ID: 1:5\r\n", "").status, 503)
       << "no coordinator can be asked";
+}
+
+// Its first connection ends with all its prompts at once, whichever of them is met first.
+TEST_F(FailoverTest, AClientThatComesBackForTwoPromptsWhileTheyRunIsServed) {
+  AddCoordinator();
+  StartRouter();
+  const std::string body = R"({"prompt":["Hello","there"],"stream":true,"max_tokens":200,"seed":1})";
+  const std::string name = "X-Request-Id: two\r\n";
+  HttpAnswer second;
+  const HttpAnswer first = Http(router_->http_port(), "POST", "/v1/completions", body,
+                                [&](size_t received) {
+                                  if (second.status != 0 || received < 1500) return;
+                                  second = Http(router_->http_port(), "POST", "/v1/completions", body, {},
+                                                name + "Last-Event-ID: 1000:n.n\r\n");
+                                },
+                                "Pagoda-Resumable: 1\r\n" + name);
+  EXPECT_NE(first.body.find("by another connection"), std::string::npos);
+  EXPECT_EQ(second.status, 200) << second.body;
+  EXPECT_TRUE(second.body.ends_with("data: [DONE]\n\n"));
+  int ends = 0;
+  for (size_t at = 0; (at = second.body.find("\"finish_reason\":\"", at)) != std::string::npos; ++at) ++ends;
+  EXPECT_EQ(ends, 2) << "each prompt's answer ends once";
 }
 
 TEST_F(FailoverTest, LoadIsSpreadAndPrefixesStick) {

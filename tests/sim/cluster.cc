@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "coordinator/deployment.h"
 #include "pagoda/internal/v1/pipeline.pb.h"
+#include "router/resumed_request.h"
 
 namespace pagoda::sim {
 namespace {
@@ -97,6 +98,7 @@ void Cluster::AddClients() {
     if (world_.Chance(0.1)) plan.cancels_after_ns = world_.Uniform(0, 500 * kMs);
     plan.router = static_cast<int>(world_.Uniform(0, 100));
     if (options_.repeating > 0 && world_.Chance(options_.repeating / 100.0)) Repeat(plan);
+    if (options_.resumable > 0 && world_.Chance(options_.resumable / 100.0)) MakeResumable(plan, i);
     clients_.push_back(std::make_unique<SimClient>(*this, i, std::move(plan)));
   }
 }
@@ -108,6 +110,13 @@ void Cluster::Repeat(SimClient::Plan& plan) {
   const int64_t room = options_.max_model_len - static_cast<int64_t>(plan.request.prompt.size());
   plan.request.max_tokens = static_cast<int>(world_.Uniform(std::min<int64_t>(room, 10), room));
   plan.request.min_tokens = std::min(plan.request.min_tokens, plan.request.max_tokens);
+}
+
+void Cluster::MakeResumable(SimClient::Plan& plan, int number) {
+  plan.resumable = true;
+  plan.request.seed = router::SeedOfResumable(SimClient::NameOf(number), 0);
+  plan.asks_without_its_request = world_.Chance(0.3);
+  for (int64_t n = world_.Uniform(0, 2); n > 0; --n) plan.breaks_at.push_back(static_cast<int>(world_.Uniform(1, 20)));
 }
 
 ProcessId Cluster::Find(const std::string& name) const {
@@ -182,7 +191,7 @@ void Cluster::Settle(int64_t within_ns) {
     if (!clients_[i]->ended()) world_.Violate(absl::StrCat("client-", i, " has no answer ", within_ns / kSecond, " s after the last fault"));
   }
   // Cancels still travel; nothing new comes.
-  RunUntil(world_.now_ns() + 15 * kSecond);
+  RunUntil(world_.now_ns() + options_.rest_ns);
   for (const auto& [id, coordinator] : coordinators_) {
     const std::string unrest = world_.IsUp(id) ? coordinator->UnrestOf() : "";
     if (!unrest.empty() && !world_.violated()) world_.Violate(absl::StrCat("no rest: ", unrest));
@@ -199,10 +208,12 @@ std::map<std::string, int64_t> Cluster::Counts() const {
     sum.recomputed += totals.recomputed;
     sum.preemptions += totals.preemptions;
     sum.drafts += totals.drafts;
+    sum.kept_streams += totals.kept_streams;
     sum.accepted_drafts += totals.accepted_drafts;
   }
   std::map<std::string, int64_t> counts = counts_;
-  for (const char* name : {"drained", "planned_ends", "faults", "deaths", "cut"}) counts.try_emplace(name, 0);
+  for (const char* name : {"drained", "planned_ends", "faults", "deaths", "cut", "quarantined", "broken", "handed_over", "resumed_by_log", "resumed_by_request"}) counts.try_emplace(name, 0);
+  counts["kept_streams"] = sum.kept_streams;
   counts["epochs"] = sum.epochs;
   counts["replayed"] = sum.replayed;
   counts["refilled"] = sum.refilled;
@@ -259,6 +270,13 @@ void Cluster::CheckEpoch(Epoch epoch, const std::string& coordinator) {
   if (!added && found->second != coordinator) {
     world_.Violate(absl::StrCat("epoch ", epoch.value(), " is given out by ", found->second, " and by ", coordinator));
   }
+}
+
+bool Cluster::MayBeQuarantined(const std::vector<TokenId>& prompt, int64_t since_ns) {
+  constexpr int64_t kDeathsOfTheConvicted = 4;
+  const bool enough = std::ranges::count_if(losses_ns_, [=](int64_t at_ns) { return at_ns >= since_ns; }) >= kDeathsOfTheConvicted;
+  if (enough) quarantined_.insert(prompt);
+  return enough || quarantined_.contains(prompt);
 }
 
 int Cluster::SlownessOf(ProcessId process) const {

@@ -6,11 +6,13 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "coordinator/deployment.h"
 #include "tests/sim/network.h"
+#include "tests/sim/sim_client.h"
 #include "tests/sim/sim_coordinator.h"
 #include "tests/sim/sim_router.h"
 #include "tests/sim/sim_store.h"
@@ -35,7 +37,10 @@ struct ClusterOptions {
   int64_t replay_bytes = 1 << 20;  // of kept outputs, per worker; 0: none are kept
   int requests = 20;
   int repeating = 0;  // percent of the requests whose text repeats itself, so that its next tokens can be guessed
+  int pace = 1;       // so many times slower than the toy is by itself: faults meet more streams
+  int resumable = 0;  // percent of the clients that can come back for their stream
   int64_t arrivals_ns = 3 * kSecond;  // over which they come
+  int64_t rest_ns = 15 * kSecond;     // of quiet at the end, before it is looked at what is left
 };
 
 class Cluster {
@@ -82,12 +87,17 @@ class Cluster {
   void ToRouterProcess(const std::shared_ptr<Stream>& stream, ProcessId from, Life router,
                        std::shared_ptr<internal::v1::CoordinatorMessage> message);
   void NameLink(Life router, const Stream* stream, int link);  // as the router calls it
+  // A pipeline was lost, by no order. A request that was in flight in four of these may be quarantined (docs/reliability.md), and
+  // its prompt is refused from then on.
+  void NoteLoss() { losses_ns_.push_back(world_.now_ns()); }
+  bool MayBeQuarantined(const std::vector<TokenId>& prompt, int64_t since_ns);
   void CheckEpoch(Epoch epoch, const std::string& coordinator);  // no two give out the same
 
  private:
   void Boot(ProcessId process);
   void AddClients();
   void Repeat(SimClient::Plan& plan);
+  void MakeResumable(SimClient::Plan& plan, int number);
 
   const ClusterOptions options_;
   World world_;
@@ -104,6 +114,8 @@ class Cluster {
   std::map<ProcessId, int> slowness_;
   std::map<ProcessId, std::pair<Life, int64_t>> drained_;  // told to stop: which life, and for how long it stays away
   std::map<std::string, int64_t> counts_;
+  std::vector<int64_t> losses_ns_;
+  std::set<std::vector<TokenId>> quarantined_;
   std::vector<std::unique_ptr<SimClient>> clients_;
 };
 

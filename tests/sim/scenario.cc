@@ -56,7 +56,9 @@ absl::Status ReadOption(const std::string& line, const std::string& word, Cluste
       {"hosts", &options.hosts},     {"coordinators", &options.coordinators}, {"routers", &options.routers},
       {"stages", &options.stages},   {"replicas", &options.replicas},         {"spares", &options.spares},
       {"blocks", &options.blocks},   {"requests", &options.requests},         {"max_sequences", &options.max_sequences},
-      {"step_rows", &options.max_step_rows}, {"repeating", &options.repeating}};
+      {"step_rows", &options.max_step_rows}, {"repeating", &options.repeating},
+      {"resumable", &options.resumable},
+      {"pace", &options.pace}};
   const auto found = ints.find(parts[0]);
   if (found != ints.end()) {
     *found->second = static_cast<int>(value);
@@ -66,6 +68,8 @@ absl::Status ReadOption(const std::string& line, const std::string& word, Cluste
     options.replay_bytes = value != 0 ? 1 << 20 : 0;
   } else if (parts[0] == "arrivals") {
     options.arrivals_ns = value * kMs;
+  } else if (parts[0] == "rest") {
+    options.rest_ns = value * kMs;
   } else {
     return Bad(line, absl::StrCat("there is no option '", parts[0], "'"));
   }
@@ -183,7 +187,10 @@ std::string RandomScenario(uint64_t seed) {
   for (size_t i = 0; i < parallel.size(); ++i) absl::StrAppend(&text, i == 0 ? "" : ",", parallel[i]);
   absl::StrAppend(&text, " replicas=", replicas, " coordinators=", coordinators, " routers=", routers, " spares=", spares,
                   " blocks=", uniform(18, 40), " step_rows=", uniform(8, 24), " max_sequences=", uniform(2, 8), " requests=", uniform(8, 24),
-                  " replay=", uniform(0, 3) == 0 ? 0 : 1, " arrivals=", uniform(500, 6000), " repeating=", uniform(0, 1) == 0 ? 0 : uniform(10, 100), "\n");
+                  " replay=", uniform(0, 3) == 0 ? 0 : 1, " arrivals=", uniform(500, 6000),
+                  " repeating=", uniform(0, 1) == 0 ? 0 : uniform(10, 100), " resumable=", uniform(0, 2) == 0 ? 0 : uniform(10, 100), " pace=", uniform(0, 1) == 0 ? 1 : uniform(2, 20));
+  // So long that nobody may come back any more: then no log may be left.
+  absl::StrAppend(&text, seed % 8 == 1 ? " rest=75000\nexpect kept_streams <= 0\n" : "\n");
   const auto any = [&](const char* kind, int count) { return absl::StrCat(kind, "-", uniform(0, count - 1)); };
   const auto drain = [&] {
     const int64_t which = uniform(0, 3);

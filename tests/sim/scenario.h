@@ -1,6 +1,6 @@
 // A run of the simulated cluster as text: what there is, and what happens to it when. A seed writes one; a failure prints it;
 // kept as a file in scenarios/ it becomes a test. One line each:
-//   cluster seed=7 stages=2 tensor_parallel=1,2 coordinators=3 routers=2 spares=1 replicas=1 requests=20 blocks=24 replay=1 repeating=50
+//   cluster seed=7 stages=2 tensor_parallel=1,2 coordinators=3 routers=2 spares=1 replicas=1 requests=20 blocks=24 replay=1 repeating=50 resumable=50 pace=10 rest=15000
 //   at 1500 kill worker-1 for 800          (milliseconds; it starts again after 800)
 //   at 1500 drain router-0 for 800         (SIGTERM; it starts again 800 after it has gone)
 //   at 1500 pause coordinator-0 for 4000   (SIGSTOP, SIGCONT)

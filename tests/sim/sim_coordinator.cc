@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "common/stream_errors.h"
 #include "coordinator/pipeline_facts.h"
 #include "coordinator/services/convert.h"
 #include "tests/sim/cluster.h"
@@ -37,6 +38,7 @@ int64_t SimCoordinator::Now() const { return world_.LocalNow(life_.process); }
 void SimCoordinator::Tick() {
   if (stopped_) return;
   KeepLeadership();
+  resumable_.Expire(Now());
   if (leads()) {
     state_.Tick(Now());
     Act();
@@ -73,12 +75,7 @@ void SimCoordinator::Lead(uint64_t term) {
   state_.Restore(store.last_epoch(), store.last_pipeline(), store.pipelines(), Now());
   state_.Apply(cluster_.spec(), cluster_.model(), Now());
   Act();
-  for (const RouterEnd& router : routers_) {
-    auto hello = std::make_shared<wire::CoordinatorMessage>();
-    hello->mutable_hello()->set_coordinator(name_);
-    hello->mutable_hello()->set_leader(true);
-    ToRouter(router, hello);
-  }
+  for (const RouterEnd& router : routers_) SendHello(router);
   snapshot_due_ = true;
 }
 
@@ -87,6 +84,7 @@ void SimCoordinator::StepDown() {
   term_ = 0;
   for (const RouterEnd& router : routers_) {
     router.stream->Close(life_.process);
+    resumable_.DetachRouter(router.id, Now());
   }
   routers_.clear();
   for (const WorkerEnd& worker : workers_) {
@@ -315,6 +313,7 @@ void SimCoordinator::EndEpoch(const CloseEpoch& action) {
   Engine& engine = engines_.at(action.pipeline);
   snapshot_due_ = true;
   if (action.planned) cluster_.Count("planned_ends");
+  if (!action.planned) cluster_.NoteLoss();
   if (!engine.open || engine.epoch != action.epoch) return;
   PublishDeaths(engine);
   engine.scheduler->EndEpoch(action.planned ? EpochEnd::kPlanned : EpochEnd::kLost);
@@ -382,8 +381,14 @@ void SimCoordinator::CheckStepDeadline(Engine& engine) {
 
 void SimCoordinator::Publish(Engine& engine) {
   PublishDeaths(engine);
-  for (const Refusal& refusal : engine.scheduler->TakeRefusals()) Refuse(refusal.router, refusal);
+  for (const Refusal& refusal : engine.scheduler->TakeRefusals()) {
+    resumable_.Drop(refusal.request);
+    Refuse(refusal.router, refusal);
+  }
   std::vector<ChoiceOutput> outputs = engine.scheduler->TakeOutputs();
+  for (const ChoiceOutput& output : outputs) {  // the log first: a client never has a token that the log does not
+    if (output.resumable) resumable_.Append(output, Now());
+  }
   std::map<RouterId, std::vector<ChoiceOutput*>> by_router;
   for (ChoiceOutput& output : outputs) by_router[output.router].push_back(&output);
   for (const auto& [id, batch] : by_router) {
@@ -432,13 +437,18 @@ void SimCoordinator::PublishSnapshot() {
   }
 }
 
-void SimCoordinator::OnRouterAttached(std::shared_ptr<Stream> stream, Life router) {
-  routers_.push_back({std::move(stream), router, RouterId(next_router_++)});
+void SimCoordinator::SendHello(const RouterEnd& router) {
   auto hello = std::make_shared<wire::CoordinatorMessage>();
   hello->mutable_hello()->set_coordinator(name_);
+  hello->mutable_hello()->set_protocol(2);
   hello->mutable_hello()->set_leader(leads());
   if (!leads()) hello->mutable_hello()->set_leader_address(leader_);
-  ToRouter(routers_.back(), hello);
+  ToRouter(router, hello);
+}
+
+void SimCoordinator::OnRouterAttached(std::shared_ptr<Stream> stream, Life router) {
+  routers_.push_back({std::move(stream), router, RouterId(next_router_++)});
+  SendHello(routers_.back());
   if (leads()) PublishSnapshot();
 }
 
@@ -447,6 +457,7 @@ void SimCoordinator::OnRouterLost(const std::shared_ptr<Stream>& stream) {
   if (found == routers_.end()) return;
   const RouterId id = found->id;
   routers_.erase(found);
+  resumable_.DetachRouter(id, Now());
   for (auto& [pipeline, engine] : engines_) {
     engine.scheduler->DropRouter(id);
     Pump(engine);
@@ -457,33 +468,54 @@ void SimCoordinator::OnRouterMessage(const Stream* stream, const wire::RouterMes
   const auto found = std::ranges::find_if(routers_, [&](const RouterEnd& r) { return r.stream.get() == stream; });
   if (found == routers_.end()) return;
   const RouterId router = found->id;
-  if (message.has_submit()) {
-    wire::Submit submit = message.submit();
-    const PipelineId pipeline(submit.pipeline());
-    absl::StatusOr<Request> request = FromWire(submit, router, Now());
-    if (!request.ok()) return world_.Violate(absl::StrCat("a submission is refused as broken: ", request.status().message()));
-    const auto engine = engines_.find(pipeline);
-    if (!leads() || refusing_ || engine == engines_.end() || engine->second.draining) {
-      const bool up = leads() && !refusing_;
-      return Refuse(router, {.router = router,
-                             .request = request->id,
-                             .attempt = request->attempt,
-                             .code = up ? RefusalCode::kNotFound : RefusalCode::kUnavailable,
-                             .message = up ? "there is no such pipeline here" : "this coordinator does not lead, or is shutting down",
-                             .retry_after_ms = 0});
-    }
-    for (auto& [id, other] : engines_) {
-      if (id == pipeline || request->attempt == 1) continue;
-      other.scheduler->Cancel(request->id);
-      Pump(other);
-    }
-    engine->second.scheduler->Submit(*std::move(request), Now());
-    return Pump(engine->second);
-  }
+  if (message.has_submit()) return Submit(router, message.submit());
+  if (message.has_resume_query()) return Answer(*found, message.resume_query());
+  if (message.has_cancel()) resumable_.Detach(FromWire(message.cancel().request()), Now());
   for (auto& [id, engine] : engines_) {
     if (message.has_cancel()) engine.scheduler->Cancel(FromWire(message.cancel().request()));
     if (message.has_stop()) engine.scheduler->StopChoice(FromWire(message.stop().request()), message.stop().choice(), message.stop().count());
     Pump(engine);
+  }
+}
+
+void SimCoordinator::Submit(RouterId router, wire::Submit submit) {
+  const PipelineId pipeline(submit.pipeline());
+  ResumeTable::Label label{
+      .tenant = submit.tenant(), .resume_id = submit.resume_id(), .part = submit.resume_part(), .router_state = submit.router_state()};
+  absl::StatusOr<Request> request = FromWire(submit, router, Now());
+  if (!request.ok()) return world_.Violate(absl::StrCat("a submission is refused as broken: ", request.status().message()));
+  const auto engine = engines_.find(pipeline);
+  if (!leads() || refusing_ || engine == engines_.end() || engine->second.draining) {
+    const bool up = leads() && !refusing_;
+    return Refuse(router, {.router = router,
+                           .request = request->id,
+                           .attempt = request->attempt,
+                           .code = up ? RefusalCode::kNotFound : RefusalCode::kUnavailable,
+                           .message = up ? "there is no such pipeline here" : "this coordinator does not lead, or is shutting down",
+                           .retry_after_ms = 0});
+  }
+  for (auto& [id, other] : engines_) {
+    if (id == pipeline || request->attempt == 1) continue;
+    other.scheduler->Cancel(request->id);
+    Pump(other);
+  }
+  if (!label.resume_id.empty()) request->resumable = resumable_.Begin(std::move(label), *request, pipeline, Now());
+  engine->second.scheduler->Submit(*std::move(request), Now());
+  Pump(engine->second);
+}
+
+// As Coordinator::TakeOver: whoever generates for that client elsewhere is stopped.
+void SimCoordinator::Answer(const RouterEnd& router, const wire::ResumeQuery& query) {
+  const std::vector<ResumeTable::Part> parts = resumable_.Find(query.tenant(), query.resume_id(), Now());
+  auto answer = std::make_shared<wire::CoordinatorMessage>();
+  ToWire(parts, *answer->mutable_resume_answer());
+  answer->mutable_resume_answer()->set_query(query.query());
+  ToRouter(router, answer);
+  for (const ResumeTable::Part& part : parts) {
+    const auto engine = part.attached ? engines_.find(part.pipeline) : engines_.end();
+    if (engine == engines_.end()) continue;
+    engine->second.scheduler->Abort(part.request, std::string(kTakenOverError));
+    Pump(engine->second);
   }
 }
 
@@ -502,7 +534,7 @@ std::string SimCoordinator::UnrestOf() const {
 }
 
 SimCoordinator::Totals SimCoordinator::totals() const {
-  Totals totals{.epochs = epochs_opened_};
+  Totals totals{.epochs = epochs_opened_, .kept_streams = resumable_.sizes().streams};
   for (const auto& [id, engine] : engines_) {
     const SchedulerStats stats = engine.scheduler->stats();
     totals.replayed += stats.replayed_token_layers;

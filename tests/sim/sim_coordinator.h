@@ -11,6 +11,7 @@
 
 #include "coordinator/cluster_state.h"
 #include "coordinator/links.h"
+#include "coordinator/resume_table.h"
 #include "coordinator/scheduler.h"
 #include "pagoda/internal/v1/pipeline.pb.h"
 #include "tests/sim/network.h"
@@ -47,7 +48,7 @@ class SimCoordinator {
   // For invariants at the end.
   std::string UnrestOf() const;  // what still runs or leaks; empty: nothing
   struct Totals {
-    int64_t replayed = 0, refilled = 0, recomputed = 0, preemptions = 0, epochs = 0, drafts = 0, accepted_drafts = 0;
+    int64_t replayed = 0, refilled = 0, recomputed = 0, preemptions = 0, epochs = 0, drafts = 0, accepted_drafts = 0, kept_streams = 0;
   };
   Totals totals() const;
 
@@ -92,6 +93,9 @@ class SimCoordinator {
   int PublishDeaths(Engine& engine);
   void CheckStepDeadline(Engine& engine);
   void PublishSnapshot();
+  void Submit(coordinator::RouterId router, internal::v1::Submit submit);
+  void Answer(const RouterEnd& router, const internal::v1::ResumeQuery& query);
+  void SendHello(const RouterEnd& router);
   void ToRouter(const RouterEnd& router, std::shared_ptr<internal::v1::CoordinatorMessage> message);
   void Refuse(coordinator::RouterId router, const coordinator::Refusal& refusal);
   WorkerEnd* FindWorker(const Stream* stream);
@@ -110,6 +114,7 @@ class SimCoordinator {
   std::vector<WorkerEnd> workers_;
   std::vector<RouterEnd> routers_;
   std::map<PipelineId, Engine> engines_;
+  coordinator::ResumeTable resumable_;
   uint64_t next_router_ = 1;
   uint64_t snapshot_version_ = 0;
   bool snapshot_due_ = true;

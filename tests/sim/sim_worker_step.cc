@@ -240,7 +240,7 @@ bool SimWorker::TakeInput() {
 void SimWorker::Compute() {
   phase_ = Phase::kCompute;
   waiting_for_ = "run the layers";
-  const int64_t takes = world_.Uniform(200 * kUs, 2 * kMs) * cluster_.SlownessOf(life_.process);
+  const int64_t takes = world_.Uniform(200 * kUs, 2 * kMs) * cluster_.SlownessOf(life_.process) * cluster_.options().pace;
   world_.After(life_, takes, [this, takes, epoch_life = epoch_life_] {
     if (epoch_life != epoch_life_) return;
     compute_us_ = takes / kUs;
