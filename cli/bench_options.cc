@@ -48,7 +48,7 @@ absl::StatusOr<LengthDistribution> LengthDistribution::Parse(const std::string& 
   if (two) {
     PAGODA_ASSIGN_OR_RETURN(result.second_, ParsePositive(parts[2], text));
   }
-  if (result.first_ > largest) {
+  if (parts[0] != "lognormal" && result.first_ > largest) {
     return absl::InvalidArgumentError(absl::StrCat("'", text, "' is longer than --max-len ", largest));
   }
   result.kind_ = !two ? Kind::kFixed : parts[0] == "uniform" ? Kind::kUniform : Kind::kLognormal;

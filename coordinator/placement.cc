@@ -249,7 +249,7 @@ Fit TryPlace(const ModelSizes& model, const std::vector<WorkerResources>& worker
                        : std::max(blocks_asked * kDefaultKvContexts, kDefaultKvTokens / request.block_tokens);
   double slowest = 0;
   int worker = 0;
-  bool more_than_all = false;  // KV is asked for that no cut of the model leaves room for
+  bool more_than_any = request.kv_cache_bytes > 0;  // KV is asked for than any of the workers has memory
   for (size_t s = 0; s < groups.size(); ++s) {
     const bool first = s == 0;
     const bool last = s + 1 == groups.size();
@@ -265,7 +265,7 @@ Fit TryPlace(const ModelSizes& model, const std::vector<WorkerResources>& worker
       rank.workspace_bytes = WorkspaceOf(model, request, share, last);
       rank.kv_bytes_per_block = KvBytesPerBlock(model, request, share, cuts[s + 1] - cuts[s]);
       const int64_t left = rank.memory_bytes - rank.weights_bytes - rank.workspace_bytes;
-      more_than_all = more_than_all || request.kv_cache_bytes > rank.memory_bytes;
+      more_than_any = more_than_any && request.kv_cache_bytes > rank.memory_bytes;
       const int64_t own_cap = groups[s].workers[static_cast<size_t>(r)].kv_cache_bytes;
       int64_t budget = request.kv_cache_bytes > 0 ? std::min(request.kv_cache_bytes, left) : left;
       if (own_cap > 0) budget = std::min(budget, own_cap);
@@ -283,7 +283,7 @@ Fit TryPlace(const ModelSizes& model, const std::vector<WorkerResources>& worker
   placement.blocks = static_cast<int>(std::min<int64_t>(blocks, std::numeric_limits<int>::max()));
   for (RankPlacement& rank : placement.ranks) rank.kv_bytes = rank.kv_bytes_per_block * placement.blocks;
   placement.max_model_len = std::min(asked, placement.kv_tokens());
-  fit.fits = !more_than_all && (placement.blocks >= blocks_asked || (request.allow_shorter_context && placement.blocks > 0 &&
+  fit.fits = !more_than_any && (placement.blocks >= blocks_asked || (request.allow_shorter_context && placement.blocks > 0 &&
                                                                      placement.max_model_len >= 2));
   return fit;
 }

@@ -203,6 +203,14 @@ TEST(Placement, BlocksAreTheLeastOfAllRanks) {
   }
 }
 
+TEST(Placement, MoreKvThanAnyWorkerHasMemoryIsRefusedWithTheNumbers) {
+  PlacementRequest request;
+  request.kv_cache_bytes = int64_t{900} << 40;
+  const auto refused = PlaceModel(Model(4, 10, 0), Workers(1, 1000), request);
+  ASSERT_EQ(refused.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_NE(AsStd(refused.status().message()).find("kv_cache_bytes"), std::string::npos) << refused.status();
+}
+
 TEST(Placement, MeasuresARealFile) {
   const std::string path = (std::filesystem::temp_directory_path() / "pagoda_placement_test.gguf").string();
   pagoda::testing::TinyModelOptions tiny;
