@@ -9,7 +9,6 @@ import os
 import pathlib
 import re
 import shutil
-import signal
 import ssl
 import subprocess
 import sys
@@ -104,16 +103,7 @@ class Cluster:
         self.children[name].wait()
 
     def __exit__(self, failed, *_):
-        for child in self.children.values():
-            child.send_signal(signal.SIGTERM)
-        for child in self.children.values():
-            try:
-                child.wait(5)
-            except subprocess.TimeoutExpired:
-                child.kill()
-        if failed:
-            for log in sorted(self.folder.glob("*.log")):
-                print(f"--- {log.name}\n" + "\n".join(log.read_text(errors="replace").splitlines()[-8:]))
+        tools.stop_all(list(self.children.values()), self.folder, failed)
 
 
 def test_nothing_is_alone():

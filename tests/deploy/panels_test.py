@@ -9,7 +9,6 @@ import http.server
 import json
 import os
 import pathlib
-import signal
 import subprocess
 import sys
 import tempfile
@@ -108,16 +107,7 @@ class Cluster:
             raise AssertionError(f"{expression}: {error.read().decode()}")
 
     def __exit__(self, kind, *_):
-        for process in reversed(self.processes):
-            process.send_signal(signal.SIGTERM)
-        for process in self.processes:
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-        if kind:
-            for log in sorted(self.folder.glob("*.log")):
-                print(f"--- {log.name}\n" + "\n".join(log.read_text(errors="replace").splitlines()[-8:]))
+        tools.stop_all(self.processes[::-1], self.folder, kind)
 
 
 def test_every_panel_and_rule_has_data():

