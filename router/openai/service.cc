@@ -116,8 +116,6 @@ void Service::Handle(std::shared_ptr<http::Request> request,
                                       options_.access_log && generation);
   };
   const bool head = request->method == "HEAD";
-  bool path_known = false;
-  std::string allowed;  // methods of this path
   if (!HostIsGood(*request)) {
     parts_.metrics->Rejected("invalid");
     return make("other")->Send(421, "application/json",
@@ -126,8 +124,6 @@ void Service::Handle(std::shared_ptr<http::Request> request,
   }
   for (const Route& route : kRoutes) {
     if (request->path != route.path) continue;
-    path_known = true;
-    absl::StrAppend(&allowed, allowed.empty() ? "" : ", ", route.method);
     if (request->method != route.method && !(head && std::string_view(route.method) == "GET"))
       continue;
     auto exchange = make(route.endpoint);
@@ -139,7 +135,11 @@ void Service::Handle(std::shared_ptr<http::Request> request,
   // What is not known is not open either: it does not tell strangers what there is.
   if (!Admit(exchange, Scope::kInference)) return;
   if (is_model) return Model(std::move(exchange));
-  if (path_known) {
+  std::string allowed;  // methods of this path
+  for (const Route& route : kRoutes) {
+    if (request->path == route.path) absl::StrAppend(&allowed, allowed.empty() ? "" : ", ", route.method);
+  }
+  if (!allowed.empty()) {
     exchange->Refuse(405, "method_not_allowed", absl::StrCat("this path does not take ", request->method.substr(0, 32)),
                      {{"Allow", allowed}});
   } else {
