@@ -4,6 +4,7 @@
 
 #include "common/limits.h"
 #include "router/access_log.h"
+#include "router/grpc/call_status.h"
 #include "router/grpc/fields.h"
 #include "router/request_status.h"
 #include "router/resumed_request.h"
@@ -16,11 +17,6 @@ double SecondsSince(MonotonicNs begin) {
 }
 
 }  // namespace
-
-grpc::Status ToGrpc(const absl::Status& status) {
-  if (status.ok()) return grpc::Status::OK;
-  return grpc::Status(static_cast<grpc::StatusCode>(status.code()), std::string(status.message()));
-}
 
 GenerateCall::GenerateCall(grpc::CallbackServerContext* context, EventLoop* loop,
                            Dispatcher* dispatcher, Metrics* metrics, MonotonicNs received_ns,
@@ -143,9 +139,12 @@ void GenerateCall::CancelGeneration() {
   loop_->Post([self = shared_from_this()] {
     if (self->over_) return;
     self->over_ = true;
-    self->metrics_->StreamCut("client_gone");
+    // gRPC reports both in the same way, and a deadline at its time or a little later.
+    const bool late = self->client_deadline_ && self->context_->deadline() <= std::chrono::system_clock::now();
+    self->metrics_->StreamCut(late ? "client_deadline" : "client_gone");
     if (self->submitted_) self->dispatcher_->Cancel(self->id_);
-    self->End(absl::CancelledError("the client cancelled the call"));
+    self->End(late ? absl::DeadlineExceededError("the deadline that the client set passed")
+                   : absl::CancelledError("the client cancelled the call"));
   });
 }
 
@@ -182,7 +181,7 @@ void GenerateCall::End(const absl::Status& status) {
               .prompt_tokens = prompt_tokens_,
               .output_tokens = std::accumulate(output_tokens_.begin(), output_tokens_.end(), int64_t{0}),
               .cached_tokens = cached_tokens_,
-              .http_status = HttpStatusOf(status),
+              .http_status = CountedCode(status, client_deadline_),
               .error = std::string(status.message())});
   if (access_log_) WriteLog(status);
   if (unsent_.empty()) FinishWhenWritten();
@@ -193,7 +192,7 @@ void GenerateCall::WriteLog(const absl::Status& status) const {
   LogRequest({.request_id = client_request_id_,
               .method = "GRPC",
               .path = "/pagoda.v1.Inference/Generate",
-              .status = HttpStatusOf(status),
+              .status = CountedCode(status, client_deadline_),
               .code = code,
               .seconds = SecondsSince(received_ns_),
               .first_token_seconds = first_token_seconds_,
@@ -208,11 +207,10 @@ void GenerateCall::WriteLog(const absl::Status& status) const {
 void GenerateCall::FinishWhenWritten() {
   if (finished_) return;
   finished_ = true;
-  if (const auto retry_ms = RetryAfterMsOf(status_)) {
-    context_->AddTrailingMetadata("retry-after-ms", std::to_string(*retry_ms));
-  }
-  metrics_->RequestEnded("grpc.Generate", HttpStatusOf(status_), SecondsSince(received_ns_));
-  metrics_->tenants().RequestEnded(caller_.tenant(), HttpStatusOf(status_));
+  AddRetryTrailers(status_, context_);
+  const int code = CountedCode(status_, client_deadline_);
+  metrics_->RequestEnded("grpc.Generate", code, SecondsSince(received_ns_));
+  metrics_->tenants().RequestEnded(caller_.tenant(), code);
   Finish(ToGrpc(status_));
 }
 

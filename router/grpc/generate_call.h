@@ -22,8 +22,6 @@
 
 namespace pagoda::router {
 
-grpc::Status ToGrpc(const absl::Status& status);
-
 class GenerateCall : public grpc::ServerWriteReactor<v1::GenerateResponse>,
                      public GenerationSink,
                      public std::enable_shared_from_this<GenerateCall> {
@@ -33,6 +31,8 @@ class GenerateCall : public grpc::ServerWriteReactor<v1::GenerateResponse>,
   // Before End or Submit: what the log line says of a request that is refused.
   void Name(std::string_view request_id, std::string_view model);
 
+  // Before Submit: the call ends when its client said, which is before this server's own limit.
+  void EndsAtClientDeadline() { client_deadline_ = true; }
   // Who asks, for the log.
   void SetCaller(Caller caller) { caller_ = std::move(caller); }
   // Before Submit: what was set aside of the caller's quota.
@@ -79,6 +79,7 @@ class GenerateCall : public grpc::ServerWriteReactor<v1::GenerateResponse>,
   RequestId id_;
   std::string client_request_id_;
   std::string model_;
+  bool client_deadline_ = false;
   Caller caller_;
   std::shared_ptr<Gate::Reservation> reservation_;  // until End
   int64_t prompt_tokens_ = 0;

@@ -1,5 +1,6 @@
 #include "router/grpc/inference_service.h"
 
+#include <google/protobuf/stubs/logging.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
@@ -12,6 +13,7 @@
 #include "common/mutex.h"
 #include "pagoda/v1/inference.grpc.pb.h"
 #include "router/access/models.h"
+#include "router/grpc/call_status.h"
 #include "router/grpc/fields.h"
 #include "router/grpc/generate_call.h"
 #include "router/openai/prepare.h"
@@ -28,12 +30,11 @@ int64_t NowUnix() {
       .count();
 }
 
-// The call's own deadline, or ours when that is earlier or there is none.
-MonotonicNs DeadlineOf(const grpc::CallbackServerContext& context, MonotonicNs now,
-                       int64_t timeout_ms) {
+// How long the client waits for the call; very long when it set no deadline.
+int64_t ClientPatienceMs(const grpc::CallbackServerContext& context) {
   const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
       context.deadline() - std::chrono::system_clock::now());
-  return now + std::clamp<int64_t>(left.count(), 0, timeout_ms) * kNsPerMs;
+  return std::max<int64_t>(0, left.count());
 }
 
 }  // namespace
@@ -144,7 +145,9 @@ class InferenceService : public v1::Inference::CallbackService {
     call.Hold(*std::move(reserved));
     prepared->tenant = caller.tenant();
     prepared->received_ns = now;
-    prepared->deadline_ns = DeadlineOf(context, now, options_.request_timeout_ms);
+    const int64_t patience_ms = ClientPatienceMs(context);
+    if (patience_ms < options_.request_timeout_ms) call.EndsAtClientDeadline();
+    prepared->deadline_ns = now + std::min(patience_ms, options_.request_timeout_ms) * kNsPerMs;
     const auto header = [&context](const char* name) {
       const auto found = context.client_metadata().find(name);
       return found == context.client_metadata().end() ? std::string_view()
@@ -197,6 +200,7 @@ class InferenceService : public v1::Inference::CallbackService {
     PAGODA_ASSIGN_OR_RETURN(const ServedModel* model, served.Find(request.model()));
     std::string text = request.text();
     const bool chat = request.has_chat();
+    if (request.input_case() == v1::TokenizeRequest::INPUT_NOT_SET) return InvalidField("text", "or chat is required");
     if (chat) {
       PAGODA_ASSIGN_OR_RETURN(text, RenderChat(request.chat(), *model, NowUnix()));
     }
@@ -224,9 +228,7 @@ class InferenceService : public v1::Inference::CallbackService {
                                    const Work& work) {
     const absl::StatusOr<Caller> caller = Admit(*context, NowNs());
     const absl::Status status = caller.ok() ? HideModels(work(*caller), *caller) : caller.status();
-    if (const auto retry_ms = RetryAfterMsOf(status)) {
-      context->AddTrailingMetadata("retry-after-ms", std::to_string(*retry_ms));
-    }
+    AddRetryTrailers(status, context);
     parts_.metrics->RequestEnded(endpoint, HttpStatusOf(status), 0);
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
     reactor->Finish(ToGrpc(status));
@@ -251,6 +253,10 @@ struct InferenceServer::State {
 absl::StatusOr<std::unique_ptr<InferenceServer>> InferenceServer::Start(Options options,
                                                                         Parts parts) {
   grpc::EnableDefaultHealthCheckService(true);
+  // What a client sent and no message is made of: the library would write a line of its own into the log for each.
+  google::protobuf::SetLogHandler([](google::protobuf::LogLevel, const char*, int, const std::string& message) {
+    LogDebug("protobuf", {{"message", message}});
+  });
   if (options.reflection) grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   const std::string address = options.listen.ToString();
   const auto credentials = security::PublicServerCredentials(options.tls);

@@ -145,7 +145,7 @@ std::optional<int64_t> Fields::Integer(const char* name) {
   const Json* value = Find(name);
   if (value == nullptr) return std::nullopt;
   const std::optional<int64_t> integer = IntegerOf(*value);
-  if (!integer) Fail(name, "must be an integer");
+  if (!integer) Fail(name, value->is_number() ? "must be a whole number of 64 bits with a sign" : "must be an integer");
   return integer;
 }
 

@@ -115,6 +115,40 @@ absl::Status OpenToolCalls(Json& message) {
   return absl::OkStatus();
 }
 
+// A role becomes part of the prompt, often unescaped: no character of it may look like more than a word.
+bool IsRole(const Json& role) {
+  if (!role.is_string()) return false;
+  const auto& name = role.get_ref<const std::string&>();
+  return !name.empty() && name.size() <= 64 &&
+         std::ranges::all_of(name, [](unsigned char c) { return std::isalnum(c) || c == '_' || c == '-'; });
+}
+
+absl::Status CheckTools(const Json& tools) {
+  if (!tools.is_array() || tools.size() > kMaxTools)
+    return InvalidField("tools", absl::StrCat("must be a list of at most ", kMaxTools));
+  for (const Json& tool : tools) {
+    const bool is_function = tool.is_object() && (!tool.contains("type") || tool["type"] == "function") &&
+                             tool.contains("function") && tool["function"].is_object();
+    if (!is_function)
+      return InvalidField("tools", "has an entry that is not {\"type\": \"function\", \"function\": {...}}");
+    const Json& function = tool["function"];
+    if (!function.contains("name") || !function["name"].is_string() ||
+        function["name"].get_ref<const std::string&>().empty())
+      return InvalidField("tools", "has a function without a name");
+    if (function.contains("parameters") && !function["parameters"].is_object() && !function["parameters"].is_null())
+      return InvalidField("tools", "has a function whose parameters are not an object (a JSON schema)");
+  }
+  return absl::OkStatus();
+}
+
+// A token id as a JSON object's key: digits alone, so that no id is there twice.
+std::optional<int64_t> TokenIdOfKey(const std::string& key) {
+  const bool digits = !key.empty() && key.size() <= 10 && std::ranges::all_of(key, [](unsigned char c) { return std::isdigit(c); });
+  int64_t token = 0;
+  if (!digits || (key.size() > 1 && key[0] == '0') || !absl::SimpleAtoi(key, &token)) return std::nullopt;
+  return token;
+}
+
 // Data for the template, and nothing that would take the place of what the server gives it.
 absl::Status CheckKwargs(const Json& kwargs) {
   if (!kwargs.is_object()) return InvalidField("chat_template_kwargs", "must be an object");
@@ -156,6 +190,8 @@ void ReadSampling(Fields& in, GenerationFields& out) {
   out.stop = in.StringOrList("stop", limits::kMaxStopStrings);
   out.stop_token_ids = in.IntegerList("stop_token_ids", limits::kMaxStopTokenIds);
   out.allowed_token_ids = in.IntegerList("allowed_token_ids", limits::kMaxVocabulary);
+  if (in.Find("allowed_token_ids") != nullptr && out.allowed_token_ids.empty())
+    in.Fail("allowed_token_ids", "must not be empty: no token could be chosen");
   out.bad_words = in.StringOrList("bad_words", limits::kMaxBadWords);
   out.ignore_eos = in.Bool("ignore_eos", false);
   out.include_stop_in_output = in.Bool("include_stop_str_in_output", false);
@@ -175,11 +211,10 @@ void ReadSampling(Fields& in, GenerationFields& out) {
                                               limits::kMaxLogitBias));
   }
   for (const auto& [name, value] : bias->items()) {
-    int64_t token = 0;
-    if (!absl::SimpleAtoi(name, &token) || !value.is_number()) {
+    const auto token = TokenIdOfKey(name);
+    if (!token || !value.is_number())
       return in.Fail("logit_bias", "must be an object of token ids and numbers");
-    }
-    out.logit_bias.emplace_back(token, value.get<double>());
+    out.logit_bias.emplace_back(*token, value.get<double>());
   }
 }
 
@@ -270,17 +305,14 @@ absl::StatusOr<ChatInput> ReadChatInput(const Json& body) {
   for (Json& message : chat.messages) {
     if (!message.is_object()) return InvalidField("messages", "has an entry that is not an object");
     const auto role = message.find("role");
-    if (role == message.end() || !role->is_string() ||
-        role->get_ref<const std::string&>().empty()) {
-      return InvalidField("messages", "has an entry without a role");
+    if (role == message.end() || !IsRole(*role)) {
+      return InvalidField("messages", "has an entry without a role, which is a word of at most 64 letters, digits, _ and -");
     }
     if (absl::Status status = FlattenContent(message); !status.ok()) return status;
     if (absl::Status status = OpenToolCalls(message); !status.ok()) return status;
   }
   if (const Json* tools = in.Find("tools")) {
-    if (!tools->is_array() || tools->size() > kMaxTools) {
-      return InvalidField("tools", absl::StrCat("must be a list of at most ", kMaxTools));
-    }
+    if (absl::Status status = CheckTools(*tools); !status.ok()) return status;
     if (!tools->empty() && !(body.contains("tool_choice") && body["tool_choice"] == "none"))
       chat.tools = *tools;
   }

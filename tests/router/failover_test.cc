@@ -1,186 +1,11 @@
-// A whole router in this process, real gRPC and HTTP, fake coordinators that are cut, restarted and
-// emptied under it: a stream's text must be what it would have been undisturbed.
-#include <arpa/inet.h>
-#include <grpcpp/grpcpp.h>
-#include <gtest/gtest.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
-#include <unistd.h>
-
-#include <functional>
-#include <nlohmann/json.hpp>
-#include <thread>
-
-#include "common/clock.h"
-#include "common/log.h"
-#include "pagoda/v1/inference.grpc.pb.h"
-#include "router/router.h"
-#include "tests/fakes/fake_coordinator.h"
+// Streams through a whole router whose fake coordinators are cut, restarted and emptied: the text must be what it would have
+// been undisturbed.
+#include "tests/router/router_fixture.h"
 
 namespace pagoda::router {
 namespace {
 
-using fakes::FakeCoordinator;
-using nlohmann::json;
-
-constexpr char kAnswer[] =
-    "The quick brown fox jumps over the lazy dog. Olé, 世界! 🦊 Then it sleeps for a long "
-    "time.";
-
-struct HttpAnswer {
-  int status = 0;
-  std::string head;
-  std::string body;  // chunked coding taken off
-};
-
-std::string Unchunked(std::string_view text) {
-  std::string out;
-  while (!text.empty()) {
-    const size_t size = std::stoul(std::string(text.substr(0, text.find("\r\n"))), nullptr, 16);
-    text.remove_prefix(text.find("\r\n") + 2);
-    if (size == 0) break;
-    out += text.substr(0, size);
-    text.remove_prefix(size + 2);
-  }
-  return out;
-}
-
-HttpAnswer Http(int port, const std::string& method, const std::string& path,
-                const std::string& body,
-                const std::function<void(size_t received)>& progress = {},
-                const std::string& headers = "") {
-  const int fd = socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_port = htons(static_cast<uint16_t>(port));
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  EXPECT_EQ(connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
-  const std::string request = method + " " + path +
-                              " HTTP/1.1\r\nHost: test\r\nConnection: close\r\n" + headers +
-                              "Content-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body;
-  EXPECT_EQ(send(fd, request.data(), request.size(), 0), static_cast<ssize_t>(request.size()));
-  std::string all;
-  char buffer[4096];
-  while (true) {
-    const ssize_t got = recv(fd, buffer, sizeof(buffer), 0);
-    if (got <= 0) break;
-    all.append(buffer, static_cast<size_t>(got));
-    if (progress) progress(all.size());
-  }
-  close(fd);
-  HttpAnswer answer;
-  const size_t end = all.find("\r\n\r\n");
-  if (end == std::string::npos) return answer;
-  answer.head = all.substr(0, end);
-  answer.status = std::stoi(answer.head.substr(9, 3));
-  answer.body = all.substr(end + 4);
-  if (answer.head.find("chunked") != std::string::npos) answer.body = Unchunked(answer.body);
-  return answer;
-}
-
-// The text of each choice of a streamed completion; fails the test unless every choice ended once.
-std::vector<std::string> TextsOf(const std::string& events, int choices) {
-  std::vector<std::string> texts(static_cast<size_t>(choices));
-  std::vector<int> finishes(static_cast<size_t>(choices));
-  EXPECT_TRUE(events.ends_with("data: [DONE]\n\n")) << events.substr(0, 500);
-  size_t at = 0;
-  while ((at = events.find("data: {", at)) != std::string::npos) {
-    const size_t end = events.find("\n\n", at);
-    const json event = json::parse(events.substr(at + 6, end - at - 6));
-    at = end;
-    if (event.contains("error")) {
-      ADD_FAILURE() << event;
-      continue;
-    }
-    for (const json& choice : event["choices"]) {
-      texts[choice["index"]] += choice["text"].get<std::string>();
-      finishes[choice["index"]] += !choice["finish_reason"].is_null();
-    }
-  }
-  for (int count : finishes) EXPECT_EQ(count, 1);
-  return texts;
-}
-
-class FailoverTest : public testing::Test {
- protected:
-  void SetUp() override {
-    const std::string path = fakes::DefaultModelPath();
-    if (path.empty()) GTEST_SKIP() << "the default model is not on this machine";
-    auto options = fakes::OptionsForModel(path, kAnswer);
-    ASSERT_TRUE(options.ok()) << options.status();
-    base_ = *options;
-    base_.step_ms = 5;
-    InitLog("test", LogLevel::kError, true);
-  }
-  void TearDown() override {
-    if (router_) {
-      router_->BeginShutdown(1000);
-      thread_.join();
-    }
-    router_.reset();
-  }
-  FakeCoordinator& AddCoordinator(
-      const std::function<void(FakeCoordinator::Options&)>& change = {}) {
-    FakeCoordinator::Options options = base_;
-    options.name = "fake-" + std::to_string(coordinators_.size());
-    if (change) change(options);
-    auto started = FakeCoordinator::Start(options);
-    EXPECT_TRUE(started.ok()) << started.status();
-    coordinators_.push_back(*std::move(started));
-    return *coordinators_.back();
-  }
-  void StartRouter(const std::function<void(Router::Options&)>& change = {}) {
-    Router::Options options;
-    for (const auto& coordinator : coordinators_)
-      options.upstream.coordinators.push_back(coordinator->address());
-    options.upstream.router_name = "test";
-    options.upstream.silence_timeout_ms = 2000;
-    options.access_log = false;
-    if (change) change(options);
-    auto router = Router::Start(options);
-    ASSERT_TRUE(router.ok()) << router.status();
-    router_ = *std::move(router);
-    thread_ = std::thread([this] { router_->Run(); });
-    ASSERT_TRUE(Eventually(
-        [this] { return Http(router_->http_port(), "GET", "/readyz", "").status == 200; }));
-  }
-  static bool Eventually(const std::function<bool()>& condition, int64_t timeout_ms = 15'000) {
-    const MonotonicNs deadline = NowNs() + timeout_ms * kNsPerMs;
-    while (!condition()) {
-      if (NowNs() > deadline) return false;
-      std::this_thread::sleep_for(std::chrono::milliseconds(10));
-    }
-    return true;
-  }
-  HttpAnswer Complete(const std::string& fields, const std::function<void(size_t)>& progress = {}) {
-    return Http(router_->http_port(), "POST", "/v1/completions",
-                R"({"prompt":"Hello there",)" + fields + "}", progress);
-  }
-  // Streams an answer and does `fault` once it has begun. `choices` texts.
-  std::vector<std::string> StreamWithFault(const std::function<void()>& fault, int choices = 1) {
-    bool done = false;
-    const HttpAnswer answer =
-        Complete(R"("stream":true,"max_tokens":200,"seed":1,"n":)" + std::to_string(choices),
-                 [&](size_t received) {
-                   if (done || received < 1500) return;
-                   done = true;
-                   fault();
-                 });
-    EXPECT_TRUE(done);
-    EXPECT_EQ(answer.status, 200) << answer.body;
-    return TextsOf(answer.body, choices);
-  }
-  double Metric(const std::string& series) {
-    const std::string text = Http(router_->http_port(), "GET", "/metrics", "").body;
-    const size_t at = text.find("\n" + series + " ");
-    return at == std::string::npos ? -1 : std::stod(text.substr(at + series.size() + 2));
-  }
-
-  FakeCoordinator::Options base_;
-  std::vector<std::unique_ptr<FakeCoordinator>> coordinators_;
-  std::unique_ptr<Router> router_;
-  std::thread thread_;
-};
+class FailoverTest : public RouterFixture {};
 
 TEST_F(FailoverTest, AStreamGoesOnWhereACutCoordinatorComesBack) {
   FakeCoordinator& only = AddCoordinator();
@@ -211,6 +36,22 @@ TEST_F(FailoverTest, AStreamMovesToAnotherCoordinator) {
       EXPECT_EQ(coordinator->counts().replays, 1);
     }
   }
+}
+
+TEST_F(FailoverTest, AStreamLeavesALeaderThatAnotherOneReplaced) {
+  FakeCoordinator& old = AddCoordinator();
+  FakeCoordinator& standby = AddCoordinator([&](auto& options) { options.follows = old.address(); });
+  StartRouter();
+  const auto texts = StreamWithFault([&] {
+    EXPECT_EQ(old.counts().running, 1);
+    old.Pause(true);  // it goes on saying that it is there, and that it leads
+    standby.Lead();
+  });
+  EXPECT_EQ(texts.front(), kAnswer);
+  EXPECT_EQ(standby.counts().replays, 1);
+  old.Pause(false);
+  EXPECT_EQ(Complete(R"("max_tokens":200)").status, 200);
+  EXPECT_EQ(standby.counts().submits, 2) << "what the old one says counts no more";
 }
 
 TEST_F(FailoverTest, AStreamLeavesAPipelineThatIsGoneOrAssembledAnew) {
@@ -451,146 +292,6 @@ TEST_F(FailoverTest, TooManyRequestsAreRefused) {
   EXPECT_EQ(Metric("pagoda_router_requests_in_flight"), 0)
       << "those that were started are cancelled";
   only.Pause(false);
-}
-
-class GrpcTest : public FailoverTest {
- protected:
-  void Connect() {
-    channel_ = grpc::CreateChannel("127.0.0.1:" + std::to_string(router_->grpc_port()),
-                                   grpc::InsecureChannelCredentials());
-    stub_ = v1::Inference::NewStub(channel_);
-  }
-  struct Result {
-    grpc::Status status;
-    std::vector<v1::GenerateResponse> responses;
-    std::string text(int index = 0) const {
-      std::string out;
-      for (const auto& response : responses) {
-        if (response.index() == index) out += response.text();
-      }
-      return out;
-    }
-  };
-  Result Generate(const v1::GenerateRequest& request, grpc::ClientContext* context) {
-    const auto stream = stub_->Generate(context, request);
-    Result result;
-    v1::GenerateResponse response;
-    while (stream->Read(&response)) result.responses.push_back(response);
-    result.status = stream->Finish();
-    return result;
-  }
-  Result Generate(const v1::GenerateRequest& request) {
-    grpc::ClientContext context;
-    return Generate(request, &context);
-  }
-  std::shared_ptr<grpc::Channel> channel_;
-  std::unique_ptr<v1::Inference::Stub> stub_;
-};
-
-TEST_F(GrpcTest, GeneratesFromTextTokensAndChat) {
-  AddCoordinator();
-  StartRouter();
-  Connect();
-  v1::GenerateRequest request;
-  request.set_text("Hello");
-  request.set_request_id("mine");
-  request.mutable_logprobs()->set_logprobs(2);
-  Result result = Generate(request);
-  ASSERT_TRUE(result.status.ok()) << result.status.error_message();
-  EXPECT_EQ(result.text(), kAnswer);
-  EXPECT_TRUE(result.responses.front().has_prompt_info());
-  EXPECT_FALSE(result.responses.back().has_prompt_info());
-  EXPECT_EQ(result.responses.back().finish().reason(), v1::FINISH_REASON_STOP);
-  EXPECT_EQ(result.responses.front().request_id(), "mine");
-  EXPECT_EQ(result.responses.front().logprobs(0).entries_size(), 3);
-  int tokens = 0;
-  for (const auto& response : result.responses) tokens += response.token_ids_size();
-  EXPECT_EQ(tokens, result.responses.back().finish().output_tokens());
-
-  request.mutable_chat()->add_messages()->set_role("user");
-  request.set_n(2);
-  EXPECT_EQ(Generate(request).text(0), kAnswer);
-  request.mutable_tokens()->add_token_ids(5);
-  request.set_skip_text(true);
-  result = Generate(request);
-  EXPECT_TRUE(result.status.ok());
-  EXPECT_EQ(result.text(), "");
-  request.set_skip_text(false);
-  request.mutable_stopping()->add_stop("lazy");
-  result = Generate(request);
-  EXPECT_EQ(result.text(0), "The quick brown fox jumps over the ");
-}
-
-TEST_F(GrpcTest, StatusCodesDeadlinesAndCancels) {
-  FakeCoordinator& only = AddCoordinator();
-  StartRouter();
-  Connect();
-  v1::GenerateRequest request;
-  EXPECT_EQ(Generate(request).status.error_code(), grpc::StatusCode::INVALID_ARGUMENT)
-      << "no prompt";
-  request.set_text("a");
-  request.mutable_sampling()->set_temperature(std::numeric_limits<double>::quiet_NaN());
-  EXPECT_EQ(Generate(request).status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
-  request.mutable_sampling()->set_temperature(0);
-  request.set_model("none");
-  EXPECT_EQ(Generate(request).status.error_code(), grpc::StatusCode::NOT_FOUND);
-  request.clear_model();
-  only.RefuseNext(1, absl::StatusCode::kResourceExhausted, 700);
-  grpc::ClientContext refused;
-  EXPECT_EQ(Generate(request, &refused).status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
-  const auto trailer = refused.GetServerTrailingMetadata().find("retry-after-ms");
-  ASSERT_NE(trailer, refused.GetServerTrailingMetadata().end());
-  EXPECT_EQ(std::string(trailer->second.data(), trailer->second.size()), "700");
-
-  only.Pause(true);
-  grpc::ClientContext late;
-  late.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(300));
-  EXPECT_EQ(Generate(request, &late).status.error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
-  EXPECT_LE(only.counts().last_deadline_ms, 300);
-  EXPECT_TRUE(Eventually([&] { return only.counts().cancels >= 1; }));
-  only.Pause(false);
-
-  grpc::ClientContext context;
-  request.mutable_stopping()->set_ignore_eos(true);
-  request.mutable_stopping()->set_max_tokens(1500);
-  const auto stream = stub_->Generate(&context, request);
-  v1::GenerateResponse response;
-  ASSERT_TRUE(stream->Read(&response));
-  context.TryCancel();
-  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::CANCELLED);
-  EXPECT_TRUE(Eventually([&] { return only.counts().running == 0; }));
-  EXPECT_TRUE(Eventually([&] { return Metric("pagoda_router_requests_in_flight") == 0; }));
-}
-
-TEST_F(GrpcTest, TokenizeModelsHealth) {
-  AddCoordinator();
-  StartRouter();
-  Connect();
-  grpc::ClientContext c1, c2, c3, c4, c5, c6;
-  v1::TokenizeRequest tokenize;
-  tokenize.set_text("Hello 世界");
-  v1::TokenizeResponse tokens;
-  ASSERT_TRUE(stub_->Tokenize(&c1, tokenize, &tokens).ok());
-  EXPECT_EQ(tokens.max_model_len(), 2048);
-  v1::DetokenizeRequest detokenize;
-  *detokenize.mutable_token_ids() = tokens.token_ids();
-  v1::DetokenizeResponse text;
-  ASSERT_TRUE(stub_->Detokenize(&c2, detokenize, &text).ok());
-  EXPECT_EQ(text.text(), "Hello 世界");
-  detokenize.add_token_ids(-1);
-  EXPECT_EQ(stub_->Detokenize(&c3, detokenize, &text).error_code(),
-            grpc::StatusCode::INVALID_ARGUMENT);
-  v1::ListModelsResponse models;
-  ASSERT_TRUE(stub_->ListModels(&c4, {}, &models).ok());
-  ASSERT_EQ(models.models_size(), 1);
-  v1::GetModelInfoRequest which;
-  which.set_model("fake-model");
-  v1::ModelInfo info;
-  ASSERT_TRUE(stub_->GetModelInfo(&c5, which, &info).ok());
-  EXPECT_EQ(info.numerics_profile(), "cpu-1");
-  EXPECT_EQ(info.pipelines_ready(), 1);
-  which.set_model("none");
-  EXPECT_EQ(stub_->GetModelInfo(&c6, which, &info).error_code(), grpc::StatusCode::NOT_FOUND);
 }
 
 }  // namespace
