@@ -2,6 +2,7 @@
 
 #include "common/limits.h"
 #include "common/log.h"
+#include "security/key_ring.h"
 
 namespace pagoda::router {
 
@@ -9,7 +10,7 @@ void LogRequest(const RequestLog& request) {
   LogInfo("request",
           {{"request_id", request.request_id.substr(0, limits::kMaxRequestIdBytes)},
            {"method", request.method.substr(0, 16)},
-           {"path", request.path.substr(0, 128)},
+           {"path", security::WithoutKeys(request.path.substr(0, 128))},
            {"status", request.status},
            {"code", request.code},
            {"duration_ms", request.seconds * 1000},

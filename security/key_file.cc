@@ -23,6 +23,10 @@ bool KeyFile::ReloadIfChanged() {
   const auto change = std::filesystem::last_write_time(path_, error);
   {
     MutexLock lock(&mutex_);
+    if (error && !missing_) {
+      LogWarning("keys_file_missing", {{"file", path_}, {"error", error.message()}, {"keys", "those read before are kept"}});
+    }
+    missing_ = static_cast<bool>(error);
     if (error || change == read_change_) return false;
   }
   const absl::Status status = Reload();

@@ -35,6 +35,7 @@ class KeyFile {
   mutable Mutex mutex_;
   std::shared_ptr<const KeyRing> keys_ ABSL_GUARDED_BY(mutex_);
   std::filesystem::file_time_type read_change_ ABSL_GUARDED_BY(mutex_);
+  bool missing_ ABSL_GUARDED_BY(mutex_) = false;  // said once
 };
 
 }  // namespace pagoda::security

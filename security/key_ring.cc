@@ -10,6 +10,7 @@
 #include <map>
 #include <set>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "security/certificate_files.h"
@@ -209,6 +210,25 @@ NewKey MakeKey() {
   made.secret = absl::StrCat("sk-pagoda-", made.key.id, "-", absl::BytesToHexString(bytes.substr(4)));
   made.key.sha256 = Hash(made.secret);
   return made;
+}
+
+std::string WithoutKeys(std::string_view text) {
+  std::string out;
+  for (size_t at = 0; at < text.size();) {
+    const size_t begin = std::min(text.find("sk-", at), text.size());
+    out.append(text, at, begin - at);
+    if (begin == text.size()) break;
+    const size_t end = std::min(text.find_first_not_of(
+        "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_", begin), text.size());
+    const bool part_of_a_word = begin > 0 && absl::ascii_isalnum(static_cast<unsigned char>(text[begin - 1]));
+    if (end - begin < 12 || part_of_a_word) {
+      out.append(text, begin, end - begin);
+    } else {
+      out += "sk-***";
+    }
+    at = end;
+  }
+  return out;
 }
 
 std::string SecretOf(std::string_view authorization) {

@@ -67,4 +67,7 @@ NewKey MakeKey();
 // What follows "Bearer " (or the password of "Basic ") in an Authorization header; empty when it is neither.
 std::string SecretOf(std::string_view authorization);
 
+// `text` for a log: what looks like a key (sk-..., of this server or another) becomes "sk-***".
+std::string WithoutKeys(std::string_view text);
+
 }  // namespace pagoda::security

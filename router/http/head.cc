@@ -48,7 +48,7 @@ HeadVerdict CheckPartialHead(std::string_view head, const Limits& limits) {
 HeadVerdict CheckHead(std::string_view head, const Limits& limits) {
   if (const HeadVerdict verdict = CheckPartialHead(head, limits); verdict.status != 0)
     return verdict;
-  int fields = 0, lengths = 0, encodings = 0, hosts = 0;
+  int fields = 0, lengths = 0, encodings = 0, hosts = 0, authorizations = 0;
   bool chunked = false;
   const size_t first_end = head.find("\r\n");
   const std::string_view request_line = head.substr(0, first_end);
@@ -69,6 +69,7 @@ HeadVerdict CheckHead(std::string_view head, const Limits& limits) {
     const std::string_view name = line.substr(0, colon);
     const std::string_view value = Trimmed(line.substr(colon + 1));
     if (EqualsIgnoringCase(name, "host")) ++hosts;
+    if (EqualsIgnoringCase(name, "authorization")) ++authorizations;
     if (EqualsIgnoringCase(name, "content-length")) {
       ++lengths;
       if (value.empty() || value.size() > 18 ||
@@ -91,6 +92,8 @@ HeadVerdict CheckHead(std::string_view head, const Limits& limits) {
   const bool http11 = request_line.ends_with("HTTP/1.1");
   if (hosts > 1 || (http11 && hosts == 0))
     return {400, "bad_request", "a request needs one Host header"};
+  // A proxy before this router may have looked at the other one.
+  if (authorizations > 1) return {400, "bad_request", "Authorization is given more than once"};
   if (!http11 && encodings > 0) return {400, "bad_request", "Transfer-Encoding needs HTTP/1.1"};
   return {};
 }

@@ -62,6 +62,7 @@ def test_framing(c):
              (post + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\nhello", 400),
              (post + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello", 400),
              (post + b"Content-Length: -1\r\n\r\n", 400),
+             (post + b"Authorization: Bearer a\r\nauthorization: Bearer b\r\nContent-Length: 0\r\n\r\n", 400),
              (post + b"Content-Length: 99999999999999999999999\r\n\r\n", 400),
              (post + b"Content-Length: 99999999999\r\n\r\n", 413),
              (post + b"Transfer-Encoding: gzip\r\n\r\n", 400),

@@ -84,6 +84,15 @@ TEST(KeyRingTest, ErrorsNameTheLine) {
   }
 }
 
+TEST(WithoutKeysTest, WhatLooksLikeAKeyIsHidden) {
+  const std::string secret = MakeKey().secret;
+  EXPECT_EQ(WithoutKeys("/v1/models/" + secret + "/x"), "/v1/models/sk-***/x");
+  EXPECT_EQ(WithoutKeys(secret), "sk-***");
+  EXPECT_EQ(WithoutKeys("/a/" + secret.substr(0, 40)), "/a/sk-***") << "cut";
+  EXPECT_EQ(WithoutKeys("sk-proj-0123456789,sk-0123456789abcdef"), "sk-***,sk-***");
+  for (const char* plain : {"", "sk-", "/v1/task-management-board", "/v1/sk-learn", "/health"}) EXPECT_EQ(WithoutKeys(plain), plain);
+}
+
 TEST(SecretOfTest, BearerAndBasic) {
   EXPECT_EQ(SecretOf("Bearer abc"), "abc");
   EXPECT_EQ(SecretOf("bearer abc"), "abc");
