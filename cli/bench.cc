@@ -1,6 +1,8 @@
 // `pagoda bench`: sends load and reports what the clients saw.
 #include <sys/resource.h>
 
+#include <cerrno>
+#include <cstring>
 #include <fstream>
 #include <iostream>
 #include <nlohmann/json.hpp>
@@ -33,7 +35,15 @@ absl::Status Print(const BenchReport& report, const BenchOptions& options) {
   return absl::OkStatus();
 }
 
+// Before the load: a report that cannot be written would be minutes of work lost.
+absl::Status CheckOutput(const std::string& path) {
+  if (path.empty() || path == "-") return absl::OkStatus();
+  std::ofstream file(path, std::ios::app);
+  return file ? absl::OkStatus() : absl::UnavailableError(absl::StrCat("cannot write --output ", path, ": ", std::strerror(errno)));
+}
+
 absl::StatusOr<BenchReport> Bench(BenchOptions& options) {
+  PAGODA_RETURN_IF_ERROR(CheckOutput(options.output));
   PAGODA_RETURN_IF_ERROR(ReadBenchFiles(options));
   PAGODA_ASSIGN_OR_RETURN(const std::vector<PlannedRequest> plan, PlanRequests(options));
   const bool grpc = !options.grpc.empty();

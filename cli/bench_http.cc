@@ -48,6 +48,13 @@ std::string BodyOf(const BenchOptions& options, const PlannedRequest& request) {
   return body;
 }
 
+// What the report counts refusals by: the code, and what the server says unless it says something else each time.
+std::string RefusalText(unsigned code, const std::string& body) {
+  const std::string said = TextAt(nlohmann::json::parse(body, nullptr, false), "/error/message");
+  const bool same = code != 429 && code != 503 && !said.empty();  // those tell how long to wait
+  return same ? absl::StrCat("HTTP ", code, ": ", said.substr(0, 300)) : absl::StrCat("HTTP ", code);
+}
+
 // One answer as it comes in.
 class Answer {
  public:
@@ -194,7 +201,15 @@ class HttpLoad {
       co_await http::async_read_header(stream->next_layer(), buffer, parser, asio::use_awaitable);
     }
     if (parser.get().result_int() != 200) {
-      record.error = absl::StrCat("HTTP ", parser.get().result_int());
+      http::response_parser<http::string_body> refusal(std::move(parser));
+      refusal.body_limit(1 << 20);
+      if (https_) {
+        co_await http::async_read(*stream, buffer, refusal, asio::use_awaitable);
+      } else {
+        co_await http::async_read(stream->next_layer(), buffer, refusal, asio::use_awaitable);
+      }
+      record.error = RefusalText(refusal.get().result_int(), refusal.get().body());
+      if (refusal.get().keep_alive()) idle_.push_back(std::move(stream));
       co_return;
     }
     Answer answer(record, begin_, request.cancel_after);

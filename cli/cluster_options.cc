@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "cli/command.h"
+#include "common/config.h"
 #include "common/limits.h"
 
 namespace pagoda::cli {
@@ -52,7 +53,7 @@ void AddClusterFlags(CLI::App& app, ClusterOptions& options) {
   app.add_option("--api-key-file", options.api_key_file, "API keys (pagoda keys) that clients need; empty: none is needed");
   app.add_option("--cache-dir", options.cache_dir, "where models are kept");
   app.add_option("--state-dir", options.state_dir, "where logs and the cluster's store go");
-  app.add_option("--log-level", options.log_level, "debug, info, warning or error");
+  app.add_option("--log-level", options.log_level, "debug, info, warning or error")->check(IsLogLevel());
   app.add_option("--shutdown-timeout-ms", options.shutdown_timeout_ms, "how long running requests may take to end")
       ->check(CLI::Range(0, 3'600'000));
   app.add_option("--hang-timeout-ms", options.hang_timeout_ms,

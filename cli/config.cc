@@ -83,9 +83,11 @@ int Check(const std::string& file, std::vector<std::string> wanted) {
 }  // namespace
 
 int RunConfig(int argc, const char* const* argv) {
-  if (argc < 2 || std::string_view(argv[1]) != "check") {
-    std::cerr << "usage: pagoda config check FILE [--for router,coordinator,worker,serve]\n";
-    return kExitUsage;
+  const std::string_view word = argc < 2 ? "" : argv[1];
+  if (word != "check") {
+    const bool help = word == "--help" || word == "-h";
+    (help ? std::cout : std::cerr) << "usage: pagoda config check FILE [--for router,coordinator,worker,serve]\n";
+    return help ? 0 : kExitUsage;
   }
   CLI::App app("Checks a configuration file with the processes that will read it; starts nothing.", "pagoda config check");
   std::string file;

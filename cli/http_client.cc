@@ -149,6 +149,8 @@ absl::StatusOr<HostPort> ParseServer(const std::string& text) {
   std::string rest = text;
   const bool https = rest.starts_with("https://");
   if (https || rest.starts_with("http://")) rest = rest.substr(https ? 8 : 7);
+  if (rest.find("://") != std::string::npos)
+    return absl::InvalidArgumentError(absl::StrCat("'", text, "' is not http://host:port or https://host:port"));
   rest = rest.substr(0, rest.find('/'));
   if (rest.find(':') == std::string::npos) rest += https ? ":443" : ":80";
   return ParseHostPort(rest);

@@ -7,6 +7,8 @@
 #include <iostream>
 #include <map>
 
+#include "absl/strings/str_split.h"
+#include "common/log.h"
 #include "common/reload.h"
 
 namespace pagoda {
@@ -159,6 +161,13 @@ void AddConfigFile(CLI::App& app) {
 
 absl::Status ParseCommandLine(CLI::App& app, int argc, const char* const* argv) {
   const auto config = std::dynamic_pointer_cast<YamlConfig>(app.get_config_formatter());
+  // --help tells every default that is a value; where zero or nothing stands for "as the program finds best", the text says so.
+  for (CLI::Option* option : app.get_options()) {
+    if (!option->get_default_str().empty()) continue;
+    option->capture_default_str();
+    const std::string text = option->get_default_str();
+    if (text == "0" || text == "-1" || text == "[]") option->default_str("");
+  }
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& success) {
@@ -228,6 +237,25 @@ absl::StatusOr<HostPort> ParseHostPort(const std::string& text) {
     return absl::InvalidArgumentError(absl::StrCat("'", text, "': the port is not a number from 0 to 65535"));
   }
   return result;
+}
+
+CLI::Validator IsHostPort() {
+  return CLI::Validator([](std::string& text) { return std::string(ParseHostPort(text).status().message()); }, "");
+}
+
+CLI::Validator IsHostPortList() {
+  return CLI::Validator(
+      [](std::string& text) {
+        for (const auto part : absl::StrSplit(text, ',')) {
+          if (const auto parsed = ParseHostPort(std::string(part)); !parsed.ok()) return std::string(parsed.status().message());
+        }
+        return std::string();
+      },
+      "");
+}
+
+CLI::Validator IsLogLevel() {
+  return CLI::Validator([](std::string& text) { return std::string(ParseLogLevel(text).status().message()); }, "");
 }
 
 }  // namespace pagoda

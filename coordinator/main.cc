@@ -42,9 +42,10 @@ struct Flags {
 void AddFlags(CLI::App& app, Flags& flags) {
   pagoda::AddConfigFile(app);
   app.set_version_flag("--version", "pagoda-coordinator " PAGODA_VERSION);
-  app.add_option("--listen", flags.server.listen, "host:port of gRPC; port 0 takes a free one")->capture_default_str();
-  app.add_option("--metrics-listen", flags.metrics_listen, "host:port of /metrics")->capture_default_str();
-  app.add_option("--advertise", flags.server.advertise, "host:port where workers, routers and standbys reach this coordinator");
+  app.add_option("--listen", flags.server.listen, "host:port of gRPC; port 0 takes a free one")->check(pagoda::IsHostPort())->capture_default_str();
+  app.add_option("--metrics-listen", flags.metrics_listen, "host:port of /metrics")->check(pagoda::IsHostPort())->capture_default_str();
+  app.add_option("--advertise", flags.server.advertise, "host:port where workers, routers and standbys reach this coordinator")
+      ->check(pagoda::IsHostPort());
   app.add_option("--store", flags.server.store, "what must not be forgotten: a sqlite file, shared by the coordinators of one host, or "
                  "etcd://host:port[,host:port][/prefix] (etcds:// with TLS) for several hosts; empty: in memory");
   app.add_option("--etcd-ca-file", flags.server.etcd_ca_file, "PEM file: who may have signed etcd's certificate");
@@ -81,7 +82,7 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.add_option("--announce-protocol", flags.server.coordinator.announced_protocol,
                  "protocol version told to routers, at most (for tests of two versions together)")
       ->group("");
-  app.add_option("--log-level", flags.log_level, "debug, info, warning or error")->capture_default_str();
+  app.add_option("--log-level", flags.log_level, "debug, info, warning or error")->check(pagoda::IsLogLevel())->capture_default_str();
   app.add_option("--log-format", flags.log_format, "json or plain")
       ->capture_default_str()
       ->check(CLI::IsMember({"json", "plain"}));
@@ -92,9 +93,6 @@ void AddFlags(CLI::App& app, Flags& flags) {
 }
 
 absl::Status Validate(const Flags& flags) {
-  PAGODA_RETURN_IF_ERROR(pagoda::ParseLogLevel(flags.log_level).status());
-  PAGODA_RETURN_IF_ERROR(pagoda::ParseHostPort(flags.server.listen).status());
-  if (!flags.metrics_listen.empty()) PAGODA_RETURN_IF_ERROR(pagoda::ParseHostPort(flags.metrics_listen).status());
   if (pagoda::coordinator::IsEtcdAddress(flags.server.store)) {
     PAGODA_RETURN_IF_ERROR(pagoda::coordinator::ParseEtcdAddress(flags.server.store).status());
     const auto listen = pagoda::ParseHostPort(flags.server.listen);

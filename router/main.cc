@@ -42,10 +42,13 @@ void Declare(CLI::App& app, Flags& flags) {
   app.add_option("--coordinators", o.upstream.coordinators,
                  "host:port of the coordinators; names may have several addresses")
       ->delimiter(',')
+      ->check(IsHostPort())
       ->required();
   app.add_option("--listen", flags.listen, "host:port of the HTTP front end")
+      ->check(IsHostPort())
       ->capture_default_str();
   app.add_option("--grpc-listen", flags.grpc_listen, "host:port of the gRPC front end")
+      ->check(IsHostPort())
       ->capture_default_str();
   app.add_option("--tls", flags.tls,
                  "folder with tls.crt, tls.key and ca.crt: mutual TLS to the coordinators; empty: plain");
@@ -64,6 +67,7 @@ void Declare(CLI::App& app, Flags& flags) {
   app.add_option("--ready-file", flags.ready_file,
                  "file to write the bound addresses to once listening");
   app.add_option("--log-level", flags.log_level, "debug, info, warning or error")
+      ->check(IsLogLevel())
       ->capture_default_str();
   app.add_option("--log-format", flags.log_format, "json or plain")
       ->check(CLI::IsMember({"json", "plain"}))
@@ -139,13 +143,6 @@ absl::Status WriteReadyFile(const std::string& path, const Router& router, const
 }
 
 absl::Status Check(const Flags& flags) {
-  for (const std::string* address : {&flags.listen, &flags.grpc_listen}) {
-    if (auto parsed = ParseHostPort(*address); !parsed.ok()) return parsed.status();
-  }
-  for (const std::string& address : flags.options.upstream.coordinators) {
-    if (auto parsed = ParseHostPort(address); !parsed.ok())
-      return Annotate(parsed.status(), "--coordinators");
-  }
   if (const std::string& endpoint = flags.options.otlp_endpoint; !endpoint.empty()) {
     if (absl::Status status = Tracer::CheckEndpoint(endpoint); !status.ok()) return status;
   }
@@ -167,7 +164,7 @@ absl::Status Check(const Flags& flags) {
     PAGODA_RETURN_IF_ERROR(Annotate(
         security::CheckClusterFolder(flags.tls, security::Role::kRouter), "--tls"));
   }
-  return ParseLogLevel(flags.log_level).status();
+  return absl::OkStatus();
 }
 
 absl::Status Run(Flags& flags, const CLI::App& app) {

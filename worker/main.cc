@@ -67,7 +67,7 @@ struct WorkerOptions {
 
 void AddOptions(CLI::App& app, WorkerOptions& options) {
   app.set_version_flag("--version", PAGODA_VERSION);
-  app.add_option("--coordinators", options.coordinators, "HOST:PORT[,HOST:PORT]")->capture_default_str();
+  app.add_option("--coordinators", options.coordinators, "HOST:PORT[,HOST:PORT]")->check(IsHostPortList())->capture_default_str();
   app.add_option("--tls", options.tls, "folder with tls.crt, tls.key and ca.crt: mutual TLS inside the cluster; empty: plain");
   app.add_option("--api-key-file", options.api_key_file,
                  "API keys (pagoda keys): /metrics wants one of scope metrics; empty: open");
@@ -96,13 +96,13 @@ void AddOptions(CLI::App& app, WorkerOptions& options) {
   app.add_option("--transports", options.transports, "UCX_TLS")->capture_default_str();
   app.add_option("--net-devices", options.net_devices, "UCX_NET_DEVICES, such as eth0; empty: all");
   app.add_option("--tcp-port-range", options.tcp_port_range, "ports of the data plane, such as 13500-13600; empty: any");
-  app.add_option("--blob-listen", options.blob_listen, "HOST:PORT of the Blob service")->capture_default_str();
-  app.add_option("--metrics-listen", options.metrics_listen, "HOST:PORT of /metrics")->capture_default_str();
+  app.add_option("--blob-listen", options.blob_listen, "HOST:PORT of the Blob service")->check(IsHostPort())->capture_default_str();
+  app.add_option("--metrics-listen", options.metrics_listen, "HOST:PORT of /metrics")->check(IsHostPort())->capture_default_str();
   app.add_option("--metrics-tls", options.metrics_tls, "HTTPS for /metrics and health too, when there is --tls")
       ->capture_default_str();
   app.add_option("--ready-file", options.ready_file, "written when registered");
   app.add_option("--shutdown-timeout-ms", options.shutdown_timeout_ms, "grace after SIGTERM")->capture_default_str();
-  app.add_option("--log-level", options.log_level, "debug|info|warning|error")->capture_default_str();
+  app.add_option("--log-level", options.log_level, "debug|info|warning|error")->check(IsLogLevel())->capture_default_str();
   app.add_option("--log-format", options.log_format, "json|plain")->capture_default_str();
   app.add_option("--otlp-endpoint", options.otlp_endpoint,
                  "http://host:port of an OpenTelemetry collector that takes traces; empty: no traces");
@@ -122,9 +122,6 @@ absl::StatusOr<std::vector<std::string>> SplitAddresses(const std::string& text)
 
 absl::Status Validate(const WorkerOptions& options) {
   PAGODA_RETURN_IF_ERROR(SplitAddresses(options.coordinators).status());
-  PAGODA_RETURN_IF_ERROR(ParseHostPort(options.blob_listen).status());
-  PAGODA_RETURN_IF_ERROR(ParseHostPort(options.metrics_listen).status());
-  PAGODA_RETURN_IF_ERROR(ParseLogLevel(options.log_level).status());
   if (!options.otlp_endpoint.empty()) PAGODA_RETURN_IF_ERROR(Tracer::CheckEndpoint(options.otlp_endpoint));
   PAGODA_RETURN_IF_ERROR(kernels::ParseDevice(options.device).status());
   PAGODA_ASSIGN_OR_RETURN(const kernels::Isa isa, kernels::ParseIsa(options.isa));

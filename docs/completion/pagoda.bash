@@ -32,6 +32,7 @@ _pagoda_words() {
 _pagoda_values() {
   case "$1" in
     'pagoda-router --log-format') echo 'json plain' ;;
+    'pagoda-coordinator --metrics-listen') echo '' ;;
     'pagoda-coordinator --log-format') echo 'json plain' ;;
     'pagoda-worker --numerics') echo 'invariant fast' ;;
     'pagoda serve --activation-bits') echo '8 12' ;;

@@ -92,6 +92,20 @@ TEST_F(ConfigTest, ErrorsNameFileAndLineAndWhatMayBeMeant) {
   EXPECT_EQ(of_the_flag.find(path_), std::string::npos) << "the flag is wrong, not the file: " << of_the_flag;
 }
 
+TEST_F(ConfigTest, AWrongAddressIsNamedByItsKeyOrFlag) {
+  std::string listen = "127.0.0.1:8000", peers, level;
+  app_.add_option("--listen", listen, "")->check(IsHostPort());
+  app_.add_option("--peers", peers, "")->check(IsHostPortList());
+  app_.add_option("--log-level", level, "")->check(IsLogLevel());
+  EXPECT_TRUE(ParseFile("listen: '[::1]:80'\npeers: a:1,b:2\nlog-level: debug\n").ok());
+  for (const char* wrong : {"name: x\nlisten: 8000\n", "name: x\npeers: a:1,b\n", "name: x\nlog-level: loud\n"}) {
+    const std::string message(ParseFile(wrong).message());
+    EXPECT_EQ(message.substr(0, path_.size() + 4), path_ + ":2: ") << message;
+    EXPECT_NE(message.find(std::string(wrong).substr(8, 5)), std::string::npos) << "names the key: " << message;
+  }
+  EXPECT_NE(ParseFile("", {"--listen=host:x"}).message().find("--listen"), std::string::npos);
+}
+
 TEST_F(ConfigTest, AProcessReadsItsOwnSectionAndTheTop) {
   const char* text = "max-model-len: 1\nname: all\nrouter:\n  max-model-len: 2\n  no-such: 1\nworker:\n  max-model-len: 3\n";
   std::ofstream(path_) << text;

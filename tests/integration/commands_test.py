@@ -54,7 +54,9 @@ def bench_over_both_protocols():
 def bench_says_what_failed():
     text = pagoda("bench", "--url", url(), "--model", "no-such-model", "--num-prompts", "3", "--input-len", "4", "--output-len",
                   "4", status=1)
-    assert "HTTP 404" in text and "failed" in text, text
+    assert "HTTP 404: the model 'no-such-model' is not served here" in text and "failed" in text, text
+    text = pagoda("bench", "--url", url(), "--num-prompts", "1", "--output", "/nonexistent/report.json", status=1)
+    assert "cannot write --output /nonexistent/report.json" in text and "sending" not in text, text
 
 
 def doctor_finds_nothing_wrong_with_the_cluster():
