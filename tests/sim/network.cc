@@ -12,8 +12,22 @@ constexpr int64_t kKeepaliveTimeout = 4 * kSecond;  // as the clients of the coo
 
 int64_t Network::Delay() { return world_.Uniform(20 * kUs, faults_.most_delay_ns); }
 
+// What a stream would call or deliver owns it, or its neighbour that owns it.
+Network::~Network() {
+  for (const std::weak_ptr<Stream>& known : streams_) {
+    const std::shared_ptr<Stream> stream = known.lock();
+    if (stream == nullptr) continue;
+    for (Stream::Side& side : stream->sides_) {
+      side.held.clear();
+      side.end.lost = nullptr;
+    }
+  }
+}
+
 std::shared_ptr<Stream> Network::Connect(End a, End b) {
+  std::erase_if(streams_, [](const std::weak_ptr<Stream>& known) { return known.expired(); });
   std::shared_ptr<Stream> stream(new Stream(*this, std::move(a), std::move(b)));
+  streams_.push_back(stream);
   stream->Watch();
   return stream;
 }

@@ -9,6 +9,7 @@
 #include <memory>
 #include <set>
 #include <utility>
+#include <vector>
 
 #include "tests/sim/world.h"
 
@@ -25,6 +26,7 @@ class Stream;
 class Network {
  public:
   explicit Network(World& world) : world_(world) {}
+  ~Network();
 
   NetworkFaults& faults() { return faults_; }
   void Cut(int host_a, int host_b) { cut_.insert(std::minmax(host_a, host_b)); }
@@ -50,6 +52,7 @@ class Network {
   World& world_;
   NetworkFaults faults_;
   std::set<std::pair<int, int>> cut_;
+  std::vector<std::weak_ptr<Stream>> streams_;
 };
 
 class Stream : public std::enable_shared_from_this<Stream> {
