@@ -235,6 +235,7 @@ void ClusterState::SendAssignments(PipelineRecord& pipeline, const DeploymentRec
     worker.held.reset();
     Do(SendAssignment{worker.id, Assignment{.pipeline = pipeline.id,
                                             .epoch = pipeline.epoch,
+                                            .deployment = deployment.spec.name,
                                             .model = deployment.spec.model,
                                             .model_digest = deployment.model.digest,
                                             .stage = rank.stage,

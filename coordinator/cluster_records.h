@@ -140,6 +140,7 @@ struct PlacedStage {
 struct Assignment {
   PipelineId pipeline;
   Epoch epoch;
+  std::string deployment;
   std::string model;
   std::string model_digest;
   int stage = 0;

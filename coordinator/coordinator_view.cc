@@ -47,6 +47,12 @@ void Coordinator::CountWorkers() {
     faults.Add({{"kind", std::string(NameOf(kind))}});
   }
   prometheus::BuildGauge()
+      .Name("pagoda_coordinator_leading")
+      .Help("1 where this coordinator leads, 0 where it stands by; all of a cluster together: 1, but for moments")
+      .Register(*registry_)
+      .Add({})
+      .Set(leads() ? 1 : 0);
+  prometheus::BuildGauge()
       .Name("pagoda_coordinator_routers")
       .Help("Routers that are attached")
       .Register(*registry_)

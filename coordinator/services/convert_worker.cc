@@ -178,6 +178,7 @@ void ToWire(const Assignment& in, wire::Assignment& out) {
   out.set_blocks(in.blocks);
   out.set_kv_cache_type(in.kv_cache_type);
   out.set_activation_bits(in.activation_bits);
+  out.set_deployment(in.deployment);
   out.set_max_step_rows(in.max_step_rows);
   out.set_max_slots(in.max_slots);
   out.set_max_sample_rows(in.max_sample_rows);

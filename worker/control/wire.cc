@@ -98,6 +98,7 @@ absl::StatusOr<Assignment> FromWire(const wire::Assignment& message) {
   PAGODA_RETURN_IF_ERROR(CheckAssignment(message));
   Assignment assignment{.pipeline = PipelineId(message.pipeline()),
                         .epoch = Epoch(message.epoch()),
+                        .deployment = message.deployment().empty() ? message.model() : message.deployment(),
                         .model = message.model(),
                         .model_digest = message.model_digest(),
                         .self = {.stage = message.stage(), .rank = message.rank()},

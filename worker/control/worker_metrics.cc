@@ -49,9 +49,9 @@ struct WorkerMetrics::State {
   Series series ABSL_GUARDED_BY(mutex);
 
   void Select(const Assignment& assignment) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
-    std::string key = absl::StrCat(assignment.model, "|", assignment.self.stage, "|", assignment.self.rank);
+    std::string key = absl::StrCat(assignment.deployment, "|", assignment.self.stage, "|", assignment.self.rank);
     if (series.key == key) return;
-    const prometheus::Labels labels{{"model", assignment.model},
+    const prometheus::Labels labels{{"model_name", assignment.deployment},
                                     {"stage", std::to_string(assignment.self.stage)},
                                     {"rank", std::to_string(assignment.self.rank)}};
     const auto phase = [&](const char* name) {

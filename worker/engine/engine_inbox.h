@@ -29,6 +29,7 @@ struct StageAssignment {
 struct Assignment {
   PipelineId pipeline;
   Epoch epoch;
+  std::string deployment;  // its name, for metrics
   std::string model;
   std::string model_digest;
   PeerId self;
