@@ -90,7 +90,7 @@ void ClusterState::Gone(WorkerId id, const std::string& why, int64_t now_ns, boo
   worker.pipeline = PipelineId();
   worker.shard.clear();
   worker.held.reset();
-  CountFlap(worker.info.name, now_ns);
+  if (!planned) CountFlap(worker.info.name, now_ns);
   const auto pipeline = pipelines_.find(pipeline_id);
   if (pipeline != pipelines_.end()) {
     Disband(pipeline->second, absl::StrCat("stage ", stage, " rank ", rank, " (", worker.info.name, ") is lost: ", why),

@@ -37,6 +37,10 @@ Coordinator::Coordinator(CoordinatorOptions options, std::unique_ptr<Store> stor
 Coordinator::~Coordinator() { Stop(); }
 
 absl::Status Coordinator::Start(const std::string& address) {
+  {
+    MutexLock lock(&snapshot_mutex_);
+    address_ = address;
+  }
   thread_ = std::thread([this] { Run(); });
   leadership_ = std::make_unique<Leadership>(
       *store_, Candidate{.name = options_.name, .address = address},
@@ -146,6 +150,11 @@ std::vector<std::shared_ptr<PipelineEngine>> Coordinator::Engines() const {
   std::vector<std::shared_ptr<PipelineEngine>> all;
   for (const auto& [id, engine] : engines_) all.push_back(engine);
   return all;
+}
+
+std::string Coordinator::address() const {
+  MutexLock lock(&snapshot_mutex_);
+  return address_;
 }
 
 std::string Coordinator::leader_address() const {

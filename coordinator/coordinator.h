@@ -75,6 +75,7 @@ class Coordinator {
   bool leads() const { return leading_.load(); }
   // When the control thread last went round: within a second of now, or it hangs.
   int64_t last_tick_ns() const { return last_tick_ns_.load(); }
+  std::string address() const;         // its own, as others know it; empty before Start
   std::string leader_address() const;  // of another one; empty: nobody is known to lead
   void SetBlobAddress(const std::string& address);
 
@@ -97,7 +98,7 @@ class Coordinator {
   void SnapshotDue();  // routers get one at once
   // Answers through the router's link when it is refused.
   void Submit(PipelineId pipeline, Request request, ResumeTable::Label label, RouterLink& link);
-  void Cancel(RequestId request);
+  void Cancel(RequestId request, uint32_t attempt);
   void StopChoice(RequestId request, int choice, int count);
   // What is known of a client's stream, for the router that it came back to; whoever still generates for it is stopped.
   std::vector<ResumeTable::Part> TakeOver(const std::string& tenant, const std::string& resume_id);
@@ -172,6 +173,7 @@ class Coordinator {
   std::map<PipelineId, std::shared_ptr<PipelineEngine>> engines_ ABSL_GUARDED_BY(engines_mutex_);
   mutable Mutex snapshot_mutex_;
   Snapshot latest_ ABSL_GUARDED_BY(snapshot_mutex_);
+  std::string address_ ABSL_GUARDED_BY(snapshot_mutex_);
   std::string leader_address_ ABSL_GUARDED_BY(snapshot_mutex_);
 
   // The control thread's.

@@ -120,7 +120,7 @@ void Coordinator::Submit(PipelineId pipeline, Request request, ResumeTable::Labe
   // It left a lost pipeline, which kept it for its next epoch: nobody would read those tokens.
   if (request.attempt > 1) {
     for (const auto& other : Engines()) {
-      if (other != engine) other->Cancel(request.id);
+      if (other != engine) other->Cancel(request.id, request.attempt);
     }
   }
   if (!label.resume_id.empty()) {
@@ -144,9 +144,9 @@ std::vector<ResumeTable::Part> Coordinator::TakeOver(const std::string& tenant, 
   return parts;
 }
 
-void Coordinator::Cancel(RequestId request) {
-  resumable_->Detach(request, NowNs());
-  for (const auto& engine : Engines()) engine->Cancel(request);
+void Coordinator::Cancel(RequestId request, uint32_t attempt) {
+  resumable_->Detach(request, attempt, NowNs());
+  for (const auto& engine : Engines()) engine->Cancel(request, attempt);
 }
 
 void Coordinator::StopChoice(RequestId request, int choice, int count) {

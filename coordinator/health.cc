@@ -8,7 +8,7 @@
 namespace pagoda::coordinator {
 namespace {
 
-constexpr absl::Duration kLookEvery = absl::Milliseconds(500);
+constexpr absl::Duration kLookEvery = absl::Milliseconds(100);  // workers watch for a new leader
 // It goes round four times a second; a store that does not answer may hold it up for its timeouts.
 constexpr int64_t kHangsAfterNs = 15 * kNsPerSecond;
 

@@ -158,7 +158,7 @@ void PipelineEngine::Handle(Event& event, int64_t now_ns) {
                           requests_.Received(request);
                           scheduler_.Submit(std::move(request), now_ns);
                         },
-                        [&](CancelEvent& cancel) { scheduler_.Cancel(cancel.request); },
+                        [&](CancelEvent& cancel) { scheduler_.Cancel(cancel.request, cancel.attempt); },
                         [&](StopChoiceEvent& stop) { scheduler_.StopChoice(stop.request, stop.choice, stop.count); },
                         [&](DropRouterEvent& drop) {
                           scheduler_.DropRouter(drop.router);
@@ -249,7 +249,7 @@ bool PipelineEngine::TrySubmit(Request request) {
   return inbox_.TryPush(std::move(request));
 }
 
-void PipelineEngine::Cancel(RequestId request) { Push(CancelEvent{request}); }
+void PipelineEngine::Cancel(RequestId request, uint32_t attempt) { Push(CancelEvent{request, attempt}); }
 void PipelineEngine::StopChoice(RequestId request, int choice, int count) { Push(StopChoiceEvent{request, choice, count}); }
 void PipelineEngine::DropRouter(RouterId router) { Push(DropRouterEvent{router}); }
 void PipelineEngine::OpenEpoch(EpochSettings settings, std::unique_ptr<PlanTransport> transport) {

@@ -57,7 +57,7 @@ class PipelineEngine {
 
   // False when the inbox is full: refuse with RESOURCE_EXHAUSTED.
   bool TrySubmit(Request request);
-  void Cancel(RequestId request);
+  void Cancel(RequestId request, uint32_t attempt);
   void StopChoice(RequestId request, int choice, int count);
   void DropRouter(RouterId router);
   // Ends the request with an error, for its router too: another one goes on with it.
@@ -78,7 +78,7 @@ class PipelineEngine {
   const EngineOptions& options() const { return options_; }
 
  private:
-  struct CancelEvent { RequestId request; };
+  struct CancelEvent { RequestId request; uint32_t attempt; };
   struct StopChoiceEvent { RequestId request; int choice; int count; };
   struct DropRouterEvent { RouterId router; };
   struct AbortEvent { RequestId request; std::string message; };

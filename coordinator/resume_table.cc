@@ -101,9 +101,10 @@ void ResumeTable::Detach(Entry& entry, int64_t now_ns) {
   entry.detached = detached_.insert(detached_.end(), entry.part.request);
 }
 
-void ResumeTable::Detach(RequestId request, int64_t now_ns) {
+void ResumeTable::Detach(RequestId request, uint32_t attempt, int64_t now_ns) {
   const auto found = by_request_.find(request);
-  if (found != by_request_.end()) Detach(found->second, now_ns);
+  if (found == by_request_.end() || (attempt > 0 && found->second.part.attempt > attempt)) return;
+  Detach(found->second, now_ns);
 }
 
 void ResumeTable::DetachRouter(RouterId router, int64_t now_ns) {

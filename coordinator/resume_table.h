@@ -52,7 +52,8 @@ class ResumeTable {
   bool Begin(Label label, const Request& request, PipelineId pipeline, int64_t now_ns);
   void Append(const ChoiceOutput& output, int64_t now_ns);
   void Drop(RequestId request);                    // it was refused
-  void Detach(RequestId request, int64_t now_ns);  // its client has gone
+  // Its client has gone, says whoever submitted this attempt (0: any): a newer one is another router's.
+  void Detach(RequestId request, uint32_t attempt, int64_t now_ns);
   void DetachRouter(RouterId router, int64_t now_ns);
   // For whoever goes on from here: its attempts outrank those of everybody before it, whose tokens are not kept any more.
   std::vector<Part> Find(const std::string& tenant, const std::string& resume_id, int64_t now_ns);
@@ -101,9 +102,9 @@ class SharedResumeTable {
     MutexLock lock(&mutex_);
     table_.Drop(request);
   }
-  void Detach(RequestId request, int64_t now_ns) {
+  void Detach(RequestId request, uint32_t attempt, int64_t now_ns) {
     MutexLock lock(&mutex_);
-    table_.Detach(request, now_ns);
+    table_.Detach(request, attempt, now_ns);
   }
   void DetachRouter(RouterId router, int64_t now_ns) {
     MutexLock lock(&mutex_);

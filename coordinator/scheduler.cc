@@ -380,7 +380,11 @@ void Scheduler::Abandon(RequestId id, FinishReason reason, const std::string& er
   }
 }
 
-void Scheduler::Cancel(RequestId id) { Abandon(id, FinishReason::kCancelled, ""); }
+void Scheduler::Cancel(RequestId id, uint32_t attempt) {
+  const auto found = live_.find(id);
+  if (found == live_.end() || (attempt > 0 && found->second.state->attempt > attempt)) return;
+  Abandon(id, FinishReason::kCancelled, "");
+}
 
 void Scheduler::Abort(RequestId id, const std::string& message) { Abandon(id, FinishReason::kError, message); }
 

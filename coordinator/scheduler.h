@@ -107,7 +107,7 @@ class Scheduler {
 
   // Each of these may add to outputs and refusals.
   void Submit(Request request, int64_t now_ns);
-  void Cancel(RequestId id);
+  void Cancel(RequestId id, uint32_t attempt = 0);  // not a newer attempt than this one; 0: whatever runs
   void Abort(RequestId id, const std::string& message);     // ends with an error
   void StopChoice(RequestId id, int choice, int count);
   void DropRouter(RouterId router);                         // its requests end without a word

@@ -182,6 +182,7 @@ void Dispatcher::SendCancel(const Running& running) {
   if (link < 0) return;
   auto message = std::make_unique<wire::RouterMessage>();
   *message->mutable_cancel()->mutable_request() = KeyOf(running.session->request().id);
+  message->mutable_cancel()->set_attempt(running.session->attempt());
   edges_.send(link, std::move(message));
 }
 
@@ -229,20 +230,39 @@ void Dispatcher::FailAll(const absl::Status& status) {
   }
 }
 
+void Dispatcher::OnHello(int link, const wire::CoordinatorHello& hello) {
+  Link& entry = links_[link];
+  const std::string before = hello.leader() && !entry.leads ? entry.follows : "";
+  entry.coordinator = hello.coordinator();
+  entry.protocol = hello.protocol();
+  entry.address = hello.address();
+  entry.leads = hello.leader();
+  if (!hello.leader_address().empty()) entry.follows = hello.leader_address();
+  metrics_->SetCoordinators(attached());
+  LogInfo("coordinator_attached", {{"coordinator", hello.coordinator()}, {"leader", hello.leader()}});
+  if (!before.empty() && before != hello.address()) LeaveDeposed(before);
+  if (!hello.leader() && !hello.leader_address().empty()) edges_.add_coordinator(hello.leader_address());
+}
+
+// Another coordinator of its cluster leads: the pipelines are that one's now. One that was stopped, or cut off from its
+// store, says nothing, and its stream would be held until it counts as silent.
+void Dispatcher::LeaveDeposed(const std::string& address) {
+  std::vector<int> links;
+  for (const auto& [link, entry] : links_) {
+    if (entry.leads && entry.address == address) links.push_back(link);
+  }
+  for (const int link : links) {
+    LogWarning("coordinator_deposed", {{"coordinator", links_[link].coordinator}, {"address", address}});
+    OnLinkLost(link);
+    deposed_.insert(link);
+  }
+}
+
 void Dispatcher::OnMessage(int link, const wire::CoordinatorMessage& message) {
+  if (deposed_.contains(link)) return;
   switch (message.kind_case()) {
-    case wire::CoordinatorMessage::kHello: {
-      const wire::CoordinatorHello& hello = message.hello();
-      Link& entry = links_[link];
-      entry.coordinator = hello.coordinator();
-      entry.protocol = hello.protocol();
-      metrics_->SetCoordinators(attached());
-      LogInfo("coordinator_attached",
-              {{"coordinator", hello.coordinator()}, {"leader", hello.leader()}});
-      if (!hello.leader() && !hello.leader_address().empty())
-        edges_.add_coordinator(hello.leader_address());
-      return;
-    }
+    case wire::CoordinatorMessage::kHello:
+      return OnHello(link, message.hello());
     case wire::CoordinatorMessage::kSnapshot:
       return OnSnapshot(link, message.snapshot());
     case wire::CoordinatorMessage::kTokens:
@@ -316,6 +336,7 @@ bool Dispatcher::AnotherIsReady(const Running& running) const {
 }
 
 void Dispatcher::OnLinkLost(int link) {
+  deposed_.erase(link);
   const auto found = links_.find(link);
   if (found != links_.end()) {
     for (PipelineView& pipeline : found->second.pipelines) {

@@ -23,6 +23,7 @@
 
 namespace pagoda::internal::v1 {
 class ChoiceTokens;
+class CoordinatorHello;
 class CoordinatorMessage;
 class Deaths;
 class Refused;
@@ -109,6 +110,9 @@ class Dispatcher {
     std::string coordinator;
     std::vector<PipelineView> pipelines;
     uint32_t protocol = 1;
+    std::string address;  // as its cluster's other coordinators know it
+    bool leads = false;
+    std::string follows;  // the last leader that it told of
   };
   // A pipeline of a coordinator that was lost; it keeps its model known for a while.
   struct Ghost {
@@ -133,6 +137,8 @@ class Dispatcher {
   void OnDeaths(const internal::v1::Deaths& deaths);
   void CloseStep(RequestId id);
   void PipelineFailed(PipelineKey key);
+  void OnHello(int link, const internal::v1::CoordinatorHello& hello);
+  void LeaveDeposed(const std::string& address);
   bool AnotherIsReady(const Running& running) const;
   void OnSnapshot(int link, const internal::v1::Snapshot& snapshot);
   void OnStep(int link, const internal::v1::StepTokens& step);
@@ -152,6 +158,7 @@ class Dispatcher {
   ModelRegistry* const registry_;
   Metrics* const metrics_;
   std::map<int, Link> links_;
+  std::set<int> deposed_;  // streams of coordinators that led and lead no more, though they do not say so
   ClusterView view_;
   PipelineLoads loads_;
   PrefixIndex prefixes_;

@@ -29,6 +29,7 @@ class RouterStream final : public BidiStream<wire::RouterMessage, wire::Coordina
     message.mutable_hello()->set_version(PAGODA_VERSION);
     message.mutable_hello()->set_leader(leads);
     message.mutable_hello()->set_leader_address(leader_address);
+    message.mutable_hello()->set_address(coordinator_.address());
     Send(std::move(message));
   }
   void SendTokens(const StepTokens& head, std::span<ChoiceOutput* const> outputs) override {
@@ -72,7 +73,7 @@ class RouterStream final : public BidiStream<wire::RouterMessage, wire::Coordina
         OnSubmit(*message.mutable_submit());
         break;
       case wire::RouterMessage::kCancel:
-        coordinator_.Cancel(FromWire(message.cancel().request()));
+        coordinator_.Cancel(FromWire(message.cancel().request()), message.cancel().attempt());
         break;
       case wire::RouterMessage::kStop:
         coordinator_.StopChoice(FromWire(message.stop().request()), message.stop().choice(), message.stop().count());

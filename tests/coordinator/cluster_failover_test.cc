@@ -221,21 +221,23 @@ TEST(ClusterFailover, APauseOfTheCoordinatorItselfLosesNobody) {
   EXPECT_EQ(cluster.pipeline().phase, PipelinePhase::kReady);
 }
 
-TEST(ClusterFailover, WhoComesAndGoesIsTakenLast) {
-  Cluster cluster;
-  for (int i = 0; i < 4; ++i) {
-    const WorkerId flaky = cluster.Join("flaky");
-    cluster.now += 100 * kMs;
-    cluster.state.Gone(flaky, "crashed", cluster.now);
+TEST(ClusterFailover, WhoComesAndGoesIsTakenLastUnlessItWasToldTo) {
+  for (const bool told_to : {false, true}) {
+    Cluster cluster;
+    for (int i = 0; i < 4; ++i) {
+      const WorkerId first = cluster.Join("first");
+      cluster.now += 100 * kMs;
+      cluster.state.Gone(first, told_to ? "it was told to stop" : "crashed", cluster.now, /*planned=*/told_to);
+      cluster.Obey();
+    }
+    cluster.Join("first");
+    cluster.Join("second");
+    cluster.state.Tick(cluster.now);
+    cluster.state.Apply(SmallDeployment(1, 1, 1), SmallModel(), cluster.now);
     cluster.Obey();
+    EXPECT_EQ(cluster.assigned.count("first"), told_to ? 1u : 0u);
+    EXPECT_EQ(cluster.assigned.count("second"), told_to ? 0u : 1u);
   }
-  cluster.Join("flaky");
-  cluster.Join("steady");
-  cluster.state.Tick(cluster.now);
-  cluster.state.Apply(SmallDeployment(1, 1, 1), SmallModel(), cluster.now);
-  cluster.Obey();
-  EXPECT_EQ(cluster.assigned.count("steady"), 1u);
-  EXPECT_EQ(cluster.assigned.count("flaky"), 0u);
 }
 
 }  // namespace

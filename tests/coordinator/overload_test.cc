@@ -499,6 +499,17 @@ TEST(ResumeTableTest, AReplayGoesOnWithTheLogAndAnOlderAttemptDoesNot) {
   EXPECT_EQ(parts[0].cached_tokens, 3);
 }
 
+TEST(ResumeTableTest, AFormerOwnersCancelLeavesANewerAttemptAttached) {
+  Request request = MakeRequest(1, 20);
+  request.attempt = 5;
+  for (const uint32_t attempt : {4u, 5u, 0u}) {
+    ResumeTable table;
+    ASSERT_TRUE(table.Begin({.tenant = "", .resume_id = "a", .part = 0, .router_state = ""}, request, PipelineId(1), 0));
+    table.Detach(request.id, attempt, 0);
+    EXPECT_EQ(table.Find("", "a", 0).at(0).attached, attempt == 4) << attempt;
+  }
+}
+
 TEST(ResumeTableTest, MemoryIsBoundedAndTheAbandonedGoFirst) {
   ResumeTable table({.bytes = 100'000, .streams = 3, .keep_ns = 1000 * kMs});
   std::vector<Request> requests;
@@ -509,11 +520,11 @@ TEST(ResumeTableTest, MemoryIsBoundedAndTheAbandonedGoFirst) {
   };
   ASSERT_TRUE(begin(0) && begin(1) && begin(2));
   EXPECT_FALSE(begin(3)) << "all of them are being served";
-  table.Detach(requests[1].id, 0);
+  table.Detach(requests[1].id, 0, 0);
   EXPECT_TRUE(begin(3));
   EXPECT_TRUE(table.Find("", "1", 0).empty());
   EXPECT_EQ(table.Find("", "0", 0).size(), 1u);
-  table.Detach(requests[0].id, 0);
+  table.Detach(requests[0].id, 0, 0);
   table.Drop(requests[2].id);
   EXPECT_FALSE(begin(2, std::string(200'000, 'x'))) << "more bytes than there may be";
   table.Expire(2000 * kMs);

@@ -342,6 +342,19 @@ TEST(Scheduler, PreemptsTheYoungestNeverTheOldest) {
   for (uint64_t id = 1; id <= 3; ++id) EXPECT_EQ((bench.tokens[{id, 0}]), Expect(MakeRequest(id, 20, 80), 0, 80));
 }
 
+TEST(Scheduler, ALateCancelOfAFormerOwnerLeavesTheNewRunAlone) {
+  Bench bench;
+  Request request = MakeRequest(1, 10, 50);
+  request.attempt = 7;
+  bench.scheduler.Submit(request, bench.now);
+  bench.scheduler.Cancel({1, 1}, 3);
+  bench.Collect();
+  EXPECT_EQ((bench.finish[{1, 0}]), FinishReason::kNone);
+  bench.scheduler.Cancel({1, 1}, 7);
+  bench.Collect();
+  EXPECT_EQ((bench.finish[{1, 0}]), FinishReason::kCancelled);
+}
+
 TEST(Scheduler, BlocksOfACancelledSequenceComeHomeWhenItsRowsHaveRunOut) {
   Bench bench;
   bench.scheduler.Submit(MakeRequest(1, 10, 50), bench.now);

@@ -62,7 +62,7 @@ void FillPosition(pagoda::v1::PositionLogprobs* position, TokenId token, int ind
 }  // namespace
 
 struct FakeCoordinator::State : wire::Pipeline::CallbackService {
-  explicit State(Options o) : options(std::move(o)) {
+  explicit State(Options o) : options(std::move(o)), follows(options.follows) {
     for (int i = 0; i < options.pipelines; ++i)
       pipelines.push_back({.id = static_cast<uint64_t>(i + 1)});
   }
@@ -79,6 +79,7 @@ struct FakeCoordinator::State : wire::Pipeline::CallbackService {
   void Submit(AttachReactor* stream, const wire::Submit& submit)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   void Drop(const wire::RequestKey& key) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
+  wire::CoordinatorMessage HelloMessage() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   void SendSnapshots() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   wire::CoordinatorMessage SnapshotMessage() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   TokenId TokenAt(int choice, int index) const;
@@ -90,6 +91,7 @@ struct FakeCoordinator::State : wire::Pipeline::CallbackService {
   mutable Mutex mutex;
   bool closing = false;
   bool paused = false;
+  std::string follows;
   std::vector<FakePipeline> pipelines;
   std::set<AttachReactor*> streams;
   std::vector<RunningChoice> running;
@@ -232,7 +234,19 @@ wire::CoordinatorMessage FakeCoordinator::State::SnapshotMessage() {
   return message;
 }
 
+wire::CoordinatorMessage FakeCoordinator::State::HelloMessage() {
+  wire::CoordinatorMessage message;
+  wire::CoordinatorHello& hello = *message.mutable_hello();
+  hello.set_coordinator(options.name);
+  hello.set_protocol(1);
+  hello.set_address(absl::StrCat("127.0.0.1:", port));
+  hello.set_leader(follows.empty());
+  hello.set_leader_address(follows);
+  return message;
+}
+
 void FakeCoordinator::State::SendSnapshots() {
+  if (!follows.empty()) return;
   const wire::CoordinatorMessage message = SnapshotMessage();
   for (AttachReactor* stream : streams) stream->Send(message);
 }
@@ -241,12 +255,8 @@ void FakeCoordinator::State::Receive(AttachReactor* stream, const wire::RouterMe
   MutexLock lock(&mutex);
   switch (message.kind_case()) {
     case wire::RouterMessage::kHello: {
-      wire::CoordinatorMessage hello;
-      hello.mutable_hello()->set_coordinator(options.name);
-      hello.mutable_hello()->set_protocol(1);
-      hello.mutable_hello()->set_leader(true);
-      stream->Send(hello);
-      stream->Send(SnapshotMessage());
+      stream->Send(HelloMessage());
+      if (follows.empty()) stream->Send(SnapshotMessage());
       return;
     }
     case wire::RouterMessage::kSubmit:
@@ -459,6 +469,13 @@ void FakeCoordinator::SetReady(uint64_t pipeline, bool ready) {
   for (FakePipeline& p : state_->pipelines) {
     if (p.id == pipeline) p.ready = ready;
   }
+  state_->SendSnapshots();
+}
+
+void FakeCoordinator::Lead() {
+  MutexLock lock(&state_->mutex);
+  state_->follows.clear();
+  for (AttachReactor* stream : state_->streams) stream->Send(state_->HelloMessage());
   state_->SendSnapshots();
 }
 

@@ -27,6 +27,7 @@ class FakeCoordinator {
     TokenId end_token = -1;  // -1: the answer repeats for ever
     int64_t max_model_len = 2048;
     int pipelines = 1;
+    std::string follows;  // the address of the one that leads; empty: this one does
     int64_t step_ms = 1;
     int tokens_per_step = 1;  // of each choice, in one message
   };
@@ -46,6 +47,7 @@ class FakeCoordinator {
   void RefuseNext(int count, absl::StatusCode code, int retry_after_ms);
   void FailNext(int count);  // FINISH_REASON_ERROR instead of a token
   void Pause(bool paused);   // no step is made
+  void Lead();               // from here on, instead of the one it followed
 
   struct Counts {
     int64_t submits = 0;

@@ -441,6 +441,7 @@ void SimCoordinator::SendHello(const RouterEnd& router) {
   auto hello = std::make_shared<wire::CoordinatorMessage>();
   hello->mutable_hello()->set_coordinator(name_);
   hello->mutable_hello()->set_protocol(2);
+  hello->mutable_hello()->set_address(name_);
   hello->mutable_hello()->set_leader(leads());
   if (!leads()) hello->mutable_hello()->set_leader_address(leader_);
   ToRouter(router, hello);
@@ -470,9 +471,9 @@ void SimCoordinator::OnRouterMessage(const Stream* stream, const wire::RouterMes
   const RouterId router = found->id;
   if (message.has_submit()) return Submit(router, message.submit());
   if (message.has_resume_query()) return Answer(*found, message.resume_query());
-  if (message.has_cancel()) resumable_.Detach(FromWire(message.cancel().request()), Now());
+  if (message.has_cancel()) resumable_.Detach(FromWire(message.cancel().request()), message.cancel().attempt(), Now());
   for (auto& [id, engine] : engines_) {
-    if (message.has_cancel()) engine.scheduler->Cancel(FromWire(message.cancel().request()));
+    if (message.has_cancel()) engine.scheduler->Cancel(FromWire(message.cancel().request()), message.cancel().attempt());
     if (message.has_stop()) engine.scheduler->StopChoice(FromWire(message.stop().request()), message.stop().choice(), message.stop().count());
     Pump(engine);
   }
@@ -496,7 +497,7 @@ void SimCoordinator::Submit(RouterId router, wire::Submit submit) {
   }
   for (auto& [id, other] : engines_) {
     if (id == pipeline || request->attempt == 1) continue;
-    other.scheduler->Cancel(request->id);
+    other.scheduler->Cancel(request->id, request->attempt);
     Pump(other);
   }
   if (!label.resume_id.empty()) request->resumable = resumable_.Begin(std::move(label), *request, pipeline, Now());

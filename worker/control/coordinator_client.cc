@@ -17,6 +17,8 @@ constexpr int64_t kLongestDeafnessNs = 60 * kNsPerSecond;
 // A leader that is lost has a successor within seconds: so long nobody waits longer than a moment between two tries.
 constexpr absl::Duration kEager = absl::Seconds(15);
 constexpr absl::Duration kEagerPause = absl::Milliseconds(150);
+// Who was attached to so recently may be the very one that took over, under another name. A lease is longer than this.
+constexpr int64_t kFreshStreamNs = kNsPerSecond;
 
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address, const security::SharedTls& tls) {
   grpc::ChannelArguments arguments;
@@ -41,6 +43,10 @@ void CoordinatorClient::Start(Engine& engine) {
   engine_ = &engine;
   reader_ = std::thread([this] { ReadLoop(); });
   heart_ = std::thread([this] { HeartbeatLoop(); });
+  if (options_.coordinators.size() > 1) {
+    watch_ = std::make_unique<LeaderWatch>(options_.coordinators, options_.tls,
+                                           [this](const std::string& address) { OnTookOver(address); });
+  }
 }
 
 void CoordinatorClient::Stop() {
@@ -57,6 +63,7 @@ void CoordinatorClient::Stop() {
     mutex_.AwaitWithTimeout([this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return context_ == nullptr; }, kFarewell);
     if (context_ != nullptr) context_->TryCancel();
   }
+  watch_.reset();
   if (reader_.joinable()) reader_.join();
   if (heart_.joinable()) heart_.join();
 }
@@ -75,17 +82,22 @@ void CoordinatorClient::ReadLoop() {
   absl::Duration pause = kFirstPause;
   MonotonicNs eager_until_ns = NowNs() + absl::ToInt64Nanoseconds(kEager);
   while (!stopped()) {
-    const bool hinted = !leader_hint_.empty();
+    const auto is_hinted = [this] {
+      MutexLock lock(&mutex_);
+      return !leader_hint_.empty();
+    };
+    const bool hinted = is_hinted();
     if (Attach(NextAddress())) eager_until_ns = NowNs() + absl::ToInt64Nanoseconds(kEager);
     const bool eager = NowNs() < eager_until_ns;
     pause = eager ? kFirstPause : std::min(pause * 2, kLongestPause);
     // With several coordinators one round over all of them is a try.
     const bool round_over = turn_ % options_.coordinators.size() == 0;
-    if (hinted || (round_over && leader_hint_.empty())) SleepUnlessStopped(eager ? kEagerPause : pause);
+    if (hinted || (round_over && !is_hinted())) SleepUnlessStopped(eager ? kEagerPause : pause);
   }
 }
 
 std::string CoordinatorClient::NextAddress() {
+  MutexLock lock(&mutex_);
   if (!leader_hint_.empty()) return std::exchange(leader_hint_, "");
   return options_.coordinators[turn_++ % options_.coordinators.size()];
 }
@@ -98,6 +110,8 @@ bool CoordinatorClient::Attach(const std::string& address) {
     if (stop_) return false;
     context_ = &context;
     welcomed_ = false;
+    attached_ = address;
+    attached_at_ns_ = NowNs();
   }
   const std::unique_ptr<Stream> stream = stub->Attach(&context);
   {
@@ -151,9 +165,11 @@ void CoordinatorClient::HandleCommand(wire::WorkerCommand& command) {
       if (options_.on_registered) options_.on_registered();
       return;
     }
-    case wire::WorkerCommand::kNotLeader:
+    case wire::WorkerCommand::kNotLeader: {
+      MutexLock lock(&mutex_);
       leader_hint_ = command.not_leader().leader_address();
       return;
+    }
     case wire::WorkerCommand::kAssignment: return HandleAssignment(command.assignment());
     case wire::WorkerCommand::kPlan: return engine_->PostPlan(FromWire(command.plan()));
     case wire::WorkerCommand::kRelease:
@@ -167,6 +183,14 @@ void CoordinatorClient::HandleCommand(wire::WorkerCommand& command) {
     }
     case wire::WorkerCommand::KIND_NOT_SET: return;  // of a newer protocol
   }
+}
+
+void CoordinatorClient::OnTookOver(const std::string& address) {
+  MutexLock lock(&mutex_);
+  if (stop_ || context_ == nullptr || attached_ == address || NowNs() - attached_at_ns_ < kFreshStreamNs) return;
+  LogWarning("coordinator_deposed", {{"coordinator", attached_}, {"leader", address}});
+  leader_hint_ = address;
+  context_->TryCancel();
 }
 
 void CoordinatorClient::HandleAssignment(const wire::Assignment& message) {

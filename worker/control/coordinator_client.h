@@ -1,5 +1,5 @@
 // The worker's line to its coordinator: one WorkerControl.Attach stream. Registers, beats, passes commands to the engine and what
-// the engine says back. When the stream ends it tries the coordinators of its list in turn, with a growing pause, for ever;
+// the engine says back. When another coordinator takes the lead it goes there; when the stream ends it tries the coordinators of its list in turn, with a growing pause, for ever;
 // weights stay loaded meanwhile, and the next registration says which.
 //
 // Thread rule: two threads of its own (reader, heartbeats). The EngineSink side is called on the engine's thread; a message that
@@ -17,6 +17,7 @@
 #include "common/mutex.h"
 #include "pagoda/internal/v1/worker.grpc.pb.h"
 #include "security/cluster_tls.h"
+#include "worker/control/leader_watch.h"
 #include "worker/control/wire.h"
 #include "worker/control/worker_metrics.h"
 
@@ -61,17 +62,20 @@ class CoordinatorClient : public EngineSink {
   void Write(const wire::WorkerMessage& message);
   bool stopped() const;
   void SleepUnlessStopped(absl::Duration duration);
+  void OnTookOver(const std::string& address);
 
   const CoordinatorClientOptions options_;
   size_t turn_ = 0;           // the reader's
   std::string unreachable_;   // the reader's; told already
-  std::string leader_hint_;   // the reader's; of a coordinator that does not lead itself; used once
   Engine* engine_ = nullptr;
 
   mutable Mutex mutex_;
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
   bool welcomed_ ABSL_GUARDED_BY(mutex_) = false;
   int heartbeat_ms_ ABSL_GUARDED_BY(mutex_) = 500;
+  std::string leader_hint_ ABSL_GUARDED_BY(mutex_);  // who is said to lead; used once
+  std::string attached_ ABSL_GUARDED_BY(mutex_);     // the address of the stream under way
+  MonotonicNs attached_at_ns_ ABSL_GUARDED_BY(mutex_) = 0;
   grpc::ClientContext* context_ ABSL_GUARDED_BY(mutex_) = nullptr;  // of the stream under way, for cancelling
 
   Mutex write_mutex_;  // one writer at a time; not held while waiting for mutex_
@@ -79,6 +83,7 @@ class CoordinatorClient : public EngineSink {
 
   std::thread reader_;
   std::thread heart_;
+  std::unique_ptr<LeaderWatch> watch_;  // where there is more than one coordinator
 };
 
 }  // namespace pagoda::worker
