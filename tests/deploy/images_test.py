@@ -124,6 +124,14 @@ def test_packages_exist():
     assert set(packages) <= shown, f"not in Debian: {set(packages) - shown}"
 
 
+def test_docs_name_the_packages_of_a_host_that_only_runs_the_binaries():
+    """Where the docs install them by hand: what the images install, apart from what is there for `pagoda pull`."""
+    wanted = set().union(*(packages_of(name) for name in ("control.Dockerfile", "worker-cpu.Dockerfile"))) - {"python3", "python3-pip"}
+    for page in ("docs/install.md", "docs/secure-two-hosts.md"):
+        command = re.search(r"apt-get install -y --no-install-recommends (.*?)\n```", (tools.ROOT / page).read_text(), re.S)[1]
+        assert set(command.replace("\\\n", " ").split()) == wanted, f"{page}: {set(command.split()) ^ wanted}"
+
+
 # The one-host cluster's roles: who shows which certificates. Everybody else holds no key.
 KEYS_OF = {"pagoda-router": {"router", "server"}, "pagoda-coordinator": {"coordinator"}, "pagoda-worker": {"worker"}, "pagoda": {"admin"}}
 
