@@ -99,6 +99,7 @@ REFUSED = [
     (["workers.resources.limits.memory=lots"], "/workers/resources/limits/memory"),
     (["workers.ucx.tcpPortRange=any"], "/workers/ucx/tcpPortRange"),
     (["router.service.type=Public"], "/router/service/type"),
+    (["monitoring.rules.runbookUrl=docs/runbooks.md"], "/monitoring/rules/runbookUrl"),
     (["tls.source=vault"], "/tls/source"),
     (["tls.secret=x"], "additional properties 'secret' not allowed"),
     (["tls.source=existingSecrets"], "tls.existingSecrets.admin names none"),

@@ -54,13 +54,35 @@ def test_every_alert_is_tested_firing_and_quiet():
     assert quiet == set(ALERTS), quiet ^ set(ALERTS)
 
 
+HEADINGS = set(re.findall(r"^## (\w+)$", (tools.ROOT / "docs/runbooks.md").read_text(), re.M))
+
+
 def test_every_alert_has_a_severity_a_text_and_a_runbook():
-    headings = set(re.findall(r"^## (\w+)$", (tools.ROOT / "deploy/monitoring/runbooks.md").read_text(), re.M))
-    assert headings == set(ALERTS), headings ^ set(ALERTS)
+    assert HEADINGS == set(ALERTS), HEADINGS ^ set(ALERTS)
     for name, rule in ALERTS.items():
         assert rule["labels"]["severity"] in ("critical", "warning"), name
-        assert {"summary", "description", "runbook"} <= set(rule["annotations"]), name
-        assert rule["annotations"]["runbook"] == f"deploy/monitoring/runbooks.md#{name.lower()}", name
+        assert set(rule["annotations"]) == {"summary", "description", "runbook"}, name
+        assert rule["annotations"]["runbook"] == f"docs/runbooks.md#{name.lower()}", name
+
+
+def test_the_chart_makes_links_of_runbooks():
+    """With the address at which an organisation shows docs/runbooks.md; without one there is no annotation that only looks like a link."""
+    import chart
+    for address in ("https://git.example/pagoda/docs/runbooks.md", ""):
+        text = chart.template("--set", f"monitoring.rules.enabled=true,monitoring.rules.runbookUrl={address}").stdout
+        spec = next(item for item in yaml.safe_load_all(text) if item and item["kind"] == "PrometheusRule")["spec"]
+        alerts = [rule for group in spec["groups"] for rule in group["rules"] if "alert" in rule]
+        assert len(alerts) == len(ALERTS)
+        for rule in alerts:
+            annotations, anchor = rule["annotations"], rule["alert"].lower()
+            if address:
+                assert annotations["runbook_url"] == f"{address}#{anchor}" and "runbook" not in annotations, annotations
+            else:
+                assert annotations["runbook"] == f"docs/runbooks.md#{anchor}" and "runbook_url" not in annotations, annotations
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+            yaml.safe_dump(spec, file)
+            file.flush()
+            assert f"{len(ALL_RULES)} rules found" in tools.run(PROMTOOL, "check", "rules", file.name).stdout
 
 
 def test_metrics_of_rules_dashboards_and_scalers_exist():
