@@ -168,6 +168,70 @@ def test_dashboards_are_what_the_script_builds():
     assert built == committed, "deploy/helm/pagoda/files/dashboards differs from what deploy/monitoring/dashboards.py builds"
 
 
+def drawn_series(svg):
+    """[(panel's title, [(name, color)])] of a picture."""
+    cards = svg.split('<g transform="translate(')[1:]
+    return [(re.search(r'class="title"[^>]*>([^<]*)<', card)[1],
+             [(name.rsplit(": ", 1)[0], color) for color, name in re.findall(r'<rect [^>]*fill="(#\w+)"/>\n<text class="quiet"[^>]*>([^<]*)<', card)])
+            for card in cards]
+
+
+def same_names_have_same_colors(svg, whose=lambda name: name):
+    colors = {}
+    shown = drawn_series(svg)
+    assert shown
+    for title, series in shown:
+        assert series and len({color for _, color in series}) == len(series), f"{title}: two series of one color: {series}"
+        for name, color in series:
+            if whose(name):
+                colors.setdefault(whose(name), {}).setdefault(color, title)
+    return [f"{name} has {len(found)} colors: {found}" for name, found in colors.items() if len(found) > 1]
+
+
+def test_pictures_give_a_name_one_color():
+    """Whoever leads in a panel, and whatever else is shown there. The figures are made up here; the committed pictures' are not."""
+    sys.path.insert(0, str(tools.ROOT / "deploy/monitoring"))
+    import draw_panels
+    leading = {"acme": 5, "trial": 1}
+
+    def ask(_, expression, begin, end, step):
+        if "quota_refusals" in expression:
+            names = [{"tenant": tenant, "quota": quota} for tenant in leading for quota in ("requests", "tokens")]
+        else:
+            names = [{"tenant": tenant} for tenant in leading]
+        leading.update(acme=leading["trial"], trial=leading["acme"])
+        return [{"metric": name, "values": [[begin, leading[name["tenant"]]], [end, leading[name["tenant"]]]]} for name in names]
+    real, draw_panels.ask = draw_panels.ask, ask
+    try:
+        svg, empty = draw_panels.picture("", "tenants", ["Requests by tenant", "Over the quota", "Refused", "Time to first token, p99"])
+    finally:
+        draw_panels.ask = real
+    assert not empty
+    wrong = same_names_have_same_colors(svg, lambda name: None if name.endswith(" tokens") else name.removeprefix("p99 ").split()[0])
+    assert not wrong, wrong
+
+
+def test_every_board_has_its_picture_and_every_picture_its_place():
+    """Drawn by `panels_test.py --pictures`; of the GPUs there is none, since none was there to be asked."""
+    images = tools.ROOT / "docs/images"
+    pages = {path: path.read_text() for path in [tools.ROOT / "README.md", *sorted((tools.ROOT / "docs").glob("*.md"))]}
+    wanted = {f"panels-{name}" for name in panels.boards()} - {"panels-gpu"}
+    assert {path.stem for path in images.glob("panels*.svg")} == wanted
+    for path in sorted(images.glob("*")):
+        assert any(f"images/{path.name}" in text for text in pages.values()), f"no page shows {path.name}"
+    for page, text in pages.items():
+        for alternative, target in re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", text):
+            assert len(alternative.split()) > 2, f"{page.name}: {target} says nothing to those who do not see it"
+    boards = {f"panels-{name}": board for name, board in panels.boards().items()}
+    for stem in sorted(wanted):
+        svg = (images / f"{stem}.svg").read_text()
+        wrong = same_names_have_same_colors(svg)
+        assert not wrong, f"{stem}: {wrong}"
+        titles = {panel["title"].replace("&", "&amp;") for panel in panels.panels(boards[stem])}
+        shown = {title for title, _ in drawn_series(svg)}
+        assert shown <= titles and len(shown) >= 6, f"{stem}: {shown - titles}"
+
+
 def test_scraped_metrics_are_well_formed():
     """promtool's linter, apart from the five documented vllm: aliases of the router, dcgm-exporter's names and prometheus-cpp's own exposer_* series."""
     for path in sorted((tools.HERE / "scrape").glob("*.prom")):
