@@ -39,6 +39,17 @@ def test_rules_are_right_for_promtool():
     assert f"{len(ALL_RULES)} rules found" in done.stdout, done.stdout
 
 
+def test_the_docs_example_of_a_prometheus_is_right():
+    text = re.search(r"^```yaml\n(.*?)^```$", (tools.ROOT / "docs/observe.md").read_text(), re.M | re.S)[1]
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("pagoda-ca.crt", "pagoda-metrics-key"):
+            pathlib.Path(folder, name).touch()
+        (pathlib.Path(folder) / "pagoda-rules.yaml").write_text(tools.RULES.read_text())
+        (pathlib.Path(folder) / "prometheus.yml").write_text(text.replace("/etc/prometheus", folder))
+        done = tools.run(PROMTOOL, "check", "config", f"{folder}/prometheus.yml")
+    assert f"{len(ALL_RULES)} rules found" in done.stdout, done.stdout
+
+
 def test_rules_do_what_they_say():
     done = tools.run(PROMTOOL, "test", "rules", tools.HERE / "rules_test.yaml")
     assert "SUCCESS" in done.stdout, done.stdout

@@ -88,6 +88,31 @@ class Hosts:
                 os.rmdir("/etc/pagoda")  # where the hosts' own folders were mounted
 
 
+def prometheus_of_the_docs_sees_them(hosts):
+    """The configuration that docs/observe.md shows is for this cluster: every target of it is scraped."""
+    found = shutil.which("prometheus") or cluster.ROOT / "build/tools/prometheus/usr/bin/prometheus"
+    if not os.path.exists(found):
+        print("  (no Prometheus here: docs/observe.md's configuration is not tried)")
+        return
+    text = re.search(r"^```yaml\n(.*?)^```$", (cluster.ROOT / "docs/observe.md").read_text(), re.M | re.S)[1]
+    for there, here in (("pagoda-rules.yaml", cluster.ROOT / "deploy/helm/pagoda/files/rules.yaml"),
+                        ("pagoda-ca.crt", "/etc/pagoda/certificates/server/ca.crt"), ("pagoda-metrics-key", "/etc/pagoda/metrics-key")):
+        assert f"/etc/prometheus/{there}" in text
+        text = text.replace(f"/etc/prometheus/{there}", str(here))
+    (hosts.folder / "prometheus.yml").write_text("global: {scrape_interval: 1s}\n" + text)
+    data = f"--storage.tsdb.path={hosts.folder}/tsdb --web.listen-address=127.0.0.1:9090"
+    hosts.run("host-a", f"{found} --config.file={hosts.folder}/prometheus.yml {data} > /etc/pagoda/prometheus.log 2>&1 & ", ("bash", "-c"))
+    deadline = time.monotonic() + 30
+    while True:
+        said = hosts.run("host-a", "curl -sS 'http://127.0.0.1:9090/api/v1/query?query=up' || true", ("bash", "-c"))
+        up = re.findall(r'"job":"([a-z-]+)".*?"value":\[[^"]*"(\d)"', said)
+        if sorted(up) == [("pagoda-coordinator", "1"), ("pagoda-router", "1"), ("pagoda-worker", "1")]:
+            print("  Prometheus scrapes all three with the docs' configuration")
+            return
+        assert time.monotonic() < deadline, f"not scraped: {said}"
+        time.sleep(0.5)
+
+
 def the_documents_commands_work():
     cluster.model_path()  # or skipped
     with Hosts() as hosts:
@@ -105,6 +130,7 @@ def the_documents_commands_work():
             print(f"  block {number + 1} on {host}: done", flush=True)
         assert '"finish_reason":"length"' in answer, answer
         print("  " + answer[:300])
+        prometheus_of_the_docs_sees_them(hosts)
         secrets = sorted(str(path.relative_to(hosts.folder / "host-b")) for path in (hosts.folder / "host-b").rglob("*.key"))
         assert secrets == ["certificates/worker/tls.key"], f"host b has keys that it does not need: {secrets}"
         files = [path for host in HOSTS for path in (hosts.folder / host).rglob("*") if path.is_file()]
