@@ -18,7 +18,7 @@ DASHBOARDS = pathlib.Path(__file__).resolve().parents[1] / "helm/pagoda/files/da
 COLUMNS, WIDTH, HEIGHT, GAP = 3, 400, 250, 12
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 34, 24
 LEGEND_ROW, MOST_SERIES = 15, 6
-COLORS = ["#b23c0a", "#2463a8", "#1a7f4b", "#8a5cb5", "#9a5b00", "#5f5b53"]
+COLORS = ["#b23c0a", "#2463a8", "#1a7f4b", "#8a5cb5", "#b8860b", "#5f5b53", "#c2407f", "#17868f", "#6b7a1e", "#3c3a8c"]
 STYLE = ("text{font:12px system-ui,'DejaVu Sans',sans-serif;fill:#1c1b19}.title{font-weight:600;font-size:13px}.quiet{fill:#5f5b53;font-size:11px}"
          ".card{fill:#fff;stroke:#d8d4cb}.grid{stroke:#e6e3dc}.line{fill:none;stroke-width:1.8;stroke-linejoin:round}")
 
@@ -59,20 +59,41 @@ def ceiling(value):
 
 
 def series_of(panel, url, begin, end, step, interval):
+    """(name, whose it is, points) of each series. Whose: the tenant where there is one, so that a tenant is known by its color."""
     found = []
     for target in panel["targets"]:
         for result in ask(url, filled(target["expr"], interval), begin, end, step):
             points = [(float(t), float(v)) for t, v in result["values"] if v not in ("NaN", "+Inf", "-Inf")]
             if points:
-                found.append((legend_of(target.get("legendFormat", ""), result["metric"]), points))
-    return sorted(found, key=lambda entry: -max(v for _, v in entry[1]))[:MOST_SERIES]
+                name = legend_of(target.get("legendFormat", ""), result["metric"])
+                found.append((name, result["metric"].get("tenant", name), points))
+    found = sorted(found, key=lambda entry: -max(v for _, v in entry[2]))[:MOST_SERIES]
+    first = {}  # of several series of one tenant the largest has its color
+    for name, owner, _ in found:
+        first.setdefault(owner, name)
+    return [(name, owner if first[owner] == name else name, points) for name, owner, points in found]
 
 
-def draw(panel, series, begin, end):
+def colors_of(panels):
+    """A color for each series of each panel (lists of names): a name that several panels show has the same one in all of them."""
+    seen_in = {}
+    for names in panels:
+        for name in names:
+            seen_in[name] = seen_in.get(name, 0) + 1
+    shared = [name for name in seen_in if name and seen_in[name] > 1]
+    fixed = {name: COLORS[index] for index, name in enumerate(sorted(shared)[:len(COLORS)])}
+    chosen = []
+    for names in panels:
+        free = iter([color for color in COLORS if color not in {fixed.get(name) for name in names}])
+        chosen.append([fixed.get(name) or next(free) for name in names])
+    return chosen
+
+
+def draw(panel, series, colors, begin, end):
     unit = panel["fieldConfig"]["defaults"].get("unit", "short")
     rows = math.ceil(len(series) / 2)
     bottom = HEIGHT - BOTTOM - LEGEND_ROW * rows
-    top_value = ceiling(max((v for _, points in series for _, v in points), default=1))
+    top_value = ceiling(max((v for _, _, points in series for _, v in points), default=1))
     x = lambda t: LEFT + (WIDTH - LEFT - RIGHT) * (t - begin) / (end - begin)
     y = lambda v: bottom - (bottom - TOP) * max(v, 0) / top_value
     out = [f'<rect class="card" width="{WIDTH}" height="{HEIGHT}" rx="6"/>', f'<text class="title" x="12" y="21">{escape(panel["title"])}</text>']
@@ -83,8 +104,8 @@ def draw(panel, series, begin, end):
     for share, anchor in ((0, "start"), (1, "end")):
         when = datetime.datetime.fromtimestamp(begin + share * (end - begin), datetime.timezone.utc).strftime("%H:%M:%S")
         out.append(f'<text class="quiet" text-anchor="{anchor}" x="{x(begin + share * (end - begin)):.1f}" y="{bottom + 15}">{when}</text>')
-    for index, (name, points) in enumerate(series):
-        color = COLORS[index % len(COLORS)]
+    for index, (name, _, points) in enumerate(series):
+        color = colors[index]
         path = " ".join(f"{x(t):.1f},{y(v):.1f}" for t, v in points)
         out.append(f'<polyline class="line" stroke="{color}" points="{path}"/>')
         at_x, at_y = 12 + (WIDTH - 24) / 2 * (index % 2), bottom + 31 + LEGEND_ROW * (index // 2)
@@ -105,13 +126,12 @@ def picture(url, board_name, titles, minutes=5, interval="30s"):
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
            f'aria-label="{escape(board["title"])}: {escape(", ".join(titles))}">', f"<style>{STYLE}</style>",
            f'<rect width="{width}" height="{height}" fill="#f6f5f2"/>']
-    empty = []
-    for index, title in enumerate(titles):
-        series = series_of(by_title[title], url, begin, end, step, interval)
-        if not series:
-            empty.append(title)
+    shown_series = [series_of(by_title[title], url, begin, end, step, interval) for title in titles]
+    empty = [title for title, series in zip(titles, shown_series) if not series]
+    colors = colors_of([[owner for _, owner, _ in series] for series in shown_series])
+    for index, (title, series) in enumerate(zip(titles, shown_series)):
         at_x, at_y = GAP + (WIDTH + GAP) * (index % COLUMNS), GAP + (HEIGHT + GAP) * (index // COLUMNS)
-        out += [f'<g transform="translate({at_x},{at_y})">', draw(by_title[title], series, begin, end), "</g>"]
+        out += [f'<g transform="translate({at_x},{at_y})">', draw(by_title[title], series, colors[index], begin, end), "</g>"]
     return "\n".join(out + ["</svg>"]) + "\n", empty
 
 

@@ -27,7 +27,7 @@ def test_notes_can_be_read():
     for path in [*SETS, None]:
         shown = tools.run(HELM, "install", "pagoda", tools.CHART, "--namespace", "llm", "--dry-run=client", *(["-f", path] if path else []), env=ENVIRONMENT).stdout
         notes = shown[shown.index("\nNOTES:") + 7:]
-        assert "To ask:" in notes and "--coordinators" in notes and "<no value>" not in shown and "%!" not in notes, f"{path}: {notes}"
+        assert "To ask:" in notes and "not encrypted" not in notes and ("pagoda top --coordinators 127.0.0.1:7070 --tls admin" in notes) == ("mkdir" in notes) and "--coordinators" in notes and "<no value>" not in shown and "%!" not in notes, f"{path}: {notes}"
         name = path.name.removesuffix("-values.yaml") if path else "default"
         assert ("one coordinator and no standby" in notes) == (name != "ha-etcd"), f"{name}: {notes}"
         assert ("no API keys" in notes) == (name != "secured") and ("tls.enabled is false" in notes) == (name == "one-pod-cpu"), f"{name}: {notes}"

@@ -7,7 +7,7 @@ import sys
 import tempfile
 
 import tools
-from chart import ENVIRONMENT, HELM, TEXTS, template
+from chart import ENVIRONMENT, HELM, SETS, TEXTS, template
 
 yaml = tools.need("yaml", "pyyaml")
 
@@ -91,12 +91,15 @@ REFUSED = [
     (["tracing.headers.authorization=x"], "additional properties 'headers' not allowed"),
     (["tracing.samplingRatio=2"], "/tracing/samplingRatio"),
     (["logLevel=loud"], "/logLevel"),
-    (["images.worker.tag=latest"], "/images/worker/tag"),
+    (["images.worker.tag=latest"], "images.worker.tag is 'latest', which is another image tomorrow"),
+    (["images.control.tag=latest"], "Name a version, or give images.control.digest"),
+    (["images.worker.tag=a:b"], "/images/worker/tag"),
     (["models[0].model=s3://bucket/model"], "/models/0"),
     (["models[0].name=a,models[0].model=hf://a/b,models[0].activationBits=16"], "/models/0/activationBits"),
     (["workers.resources.limits.memory=lots"], "/workers/resources/limits/memory"),
     (["workers.ucx.tcpPortRange=any"], "/workers/ucx/tcpPortRange"),
     (["router.service.type=Public"], "/router/service/type"),
+    (["monitoring.rules.runbookUrl=docs/runbooks.md"], "/monitoring/rules/runbookUrl"),
     (["tls.source=vault"], "/tls/source"),
     (["tls.secret=x"], "additional properties 'secret' not allowed"),
     (["tls.source=existingSecrets"], "tls.existingSecrets.admin names none"),
@@ -104,6 +107,16 @@ REFUSED = [
     (["apiKeys.existingSecret=keys,monitoring.podMonitor.enabled=true"], "apiKeys.metricsKey.existingSecret"),
     (["images.control.digest=sha256:abc"], "/images/control/digest"),
     # What must fit together.
+    (["router.service.grpcPort=8000"], "router.service.httpPort and router.service.grpcPort are both 8000: a Service needs two different ports"),
+    (["workers.resources.requests.memory=9Gi"], "workers.resources: the request of memory (9Gi) is above its limit (8Gi), which Kubernetes refuses"),
+    (["workers.resources.requests.memory=8193Mi"], "the request of memory (8193Mi) is above its limit (8Gi)"),
+    (["router.resources.requests.cpu=4001m"], "router.resources: the request of cpu (4001m) is above its limit (4)"),
+    (["coordinator.resources.requests.cpu=4.5"], "coordinator.resources: the request of cpu (4.5) is above its limit (4)"),
+    (["modelsJob.resources.requests.memory=268435457"], "modelsJob.resources: the request of memory"),
+    (["pull.resources.limits.memory=128M"], "pull.resources: the request of memory (256Mi) is above its limit (128M)"),
+    ([f"fullnameOverride={'a' * 41}"], "fullnameOverride is 41 characters long, but 40 are the most"),
+    ([f"fullnameOverride={'a' * 40},workers.kind=LeaderWorkerSet,workers.spares=1"], "a name of 53 characters, but 52 are the most"),
+    (["fullnameOverride=my.pagoda"], "the name of a Service begins with a letter and has small letters, digits and dashes only"),
     (["coordinator.heartbeatMs=2000"], "one late heartbeat would lose a worker"),
     (["models[0].name=a,models[0].model=hf://a/b,models[0].pipelineParallelSize=3,models[0].tensorParallelSize={2,2}"],
      "tensorParallelSize lists 2 stages, but pipelineParallelSize is 3"),
@@ -131,6 +144,32 @@ def test_wrong_values_are_refused_and_the_message_names_them():
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         wrong = [line for line in pool.map(one, REFUSED) if line]
     assert not wrong, "\n".join(wrong)
+
+
+def test_requests_up_to_the_limits_are_taken():
+    """Other ways to write the same amount, and less, are not above it."""
+    for same in ("workers.resources.requests.memory=8192Mi", "workers.resources.requests.memory=8589934592", "workers.resources.requests.memory=8G",
+                 "router.resources.requests.cpu=4000m", "router.resources.requests.cpu=4.0", "coordinator.resources.requests.memory=4Gi",
+                 "modelsJob.resources.requests.cpu=0.5"):
+        template("--set", same)
+
+
+def test_the_longest_name_fits_in_every_set():
+    """What Kubernetes adds: ten letters and a dash to a StatefulSet's name in a label, six to a Job's in its pods' names and labels."""
+    room = {"StatefulSet": 52, "Job": 57, "ConfigMap": 253, "Certificate": 253, "Issuer": 253}
+    for path in [None, *SETS]:
+        for length in (40, 39):
+            name = "p" * length
+            done = template("--set", f"fullnameOverride={name},monitoring.rules.enabled=true,monitoring.dashboards.enabled=true",
+                            *(["-f", path] if path else []), check=False)
+            if done.returncode != 0 and length == 40:
+                assert "-worker-spare would be a StatefulSet" in done.stderr, done.stderr
+                continue
+            assert done.returncode == 0, done.stderr
+            for item in yaml.safe_load_all(done.stdout):
+                if item:
+                    assert len(item["metadata"]["name"]) <= room.get(item["kind"], 63), f"{path}: {item['kind']} {item['metadata']['name']}"
+            break
 
 
 if __name__ == "__main__":

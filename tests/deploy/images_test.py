@@ -124,10 +124,85 @@ def test_packages_exist():
     assert set(packages) <= shown, f"not in Debian: {set(packages) - shown}"
 
 
+def test_docs_name_the_packages_of_a_host_that_only_runs_the_binaries():
+    """Where the docs install them by hand: what the images install, apart from what is there for `pagoda pull`."""
+    wanted = set().union(*(packages_of(name) for name in ("control.Dockerfile", "worker-cpu.Dockerfile"))) - {"python3", "python3-pip"}
+    for page in ("docs/install.md", "docs/secure-two-hosts.md"):
+        command = re.search(r"apt-get install -y --no-install-recommends (.*?)\n```", (tools.ROOT / page).read_text(), re.S)[1]
+        assert set(command.replace("\\\n", " ").split()) == wanted, f"{page}: {set(command.split()) ^ wanted}"
+
+
+# The one-host cluster's roles: who shows which certificates. Everybody else holds no key.
+KEYS_OF = {"pagoda-router": {"router", "server"}, "pagoda-coordinator": {"coordinator"}, "pagoda-worker": {"worker"}, "pagoda": {"admin"}}
+
+
+class ComposeVolumes:
+    """The volumes of compose.yaml as folders, filled by the command of its service `certs` itself."""
+
+    def __enter__(self):
+        self.kept = tempfile.TemporaryDirectory(prefix="pagoda-compose-")
+        self.folder = pathlib.Path(self.kept.name)
+        for volume in COMPOSE["volumes"]:
+            (self.folder / volume).mkdir()
+        certs = COMPOSE["services"]["certs"]
+        shell, flag, script = certs["command"]
+        path = f"{tools.binary('pagoda').parent}:{os.environ['PATH']}"
+        tools.run(shell, flag, self.inside(certs, script.replace("$$", "$")), env={**os.environ, **certs["environment"], "PATH": path})
+        return self
+
+    def __exit__(self, *_):
+        self.kept.cleanup()
+
+    def mounts(self, service):
+        """Volume -> where the container sees it."""
+        pairs = [volume.split(":")[:2] for volume in service.get("volumes", [])]
+        return {source: target for source, target in pairs if source in COMPOSE["volumes"]}
+
+    def inside(self, service, text):
+        """`text` with the paths below the container's mounts as paths of this machine."""
+        root = pathlib.Path(tempfile.mkdtemp(dir=self.kept.name, prefix="root-"))
+        for volume, target in self.mounts(service).items():
+            link = root / target.lstrip("/")
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(self.folder / volume)
+        tops = "|".join(sorted({target.split("/")[1] for target in self.mounts(service).values()}))
+        return re.sub(rf"(?<![\w/])/(?={tops}\b)", f"{root}/", text)
+
+    def keys(self, service):
+        """Roles whose private keys the container can see, by what is in them."""
+        authority = {path.read_text(): path.parent.name for path in (self.folder / "authority").glob("*/*.key")}
+        assert len(authority) == 6, authority.values()
+        return {authority[path.read_text()] for volume in self.mounts(service) for path in (self.folder / volume).rglob("*.key")}
+
+
+def test_compose_services_see_the_keys_of_their_own_role_only():
+    with ComposeVolumes() as volumes:
+        for name, service in COMPOSE["services"].items():
+            if name == "certs":  # it makes them, and speaks to nobody
+                assert "ports" not in service and service["restart"] == "no"
+                continue
+            uses = any(part.startswith("--tls=") for part in service["command"])
+            allowed = KEYS_OF[service["command"][0]] if uses else set()
+            assert volumes.keys(service) == allowed, f"{name} sees the keys of {volumes.keys(service)}; its own are {allowed}"
+            for volume in service.get("volumes", []):
+                assert volume.endswith(":ro") or not volumes.keys({"volumes": [volume]}), f"{name} can change its key: {volume}"
+            assert name not in ("router", "coordinator", "worker-0", "worker-1", "deploy") or uses, f"{name} runs without certificates"
+        for key in volumes.folder.glob("*/**/*.key"):
+            open_to = key.stat().st_mode & 0o777
+            assert open_to == (0o600 if "authority" in key.parts else 0o640), f"{key}: {open_to:o}"
+        assert (volumes.folder / "ca/ca.crt").read_text() == (volumes.folder / "server-tls/ca.crt").read_text()
+        scrapes = yaml.safe_load((tools.ROOT / "deploy/monitoring/prometheus.yml").read_text())["scrape_configs"]
+        ca_file = next(scrape["tls_config"]["ca_file"] for scrape in scrapes if "tls_config" in scrape)
+        assert pathlib.Path(volumes.inside(COMPOSE["services"]["prometheus"], ca_file)).exists(), ca_file
+
+
 def test_compose_services_are_closed_and_parse():
+    with ComposeVolumes() as volumes:
+        check_compose_services(volumes)
+
+
+def check_compose_services(volumes):
     parsed = 0
-    certificates = tempfile.TemporaryDirectory(prefix="pagoda-compose-")
-    tools.run(tools.binary("pagoda"), "certs", certificates.name + "/certificates", "--hosts", "router")
     for name, service in COMPOSE["services"].items():
         assert service["read_only"] and service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
@@ -142,7 +217,8 @@ def test_compose_services_are_closed_and_parse():
         command = service["command"]
         if command[0] in ("pagoda-router", "pagoda-coordinator", "pagoda-worker"):
             assert any(part.startswith("--tls=") for part in command), name
-            tools.run(tools.binary(command[0]), *[part.replace("/etc/pagoda/", certificates.name + "/") for part in command[1:]], "--check-config")
+            tools.run(tools.binary(command[0]), *[volumes.inside(service, part) if "=/etc/pagoda/" in part else part for part in command[1:]],
+                      "--check-config")
             parsed += 1
             grace = int(service["stop_grace_period"].removesuffix("s"))
             timeout = next(int(part.split("=")[1]) for part in command if part.startswith("--shutdown-timeout-ms="))

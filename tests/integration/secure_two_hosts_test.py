@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """docs/secure-two-hosts.md by copy and paste: its own commands, block by block, on two network namespaces.
 
-/etc/pagoda of each host is a folder of its own. The model is what the document names, from this machine's cache. Needs root.
+/etc/pagoda, /usr/local/bin and the home of each host are folders of its own. Host a has the programs on its PATH and this machine's
+cache with the model that the document names; host b has neither, as the document says. Needs root.
 """
 import contextlib
 import os
@@ -38,12 +39,13 @@ class Hosts:
         link = f"pgs{os.getpid() % 100000}"
         try:
             for host in HOSTS:
-                etc = self.folder / host
-                etc.mkdir()
+                for folder in ("", "local-bin", "home"):
+                    (self.folder / f"{host}{folder and '-' + folder}").mkdir()
                 # Its own network, shared memory and process tree, so that whatever the document starts ends with the host.
                 self.keepers[host] = subprocess.Popen(
                     ["unshare", "--net", "--ipc", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private", "sh", "-c",
-                     f"mkdir -p /etc/pagoda && mount --bind '{etc}' /etc/pagoda && mount -t tmpfs tmpfs /dev/shm && mount -t sysfs sysfs /sys && "
+                     f"mkdir -p /etc/pagoda && mount --bind '{self.folder / host}' /etc/pagoda && mount -t tmpfs tmpfs /dev/shm && "
+                     f"mount --bind '{self.folder / host}-local-bin' /usr/local/bin && mount -t sysfs sysfs /sys && "
                      "ip link set lo up && echo up && exec sleep 600"], stdout=subprocess.PIPE, text=True)
                 assert self.keepers[host].stdout.readline().strip() == "up", f"cannot make {host}"
             sh("ip", "link", "add", link + "a", "type", "veth", "peer", "name", link + "b")
@@ -61,9 +63,11 @@ class Hosts:
         return int(children[0])
 
     def run(self, host, commands, shell=("sh", "-ec")):
-        path = f"{cluster.binary_folder()}:{os.environ['PATH']}"
+        environment = {**os.environ, "PATH": f"{cluster.binary_folder()}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"}
+        if host == "host-b":
+            environment.update(PATH="/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", HOME=str(self.folder / "host-b-home"))
         done = subprocess.run(["nsenter", "--target", str(self.inside(host)), "--net", "--ipc", "--mount", "--pid", *shell, commands],
-                              capture_output=True, text=True, timeout=120, env={**os.environ, "PATH": path}, cwd="/")
+                              capture_output=True, text=True, timeout=120, env=environment, cwd="/")
         assert done.returncode == 0, f"{host}: exit status {done.returncode} of\n{commands}\n{done.stdout}{done.stderr}"
         return done.stdout
 
@@ -84,6 +88,31 @@ class Hosts:
                 os.rmdir("/etc/pagoda")  # where the hosts' own folders were mounted
 
 
+def prometheus_of_the_docs_sees_them(hosts):
+    """The configuration that docs/observe.md shows is for this cluster: every target of it is scraped."""
+    found = shutil.which("prometheus") or cluster.ROOT / "build/tools/prometheus/usr/bin/prometheus"
+    if not os.path.exists(found):
+        print("  (no Prometheus here: docs/observe.md's configuration is not tried)")
+        return
+    text = re.search(r"^```yaml\n(.*?)^```$", (cluster.ROOT / "docs/observe.md").read_text(), re.M | re.S)[1]
+    for there, here in (("pagoda-rules.yaml", cluster.ROOT / "deploy/helm/pagoda/files/rules.yaml"),
+                        ("pagoda-ca.crt", "/etc/pagoda/certificates/server/ca.crt"), ("pagoda-metrics-key", "/etc/pagoda/metrics-key")):
+        assert f"/etc/prometheus/{there}" in text
+        text = text.replace(f"/etc/prometheus/{there}", str(here))
+    (hosts.folder / "prometheus.yml").write_text("global: {scrape_interval: 1s}\n" + text)
+    data = f"--storage.tsdb.path={hosts.folder}/tsdb --web.listen-address=127.0.0.1:9090"
+    hosts.run("host-a", f"{found} --config.file={hosts.folder}/prometheus.yml {data} > /etc/pagoda/prometheus.log 2>&1 & ", ("bash", "-c"))
+    deadline = time.monotonic() + 30
+    while True:
+        said = hosts.run("host-a", "curl -sS 'http://127.0.0.1:9090/api/v1/query?query=up' || true", ("bash", "-c"))
+        up = re.findall(r'"job":"([a-z-]+)".*?"value":\[[^"]*"(\d)"', said)
+        if sorted(up) == [("pagoda-coordinator", "1"), ("pagoda-router", "1"), ("pagoda-worker", "1")]:
+            print("  Prometheus scrapes all three with the docs' configuration")
+            return
+        assert time.monotonic() < deadline, f"not scraped: {said}"
+        time.sleep(0.5)
+
+
 def the_documents_commands_work():
     cluster.model_path()  # or skipped
     with Hosts() as hosts:
@@ -92,15 +121,27 @@ def the_documents_commands_work():
         for number, (host, commands) in enumerate(blocks()):
             # A block goes on where the last one of its host ended.
             said = hosts.run(host, f"cd {working[host]}\nset -e\n{commands}", ("bash", "-c"))
-            if "tar -C certificates -cf worker-certificate.tar" in commands:  # "carry it to host b"
-                shutil.copy(hosts.folder / "host-a/worker-certificate.tar", hosts.folder / "host-b/worker-certificate.tar")
+            if "mkdir -p /etc/pagoda" in commands and host == "host-b":  # "carry both archives"
+                for name in ("worker-certificate.tar", "programs.tar"):
+                    assert (hosts.folder / f"host-a/{name}").stat().st_mode & 0o077 == 0, f"{name} is for all to read"
+                    shutil.copy2(hosts.folder / f"host-a/{name}", hosts.folder / f"host-b/{name}")
             if '"text"' in said:
                 answer = said
             print(f"  block {number + 1} on {host}: done", flush=True)
         assert '"finish_reason":"length"' in answer, answer
         print("  " + answer[:300])
+        prometheus_of_the_docs_sees_them(hosts)
         secrets = sorted(str(path.relative_to(hosts.folder / "host-b")) for path in (hosts.folder / "host-b").rglob("*.key"))
         assert secrets == ["certificates/worker/tls.key"], f"host b has keys that it does not need: {secrets}"
+        files = [path for host in HOSTS for path in (hosts.folder / host).rglob("*") if path.is_file()]
+        assert not [path for path in files if path.suffix == ".tar"], "an archive with a key is left"
+        secret = [path for path in files if path.suffix == ".key" or path.name.endswith("-key") or path.name == "keys.yaml"]
+        assert {"my-key", "metrics-key", "keys.yaml", "tls.key", "ca.key"} == {path.name for path in secret}, secret
+        readable = [f"{path}: {path.stat().st_mode & 0o777:o}" for path in secret if path.stat().st_mode & 0o077]
+        assert not readable, f"for all to read: {readable}"
+        programs = sorted(path.name for path in (hosts.folder / "host-b-local-bin").iterdir())
+        assert programs == ["pagoda", "pagoda-worker"], programs
+        assert '"peers":1' in (hosts.folder / "host-b/worker.log").read_text(), "host b has not read its part of the model from host a"
 
 
 if __name__ == "__main__":

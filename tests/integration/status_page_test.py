@@ -216,9 +216,16 @@ def shows_a_lost_worker(page):
         assert "worker-1" in seen, seen
         assert "worker-1" in page.text("#announce"), "a screen reader is told"
         wait_for("a pipeline that is not ready", lambda: page.count("[data-pipeline]:not([data-state=ready])") == 1, 5)
+        facts = page.script("return document.querySelector('[data-pipeline]:not([data-state=ready]) .facts')?.innerText ?? 'out –'")
+        assert "out –" in facts, f"a pipeline that computes nothing has the rates of before: {facts}"
         page.picture("worker-lost")
         wait_for("the streams that were submitted again", lambda: page.count("#event-list li[data-kind=failover]") >= 1)
         wait_for("the cluster whole again", lambda: page.count(".rank[data-state=ready]") == 3)
+        assert page.count("#event-list li[data-kind=worker_lost] svg.bad") >= 1, "the lost worker has no picture"
+        kinds = "const kinds = [...document.querySelectorAll('#event-list li')].map((e) => e.dataset.kind);"  # newest first
+        wait_for("the new epoch in the events", lambda: page.script(
+            kinds + "return kinds.includes('pipeline_ready') && kinds.indexOf('pipeline_ready') < kinds.indexOf('worker_lost')"))
+        page.picture("events", "#events")
 
 
 def shows_a_lost_coordinator(page):
@@ -254,6 +261,8 @@ def cluster_is_shown_to_holders_of_the_admin_key():
                 field.send_keys(key)
                 opened.find_element("css selector", "#key-form button").click()
             wait_for("the form", lambda: opened.find_element("css selector", "#key-form").is_displayed())
+            seen = opened.execute_script("return document.body.innerText")
+            assert "This page needs a key." in seen and "Pipelines ready" not in seen and "Waiting for a coordinator" not in seen, seen
             assert text("#connection") == "needs a key" and "worker-0" not in opened.page_source and serving.name not in opened.page_source
             for wrong in ("sk-pagoda-wrong", secrets["inference"]):
                 enter(wrong)

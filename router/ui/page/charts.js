@@ -61,7 +61,8 @@ export class Chart {
     parent.append(element("figure", {}, element("figcaption", {}, element("span", {}, `${title} (${unit})`), this.legend), this.picture));
   }
 
-  draw(samples) {
+  // Not `live`: the last that was heard of. Nothing is said of now.
+  draw(samples, live = true) {
     const now = samples.length ? samples[samples.length - 1].unix_s : 0;
     let most = 0;
     for (const sample of samples) for (const {key} of this.series) most = Math.max(most, sample[key] ?? 0);
@@ -79,12 +80,12 @@ export class Chart {
     }
     for (const [minutes, anchor] of [[5, "start"], [2.5, "middle"], [0, "end"]]) {
       const label = svg("text", {x: LEFT + (width - LEFT) * (1 - minutes / 5), y: HEIGHT - 3, "text-anchor": anchor});
-      label.textContent = minutes === 0 ? "now" : `−${minutes} min`;
+      label.textContent = minutes === 0 ? (live ? "now" : "last heard") : `−${minutes} min`;
       parts.push(label);
     }
     this.series.forEach(({key}, index) => parts.push(...this.line(samples, key, index ? "b" : "a", x, y)));
     this.picture.replaceChildren(...parts);
-    const last = samples[samples.length - 1] ?? {};
+    const last = (live ? samples[samples.length - 1] : null) ?? {};
     const words = this.series.map(({key, name}) => `${name} ${this.format(last[key] ?? null)}`);
     this.picture.setAttribute("aria-label", `${this.title}, now: ${words.join(", ")}; highest of five minutes ${this.format(most)}`);
     this.legend.replaceChildren(...this.series.flatMap(({}, index) => [

@@ -1,5 +1,5 @@
 // Puts the page together: one stream of events from the router, kept up; what it tells is drawn.
-import {Chart, element, milliseconds, number} from "./charts.js";
+import {Chart, element, milliseconds, number, svg} from "./charts.js";
 import {drawClusters, totals} from "./cluster.js";
 import {loadModels, serverEvents, startPlayground} from "./playground.js";
 
@@ -7,10 +7,13 @@ const byId = (id) => document.getElementById(id);
 const KEY = "pagoda-admin-key";
 const HISTORY = 300;
 const KEPT_EVENTS = 200;
+const OLD_MS = 5000;         // coordinators tell every second: what is older says nothing of now
+const RECENT_SECONDS = 10;
 
-const clusters = new Map();  // link -> ClusterState
+const clusters = new Map();  // link -> {cluster, fresh, at}
 let samples = [];
 let happened = [];           // newest first: {at, kind, text}
+let live = false;            // the router's stream is there
 
 const charts = [
   new Chart(byId("chart-grid"), "Tokens", "per second", [{key: "output_tokens", name: "out"}, {key: "prompt_tokens", name: "in"}]),
@@ -21,31 +24,74 @@ const charts = [
 
 function drawTiles() {
   const sums = totals(clusters);
-  const last = samples[samples.length - 1] ?? {};
-  const recent = samples.filter((sample) => sample.first_token_p95_ms !== null).at(-1);
+  const last = live ? samples.at(-1) : undefined;
+  const recent = last && samples.filter((sample) => sample.first_token_p95_ms !== null && last.unix_s - sample.unix_s < RECENT_SECONDS).at(-1);
   const tile = (name, value, small = "", kind = "") =>
     element("div", {}, element("dt", {}, name), element("dd", {class: kind}, value, small ? element("small", {}, " " + small) : null));
   byId("tiles").replaceChildren(
-    tile("Pipelines ready", `${sums.ready} of ${sums.pipelines}`, "", sums.ready < sums.pipelines ? "bad" : ""),
-    tile("Workers", number(sums.workers), sums.lost ? `${sums.lost} lost` : "", sums.lost ? "warn" : ""),
-    tile("Running", number(sums.running), `${number(sums.waiting)} waiting`),
-    tile("Output", number(last.output_tokens ?? 0), "tok/s"),
+    tile("Pipelines ready", sums ? `${sums.ready} of ${sums.pipelines}` : "–", "", sums && sums.ready < sums.pipelines ? "bad" : ""),
+    tile("Workers", sums ? number(sums.workers) : "–", sums?.lost ? `${sums.lost} lost` : "", sums?.lost ? "warn" : ""),
+    tile("Running", sums ? number(sums.running) : "–", sums ? `${number(sums.waiting)} waiting` : ""),
+    tile("Output", last ? number(last.output_tokens) : "–", last ? "tok/s" : ""),
     tile("First token, p95", recent ? milliseconds(recent.first_token_p95_ms) : "–"),
-    tile("KV cache", sums.blocks ? `${Math.round(100 * sums.used / sums.blocks)}%` : "–", "in use"));
+    tile("KV cache", sums?.blocks ? `${Math.round(100 * sums.used / sums.blocks)}%` : "–", sums?.blocks ? "in use" : ""));
+}
+
+function drawCluster(waiting = "") {
+  if (waiting) {
+    byId("coordinators").replaceChildren(element("p", {class: "quiet"}, waiting));
+  } else {
+    drawClusters(byId("coordinators"), clusters);
+  }
+  drawTiles();
+}
+
+// What has not been told again for a while is not shown as if it were of now.
+function noticeAge() {
+  let changed = false;
+  for (const entry of clusters.values()) {
+    const fresh = live && Date.now() - entry.at < OLD_MS;
+    changed ||= fresh !== entry.fresh;
+    entry.fresh = fresh;
+  }
+  if (changed) drawCluster();
 }
 
 const EVENT_KIND = {worker_lost: "bad", epoch_ended: "bad", worker_fault: "bad", failover: "warn", connection: "warn",
                     pipeline_ready: "good", worker_joined: "good"};
 
+// A worker is a box: crossed out when it was lost, with a plus when it joined, fading when it left.
+function eventPicture(kind) {
+  const parts = {
+    worker_lost: [svg("rect", {x: 1.5, y: 3.5, width: 13, height: 9, rx: 2, class: "gone"}), svg("path", {d: "M4 1.5 12 14.5M12 1.5 4 14.5"})],
+    worker_left: [svg("rect", {x: 1.5, y: 3.5, width: 13, height: 9, rx: 2, class: "gone"})],
+    worker_joined: [svg("rect", {x: 1.5, y: 3.5, width: 13, height: 9, rx: 2}), svg("path", {d: "M8 5.5v5M5.5 8h5"})],
+    worker_fault: [svg("path", {d: "M8 1.5 15 14.5H1ZM8 6v4M8 11.6v1"})],
+    epoch_ended: [svg("path", {d: "M8 1.5 15 14.5H1ZM8 6v4M8 11.6v1"})],
+    pipeline_ready: [svg("path", {d: "M2 8.5 6 12.5 14 3.5"})],
+    failover: [svg("path", {d: "M2 8h11M9 4l4 4-4 4"})],
+    connection: [svg("path", {d: "M1 8h4M11 8h4M6.5 4l3 8"})],
+  }[kind] ?? [svg("circle", {cx: 8, cy: 8, r: 2})];
+  return svg("svg", {class: `happening ${EVENT_KIND[kind] ?? ""}`, viewBox: "0 0 16 16", "aria-hidden": "true", "aria-label": kind.replaceAll("_", " ")}, ...parts);
+}
+
+function drawEvents(nothing = "Nothing has happened since this page was opened.") {
+  if (happened.length === 0) {
+    byId("event-list").replaceChildren(element("li", {class: "quiet"}, nothing));
+    return;
+  }
+  byId("event-list").replaceChildren(...happened.map((event) => {
+    const when = new Date(event.at);
+    return element("li", {"data-kind": event.kind}, element("time", {datetime: when.toISOString()}, when.toLocaleTimeString([], {hour12: false})),
+      eventPicture(event.kind), element("span", {class: EVENT_KIND[event.kind] ?? ""}, event.kind.replaceAll("_", " ")), element("span", {}, event.text));
+  }));
+}
+
 function tellEvent(at, kind, text) {
   happened.push({at, kind, text});
   happened.sort((a, b) => b.at - a.at);
   happened = happened.slice(0, KEPT_EVENTS);
-  byId("event-list").replaceChildren(...happened.map((event) => {
-    const when = new Date(event.at);
-    return element("li", {"data-kind": event.kind}, element("time", {datetime: when.toISOString()}, when.toLocaleTimeString([], {hour12: false})),
-      element("span", {class: EVENT_KIND[event.kind] ?? ""}, event.kind.replaceAll("_", " ")), element("span", {}, event.text));
-  }));
+  drawEvents();
 }
 
 function addSample(sample) {
@@ -54,23 +100,31 @@ function addSample(sample) {
   if (sample.retries > 0) tellEvent(1000 * sample.unix_s, "failover", `${number(sample.retries)} streams were submitted again in this second`);
 }
 
+const drawCharts = () => charts.forEach((chart) => chart.draw(samples, live));
+
+function forget() {
+  samples = [];
+  happened = [];
+  clusters.clear();
+  drawEvents();
+}
+
 const handlers = {
   hello(data) {
     byId("router-name").textContent = `${data.router}, version ${data.version}`;
-    samples = [];
-    happened = [];
-    clusters.clear();
+    forget();
     data.history.forEach(addSample);
+    drawCharts();
+    drawCluster("Waiting for a coordinator.");
   },
   sample(data) {
     addSample(data);
-    charts.forEach((chart) => chart.draw(samples));
+    drawCharts();
     drawTiles();
   },
   cluster(data) {
-    clusters.set(data.link, data.cluster);
-    drawClusters(byId("coordinators"), clusters);
-    drawTiles();
+    clusters.set(data.link, {cluster: data.cluster, fresh: true, at: Date.now()});
+    drawCluster();
   },
   events(data) {
     for (const event of data.events) tellEvent(Number(event.unix_ms), event.kind, event.text);
@@ -79,18 +133,41 @@ const handlers = {
     loadModels();
   },
   lost(data) {
-    const name = clusters.get(data.link)?.coordinator ?? "a coordinator";
+    const name = clusters.get(data.link)?.cluster.coordinator ?? "a coordinator";
     clusters.delete(data.link);
     tellEvent(Date.now(), "connection", `this router has lost ${name}`);
     byId("announce").textContent = `This router has lost ${name}`;
-    drawClusters(byId("coordinators"), clusters);
-    drawTiles();
+    drawCluster();
   },
 };
 
 function setConnection(text, kind) {
   byId("connection").textContent = text;
   byId("connection").className = `pill ${kind}`;
+}
+
+function setLive(now) {
+  live = now;
+  noticeAge();
+  drawCharts();
+  drawTiles();
+}
+
+// Nothing of the cluster is shown, not even zeros, until there is a key that may see it.
+function askForKey(status, key) {
+  forget();
+  setConnection("needs a key", "warn");
+  document.body.dataset.locked = "yes";
+  drawCluster("Not shown without a key.");
+  byId("key-form").hidden = false;
+  byId("key-error").textContent = !key ? "" : status === 403
+    ? "This key was not accepted: it is one of this cluster's keys, but not of scope admin."
+    : "This key was not accepted: it is none of this cluster's keys, or it was revoked.";
+}
+
+function unlock() {
+  delete document.body.dataset.locked;
+  byId("key-form").hidden = true;
 }
 
 // A key may be given at any time, also while the last one is being tried.
@@ -107,15 +184,14 @@ async function followOnce() {
   const key = sessionStorage.getItem(KEY);
   const response = await fetch("/ui/events", {headers: key ? {Authorization: `Bearer ${key}`} : {}, cache: "no-store"});
   if (response.status === 401 || response.status === 403) {
-    setConnection("needs a key", "warn");
-    byId("key-form").hidden = false;
-    byId("key-error").textContent = key ? "This key was not accepted." : "";
+    askForKey(response.status, key);
     if (sessionStorage.getItem(KEY) === key) await new Promise((resolve) => { keyGiven = resolve; });
     return true;
   }
   if (!response.ok) throw new Error(`HTTP ${response.status}`);
-  byId("key-form").hidden = true;
+  unlock();
   setConnection("live", "good");
+  setLive(true);
   for await (const event of serverEvents(response)) handlers[event.type]?.(JSON.parse(event.data));
   return false;
 }
@@ -128,6 +204,7 @@ async function follow() {
     } catch {
       // Told below.
     }
+    setLive(false);
     if (byId("connection").textContent !== "needs a key") setConnection("not connected, trying again", "bad");
     pause = performance.now() - started > 5000 ? 500 : Math.min(2 * pause, 8000);
     await new Promise((resolve) => setTimeout(resolve, pause));
@@ -143,5 +220,6 @@ byId("theme").addEventListener("click", () => {
 
 startPlayground();
 drawTiles();
-charts.forEach((chart) => chart.draw(samples));
+drawCharts();
+setInterval(noticeAge, 1000);
 follow();

@@ -12,9 +12,18 @@ function authorization() {
   return key ? {Authorization: `Bearer ${key}`} : {};
 }
 
+function tellWhetherAKeyIsNeeded(status) {
+  const refused = status === 401 || status === 403;
+  if (refused && byId("model-error").textContent === "") byId("key-details").open = true;
+  byId("model-error").textContent = !refused ? "" : byId("api-key").value === ""
+    ? "This cluster asks for an API key: enter one below to chat."
+    : status === 403 ? "This API key may not be used to chat (scope inference)." : "This API key was not accepted.";
+}
+
 export async function loadModels() {
   try {
     const answer = await fetch("/v1/models", {headers: authorization()});
+    tellWhetherAKeyIsNeeded(answer.status);
     if (!answer.ok) return;
     const names = (await answer.json()).data.map((model) => model.id);
     const select = byId("model");

@@ -103,4 +103,52 @@
 {{- if le (int (last $range)) (int (first $range)) -}}
 {{- fail (printf "workers.ucx.tcpPortRange is %s: the second port must be above the first" $values.workers.ucx.tcpPortRange) -}}
 {{- end -}}
+{{- include "pagoda.validateNames" . -}}
+{{- range $image := list "control" "worker" -}}
+{{- if eq (toString (index $values.images $image).tag) "latest" -}}
+{{- fail (printf "images.%s.tag is 'latest', which is another image tomorrow: pods of one release would not run the same build. Name a version, or give images.%s.digest" $image $image) -}}
+{{- end -}}
+{{- end -}}
+{{- if eq (int $values.router.service.httpPort) (int $values.router.service.grpcPort) -}}
+{{- fail (printf "router.service.httpPort and router.service.grpcPort are both %d: a Service needs two different ports" (int $values.router.service.httpPort)) -}}
+{{- end -}}
+{{- range $where := list "router" "coordinator" "workers" "modelsJob" "pull" -}}
+{{- include "pagoda.validateResources" (dict "where" $where "resources" (index $values $where).resources) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The names that are made of fullname have to be names of Services too, and short enough. A StatefulSet's pods bear its name, a dash
+     and ten more letters as a label (controller-revision-hash), so it may have 52 of the 63. */}}
+{{- define "pagoda.validateNames" -}}
+{{- $name := include "pagoda.fullname" . -}}
+{{- if gt (len .Values.fullnameOverride) 40 -}}
+{{- fail (printf "fullnameOverride is %d characters long, but 40 are the most: names that are made of it, such as %s-models-0123abcd and those of its pods, must stay within the 63 that Kubernetes allows. (Earlier versions of this chart cut it to '%s': give that to keep what is installed.)" (len .Values.fullnameOverride) .Values.fullnameOverride $name) -}}
+{{- end -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) -}}
+{{- fail (printf "all objects would be named after '%s', but the name of a Service begins with a letter and has small letters, digits and dashes only: set fullnameOverride" $name) -}}
+{{- end -}}
+{{- if and (eq .Values.workers.kind "LeaderWorkerSet") (gt (int (include "pagoda.spares" .)) 0) (gt (len $name) 39) -}}
+{{- fail (printf "%s-worker-spare would be a StatefulSet with a name of %d characters, but 52 are the most: set a shorter fullnameOverride (39 at most)" $name (add (len $name) 13)) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* A quantity as a number: 500m, 0.5, 2Gi. */}}
+{{- define "pagoda.quantity" -}}
+{{- $text := toString . -}}
+{{- $unit := regexFind "[A-Za-z]+$" $text -}}
+{{- $factors := dict "" 1.0 "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0 "Ti" 1099511627776.0 -}}
+{{- mulf (float64 (trimSuffix $unit $text)) (index $factors $unit) -}}
+{{- end -}}
+
+{{/* Requests within limits. Arguments: where, resources. */}}
+{{- define "pagoda.validateResources" -}}
+{{- $limits := .resources.limits -}}
+{{- range $resource, $request := .resources.requests -}}
+{{- if hasKey $limits $resource -}}
+{{- $limit := index $limits $resource -}}
+{{- if gt (float64 (include "pagoda.quantity" $request)) (float64 (include "pagoda.quantity" $limit)) -}}
+{{- fail (printf "%s.resources: the request of %s (%v) is above its limit (%v), which Kubernetes refuses" $.where $resource $request $limit) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
