@@ -47,7 +47,8 @@ void AddClusterFlags(CLI::App& app, ClusterOptions& options) {
       ->check(CLI::IsMember({"auto", "scalar", "avx2", "avx512", "amx"}));
   app.add_flag("--pin-threads", options.pin_threads, "bind each thread to a core");
   app.add_option("--transports", options.transports, "UCX transports between workers (UCX_TLS); default: UCX chooses");
-  app.add_option("--otlp-endpoint", options.otlp_endpoint, "http://host:port of a collector that takes traces; default: none");
+  app.add_option("--otlp-endpoint", options.otlp_endpoint, "http://host:port of a collector that takes traces; default: none")
+      ->check(IsTraceEndpoint());
   app.add_option("--tls", options.tls,
                  "folder of `pagoda certs` (made when it is not there): TLS for clients, mutual TLS inside");
   app.add_option("--api-key-file", options.api_key_file, "API keys (pagoda keys) that clients need; empty: none is needed");

@@ -4,6 +4,7 @@
 #include <string_view>
 
 #include "cli/command.h"
+#include "security/grpc_log.h"
 
 namespace pagoda::cli {
 namespace {
@@ -40,6 +41,7 @@ void PrintUsage(std::ostream& out) {
 }  // namespace
 
 int Main(int argc, const char* const* argv) {
+  security::SilenceGrpcLog();
   const std::string_view first = argc > 1 ? argv[1] : "";
   if (first == "--version" || first == "-V") {
     std::cout << "pagoda " << PAGODA_VERSION << "\n";

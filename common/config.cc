@@ -7,9 +7,11 @@
 #include <iostream>
 #include <map>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
 #include "common/log.h"
 #include "common/reload.h"
+#include "common/trace.h"
 
 namespace pagoda {
 namespace {
@@ -231,6 +233,9 @@ absl::StatusOr<HostPort> ParseHostPort(const std::string& text) {
     return absl::InvalidArgumentError(absl::StrCat("'", text, "' is not host:port"));
   }
   result.host = bracketed ? text.substr(1, colon - 2) : text.substr(0, colon);
+  if (!bracketed && result.host.find(':') != std::string::npos) {
+    return absl::InvalidArgumentError(absl::StrCat("'", text, "' is not host:port (an IPv6 address stands in brackets: [::1]:80)"));
+  }
   const char* begin = text.data() + colon + 1;
   const auto [end, error] = std::from_chars(begin, text.data() + text.size(), result.port);
   if (error != std::errc() || end != text.data() + text.size() || result.port < 0 || result.port > 65535) {
@@ -257,6 +262,23 @@ CLI::Validator IsHostPortList() {
         return std::string();
       },
       "");
+}
+
+CLI::Validator IsPortRange() {
+  return CLI::Validator(
+      [](std::string& text) -> std::string {
+        const std::vector<std::string> ends = absl::StrSplit(text, '-');
+        int low = 0, high = 0;
+        const bool numbers = ends.size() == 2 && absl::SimpleAtoi(ends[0], &low) && absl::SimpleAtoi(ends[1], &high);
+        if (numbers && low >= 1 && low <= high && high <= 65535) return "";
+        return absl::StrCat("'", text, "' is not a range of ports such as 13500-13600");
+      },
+      "");
+}
+
+CLI::Validator IsTraceEndpoint() {
+  return CLI::Validator(
+      [](std::string& text) { return text.empty() ? std::string() : std::string(Tracer::CheckEndpoint(text).message()); }, "");
 }
 
 CLI::Validator IsLogLevel() {

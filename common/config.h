@@ -28,6 +28,8 @@ absl::StatusOr<HostPort> ParseHostPort(const std::string& text);
 CLI::Validator IsHostPort();      // one
 CLI::Validator IsHostPortOrEmpty();
 CLI::Validator IsHostPortList();  // one or more, with commas between
+CLI::Validator IsPortRange();     // "13500-13600", from a lower port to a higher one
+CLI::Validator IsTraceEndpoint();
 CLI::Validator IsLogLevel();
 
 }  // namespace pagoda

@@ -54,10 +54,10 @@ absl::StatusOr<Endpoint> ParseEndpoint(std::string_view text) {
   constexpr std::string_view kScheme = "http://";
   if (text.starts_with("https://")) {
     return absl::InvalidArgumentError(
-        "--otlp-endpoint: https is not spoken; send to a collector on this host or in this pod over http");
+        "https is not spoken; send to a collector on this host or in this pod over http");
   }
   if (!text.starts_with(kScheme)) {
-    return absl::InvalidArgumentError(absl::StrCat("--otlp-endpoint '", AsAbsl(text), "' is not http://host:port[/path]"));
+    return absl::InvalidArgumentError(absl::StrCat("'", AsAbsl(text), "' is not http://host:port[/path]"));
   }
   text.remove_prefix(kScheme.size());
   const size_t slash = text.find('/');
@@ -67,7 +67,7 @@ absl::StatusOr<Endpoint> ParseEndpoint(std::string_view text) {
   if (address.find(':') == std::string::npos) address += ":4318";  // OTLP's own port
   PAGODA_ASSIGN_OR_RETURN(endpoint.address, ParseHostPort(address));
   for (const char c : endpoint.path) {
-    if (c <= ' ' || c > '~') return absl::InvalidArgumentError("--otlp-endpoint: the path has a character that no URL has");
+    if (c <= ' ' || c > '~') return absl::InvalidArgumentError("the path has a character that no URL has");
   }
   return endpoint;
 }

@@ -18,6 +18,7 @@
 #include "coordinator/server.h"
 #include "coordinator/store/etcd_store.h"
 #include "security/certificate_files.h"
+#include "security/grpc_log.h"
 #include "security/key_ring.h"
 #include "security/status_server.h"
 
@@ -50,9 +51,11 @@ void AddFlags(CLI::App& app, Flags& flags) {
       ->check(pagoda::IsHostPort());
   app.add_option("--store", flags.server.store, "what must not be forgotten: a sqlite file, shared by the coordinators of one host, or "
                  "etcd://host:port[,host:port][/prefix] (etcds:// with TLS) for several hosts; empty: in memory");
-  app.add_option("--etcd-ca-file", flags.server.etcd_ca_file, "PEM file: who may have signed etcd's certificate");
-  app.add_option("--etcd-certificate-file", flags.server.etcd_certificate_file, "PEM file: this coordinator's certificate for etcd");
-  app.add_option("--etcd-key-file", flags.server.etcd_key_file, "PEM file: its key");
+  app.add_option("--etcd-ca-file", flags.server.etcd_ca_file, "PEM file: who may have signed etcd's certificate")
+      ->check(CLI::ExistingFile);
+  app.add_option("--etcd-certificate-file", flags.server.etcd_certificate_file, "PEM file: this coordinator's certificate for etcd")
+      ->check(CLI::ExistingFile);
+  app.add_option("--etcd-key-file", flags.server.etcd_key_file, "PEM file: its key")->check(CLI::ExistingFile);
   app.add_option("--leader-lease-ms", flags.server.leader_lease_ms, "a leader that says nothing for so long is replaced")
       ->capture_default_str()
       ->check(CLI::Range(200, 600000));
@@ -90,7 +93,8 @@ void AddFlags(CLI::App& app, Flags& flags) {
       ->check(CLI::IsMember({"json", "plain"}));
   app.add_option("--ready-file", flags.ready_file, "written with host:port once serving");
   app.add_option("--otlp-endpoint", flags.otlp_endpoint,
-                 "http://host:port of an OpenTelemetry collector that takes traces; empty: no traces");
+                 "http://host:port of an OpenTelemetry collector that takes traces; empty: no traces")
+      ->check(pagoda::IsTraceEndpoint());
   app.add_flag("--check-config", flags.check_config, "parse, validate and exit");
 }
 
@@ -105,7 +109,6 @@ absl::Status Validate(const Flags& flags) {
   if (flags.server.coordinator.lease_ms < 2 * flags.server.coordinator.heartbeat_ms) {
     return absl::InvalidArgumentError("--lease-ms is below twice --heartbeat-ms: one late heartbeat would lose a worker");
   }
-  if (!flags.otlp_endpoint.empty()) PAGODA_RETURN_IF_ERROR(pagoda::Tracer::CheckEndpoint(flags.otlp_endpoint));
   if (!flags.api_key_file.empty()) {
     PAGODA_RETURN_IF_ERROR(pagoda::Annotate(pagoda::security::KeyRing::Load(flags.api_key_file).status(), "--api-key-file"));
   }
@@ -144,7 +147,8 @@ absl::Status Run(Flags& flags, const CLI::App& app, sigset_t& signals) {
                                                                            .registry = registry,
                                                                            .ready = [&ready] { return ready.load(); },
                                                                            .tls = flags.metrics_tls ? flags.tls : "",
-                                                                           .api_key_file = flags.api_key_file}));
+                                                                           .api_key_file = flags.api_key_file,
+                                                                           .certificate = pagoda::security::CertificateIn(flags.tls)}));
   }
   pagoda::LogInfo("serving", {{"address", server->address()}, {"store", flags.server.store}});
   if (!flags.ready_file.empty()) {
@@ -193,6 +197,7 @@ int main(int argc, char** argv) {
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   std::signal(SIGPIPE, SIG_IGN);
   pagoda::InitLog("coordinator", *pagoda::ParseLogLevel(flags.log_level), flags.log_format == "plain");
+  pagoda::security::TakeGrpcLog();
   status = Run(flags, app, signals);
   if (status.ok()) return 0;
   pagoda::LogError("failed", {{"error", pagoda::AsStd(status.message())}});

@@ -15,6 +15,7 @@
 #include "common/trace.h"
 #include "router/router.h"
 #include "security/certificate_files.h"
+#include "security/grpc_log.h"
 #include "security/https_context.h"
 #include "security/key_ring.h"
 
@@ -119,7 +120,8 @@ void Declare(CLI::App& app, Flags& flags) {
   app.add_option("--grpc-reflection", o.grpc_reflection, "serve gRPC reflection")
       ->capture_default_str();
   app.add_option("--otlp-endpoint", o.otlp_endpoint,
-                 "http://host:port of an OpenTelemetry collector that takes traces; empty: no traces");
+                 "http://host:port of an OpenTelemetry collector that takes traces; empty: no traces")
+      ->check(IsTraceEndpoint());
   app.add_option("--trace-sampling-ratio", o.trace_sampling_ratio,
                  "share of requests to trace; a caller's own decision (traceparent) comes first")
       ->check(CLI::Range(0.0, 1.0))
@@ -143,9 +145,6 @@ absl::Status WriteReadyFile(const std::string& path, const Router& router, const
 }
 
 absl::Status Check(const Flags& flags) {
-  if (const std::string& endpoint = flags.options.otlp_endpoint; !endpoint.empty()) {
-    if (absl::Status status = Tracer::CheckEndpoint(endpoint); !status.ok()) return status;
-  }
   if (const std::string& keys = flags.options.api_key_file; !keys.empty()) {
     PAGODA_RETURN_IF_ERROR(Annotate(security::KeyRing::Load(keys).status(), "--api-key-file"));
   }
@@ -173,6 +172,7 @@ absl::Status Run(Flags& flags, const CLI::App& app) {
   PAGODA_ASSIGN_OR_RETURN(const HostPort grpc, ParseHostPort(flags.grpc_listen));
   PAGODA_ASSIGN_OR_RETURN(const LogLevel level, ParseLogLevel(flags.log_level));
   InitLog("router", level, flags.log_format == "plain");
+  security::TakeGrpcLog();
   options.http_listen = http;
   options.grpc_listen = grpc;
   options.pulse_file = flags.ready_file;
@@ -191,6 +191,7 @@ absl::Status Run(Flags& flags, const CLI::App& app) {
   // It starts a thread that watches files.
   PAGODA_ASSIGN_OR_RETURN(options.upstream.tls,
                           security::ClusterTls::Load(flags.tls, security::Role::kRouter));
+  options.cluster_certificate = security::CertificateIn(flags.tls);
   PAGODA_ASSIGN_OR_RETURN(std::unique_ptr<Router> router, Router::Start(options));
   LogInfo("listening", {{"http", HostPort{http.host, router->http_port()}.ToString()},
                         {"grpc", HostPort{grpc.host, router->grpc_port()}.ToString()}});

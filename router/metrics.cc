@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <ctime>
 #include <map>
 #include <mutex>
 #include <set>
@@ -14,6 +15,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "common/limits.h"
 #include "common/metrics.h"
+#include "security/certificate_age.h"
 
 namespace pagoda::router {
 namespace {
@@ -123,6 +125,7 @@ struct Metrics::State {
                      "Alias for gateways: LoRA adapters; none are served.");
 
   TenantMetrics tenants{registry};
+  std::unique_ptr<security::CertificateAge> certificates;
 
   std::mutex cluster_mutex;
   struct ModelGauges {
@@ -283,6 +286,15 @@ TenantMetrics& Metrics::tenants() { return state_->tenants; }
 
 std::function<void(std::string_view, int64_t)> Metrics::span_counter() { return SpanCounter(state_->registry, "pagoda_router"); }
 
-std::string Metrics::Expose() const { return ExposeMetrics(state_->registry); }
+void Metrics::WatchCertificates(const std::string& cluster, const std::string& clients) {
+  state_->certificates = std::make_unique<security::CertificateAge>(
+      state_->registry, std::vector<security::CertificateAge::File>{{"cluster", cluster}, {"clients", clients}});
+  state_->certificates->Refresh(std::time(nullptr));
+}
+
+std::string Metrics::Expose() const {
+  if (state_->certificates != nullptr) state_->certificates->Refresh(std::time(nullptr));
+  return ExposeMetrics(state_->registry);
+}
 
 }  // namespace pagoda::router

@@ -42,6 +42,8 @@ class Metrics {
   // show zeros (a coordinator was lost, and may come back with the model).
   void SetCluster(const ClusterView& view, bool whole);
 
+  // `cluster`, `clients`: PEM files of this router's certificates; empty: none. Before the first Expose.
+  void WatchCertificates(const std::string& cluster, const std::string& clients);
   std::string Expose() const;
   // The last minutes, for the status page. Fed by the methods above.
   LiveFigures& live() { return live_; }

@@ -113,6 +113,7 @@ struct Router::State {
 };
 
 absl::Status Router::State::Listen() {
+  metrics.WatchCertificates(options.cluster_certificate, options.tls.certificate);
   http::Events events;
   events.request = [this](std::shared_ptr<http::Request> request,
                           std::shared_ptr<http::Response> response) {

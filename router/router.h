@@ -26,6 +26,7 @@ class Router {
     HostPort http_listen{"127.0.0.1", 0};
     HostPort grpc_listen{"127.0.0.1", 0};
     security::ServerFiles tls;  // of both; plain when empty
+    std::string cluster_certificate;  // PEM file, whose end is a metric; empty: none
     int64_t request_timeout_ms = limits::kMaxRequestMs;
     int pool_threads = 2;
     bool grpc_reflection = true;

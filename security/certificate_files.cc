@@ -212,7 +212,7 @@ absl::Status CheckClusterFolder(const std::string& folder, Role role) {
   if (uris.size() == 1 && uris[0] == UriOf(role)) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(
       certificate, uris.size() == 1 ? absl::StrCat(" is of ", uris[0]) : absl::StrCat(" names ", uris.size(), " URIs"),
-      ", but a ", AsAbsl(NameOf(role)), " needs exactly the one alternative name URI:", UriOf(role),
+      ", but the role ", AsAbsl(NameOf(role)), " needs exactly the one alternative name URI:", UriOf(role),
       " (pagoda certs makes such certificates)"));
 }
 
@@ -245,6 +245,8 @@ absl::StatusOr<Issued> IssueCertificate(const Issued& authority, const Certifica
   }
   return Sign(blank, issuer_key.get());
 }
+
+std::string CertificateIn(const std::string& folder) { return folder.empty() ? "" : absl::StrCat(folder, "/", kCertificateFile); }
 
 absl::StatusOr<int64_t> EndOfCertificate(const std::string& path) {
   PAGODA_ASSIGN_OR_RETURN(const auto chain, ReadCertificates(path));

@@ -16,6 +16,9 @@ inline constexpr char kCertificateFile[] = "tls.crt";  // the process's own, wit
 inline constexpr char kKeyFile[] = "tls.key";
 inline constexpr char kAuthorityFile[] = "ca.crt";
 
+// The process's own certificate in such a folder; empty when there is no folder.
+std::string CertificateIn(const std::string& folder);
+
 // That the folder's files are whole, belong together, are valid today, and that the certificate is of this role. The error
 // names the file and what to do.
 absl::Status CheckClusterFolder(const std::string& folder, Role role);

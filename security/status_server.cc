@@ -13,12 +13,14 @@
 #include <boost/beast/core.hpp>
 #include <boost/beast/http.hpp>
 #include <boost/beast/ssl/ssl_stream.hpp>
+#include <ctime>
 #include <optional>
 #include <thread>
 
 #include "common/config.h"
 #include "common/log.h"
 #include "common/metrics.h"
+#include "security/certificate_age.h"
 #include "security/certificate_files.h"
 #include "security/https_context.h"
 #include "security/key_file.h"
@@ -41,7 +43,13 @@ constexpr uint32_t kMaxHeaderBytes = 8192;
 }  // namespace
 
 struct StatusServer::State {
-  explicit State(StatusServerOptions given) : options(std::move(given)), acceptor(context), keys(options.api_key_file) {}
+  explicit State(StatusServerOptions given)
+      : options(std::move(given)),
+        acceptor(context),
+        keys(options.api_key_file),
+        certificate_age(*options.registry, {{"cluster", options.certificate}}) {
+    certificate_age.Refresh(std::time(nullptr));
+  }
 
   absl::Status Listen();
   asio::awaitable<void> Accept();
@@ -54,6 +62,7 @@ struct StatusServer::State {
   asio::io_context context{1};
   Tcp::acceptor acceptor;
   KeyFile keys;
+  CertificateAge certificate_age;
   std::unique_ptr<HttpsContext> https;
   int connections = 0;
   std::thread thread;
@@ -151,6 +160,7 @@ Response StatusServer::State::AnswerTo(const Request& request) {
     response.body() = std::string(key.status().message()) + "\n";
   } else if (get && target == "/metrics") {
     response.set(http::field::content_type, "text/plain; version=0.0.4; charset=utf-8");
+    certificate_age.Refresh(std::time(nullptr));
     response.body() = ExposeMetrics(*options.registry);
   } else {
     response.result(http::status::not_found);

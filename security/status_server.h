@@ -19,6 +19,7 @@ struct StatusServerOptions {
   std::function<bool()> ready = nullptr;           // none: as /livez
   std::string tls;                                 // folder with tls.crt and tls.key; empty: plain HTTP
   std::string api_key_file;                        // empty: /metrics is open; read again when it changes
+  std::string certificate = {};                    // of the process inside the cluster: its end is a metric; empty: none
 };
 
 class StatusServer {

@@ -19,6 +19,7 @@
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/factory.h"
 #include "security/certificate_files.h"
+#include "security/grpc_log.h"
 #include "security/cluster_tls.h"
 #include "security/key_ring.h"
 #include "security/status_server.h"
@@ -75,9 +76,9 @@ void AddOptions(CLI::App& app, WorkerOptions& options) {
   app.add_option("--advertise", options.advertise, "host at which peers reach this worker")->capture_default_str();
   app.add_option("--threads", options.threads, "0: the cores of the CPU quota")->check(CLI::Range(0, 1024));
   app.add_option("--memory-bytes", options.memory_bytes, "for weights, KV and workspace; 0: 80% of what is available")
-      ->check(CLI::NonNegativeNumber);
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 50));
   app.add_option("--kv-cache-bytes", options.kv_cache_bytes, "refuse a larger KV cache; 0: no bound")
-      ->check(CLI::NonNegativeNumber);
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 50));
   app.add_option("--replay-bytes", options.replay_bytes,
                  "host memory for what was sent to the next stage, so that a lost stage's KV is replayed and not recomputed; "
                  "-1: a sixteenth of the memory, at most 256 MiB; 0: none")
@@ -91,21 +92,27 @@ void AddOptions(CLI::App& app, WorkerOptions& options) {
   app.add_option("--numerics", options.numerics, "CUDA: invariant (same bits in any batch)|fast")
       ->check(CLI::IsMember({"invariant", "fast"}))
       ->capture_default_str();
-  app.add_option("--isa", options.isa, "auto|scalar|avx2|avx512|amx")->capture_default_str();
+  app.add_option("--isa", options.isa, "auto|scalar|avx2|avx512|amx")
+      ->check(CLI::IsMember({"auto", "scalar", "avx2", "avx512", "amx"}))
+      ->capture_default_str();
   app.add_flag("--pin-threads", options.pin_threads, "bind each compute thread to a core");
   app.add_option("--transports", options.transports, "UCX_TLS")->capture_default_str();
   app.add_option("--net-devices", options.net_devices, "UCX_NET_DEVICES, such as eth0; empty: all");
-  app.add_option("--tcp-port-range", options.tcp_port_range, "ports of the data plane, such as 13500-13600; empty: any");
+  app.add_option("--tcp-port-range", options.tcp_port_range, "ports of the data plane, such as 13500-13600; empty: any")
+      ->check(IsPortRange());
   app.add_option("--blob-listen", options.blob_listen, "HOST:PORT of the Blob service")->check(IsHostPort())->capture_default_str();
   app.add_option("--metrics-listen", options.metrics_listen, "HOST:PORT of /metrics")->check(IsHostPort())->capture_default_str();
   app.add_option("--metrics-tls", options.metrics_tls, "HTTPS for /metrics and health too, when there is --tls")
       ->capture_default_str();
   app.add_option("--ready-file", options.ready_file, "written when registered");
-  app.add_option("--shutdown-timeout-ms", options.shutdown_timeout_ms, "grace after SIGTERM")->capture_default_str();
+  app.add_option("--shutdown-timeout-ms", options.shutdown_timeout_ms, "grace after SIGTERM")
+      ->check(CLI::Range(0, 3'600'000))
+      ->capture_default_str();
   app.add_option("--log-level", options.log_level, "debug|info|warning|error")->check(IsLogLevel())->capture_default_str();
-  app.add_option("--log-format", options.log_format, "json|plain")->capture_default_str();
+  app.add_option("--log-format", options.log_format, "json|plain")->check(CLI::IsMember({"json", "plain"}))->capture_default_str();
   app.add_option("--otlp-endpoint", options.otlp_endpoint,
-                 "http://host:port of an OpenTelemetry collector that takes traces; empty: no traces");
+                 "http://host:port of an OpenTelemetry collector that takes traces; empty: no traces")
+      ->check(IsTraceEndpoint());
   app.add_flag("--check-config", options.check_config, "parse and validate, then exit");
 }
 
@@ -122,14 +129,10 @@ absl::StatusOr<std::vector<std::string>> SplitAddresses(const std::string& text)
 
 absl::Status Validate(const WorkerOptions& options) {
   PAGODA_RETURN_IF_ERROR(SplitAddresses(options.coordinators).status());
-  if (!options.otlp_endpoint.empty()) PAGODA_RETURN_IF_ERROR(Tracer::CheckEndpoint(options.otlp_endpoint));
   PAGODA_RETURN_IF_ERROR(kernels::ParseDevice(options.device).status());
   PAGODA_ASSIGN_OR_RETURN(const kernels::Isa isa, kernels::ParseIsa(options.isa));
   if (!kernels::IsaSupported(isa)) {
     return absl::InvalidArgumentError(absl::StrCat("--isa ", options.isa, ": this machine does not have it; use auto"));
-  }
-  if (options.log_format != "json" && options.log_format != "plain") {
-    return absl::InvalidArgumentError(absl::StrCat("--log-format ", options.log_format, ": json or plain"));
   }
   if (!options.api_key_file.empty()) {
     PAGODA_RETURN_IF_ERROR(Annotate(security::KeyRing::Load(options.api_key_file).status(), "--api-key-file"));
@@ -263,7 +266,8 @@ absl::Status Serve(const WorkerOptions& options, const CLI::App& app) {
                                                          .registry = metrics.registry(),
                                                          .ready = [&metrics] { return metrics.connected(); },
                                                          .tls = options.metrics_tls ? options.tls : "",
-                                                         .api_key_file = options.api_key_file}));
+                                                         .api_key_file = options.api_key_file,
+                                                         .certificate = security::CertificateIn(options.tls)}));
   LogInfo("started", {{"name", identity.name()},
                       {"implementation", identity.implementation()},
                       {"threads", threads},
@@ -315,6 +319,7 @@ int Main(int argc, char** argv) {
   }
   if (options.check_config) return 0;
   InitLog("worker", *ParseLogLevel(options.log_level), options.log_format == "plain");
+  security::TakeGrpcLog();
   status = Serve(options, app);
   if (status.ok()) {
     LogInfo("stopped");

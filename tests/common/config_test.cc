@@ -145,7 +145,7 @@ TEST(HostPortTest, ParsesAndPrints) {
   ASSERT_TRUE(six.ok());
   EXPECT_EQ(six->host, "::1");
   EXPECT_EQ(six->ToString(), "[::1]:0");
-  for (const char* wrong : {"", "host", "host:", "host:x", "host:-1", "host:65536", "host:80x", "[::1:80", "[]:80"}) {
+  for (const char* wrong : {"", "host", "host:", "host:x", "host:-1", "host:65536", "host:80x", "[::1:80", "[]:80", "127.0.0.1:80:80", "::1:80"}) {
     EXPECT_FALSE(ParseHostPort(wrong).ok()) << wrong;
   }
 }

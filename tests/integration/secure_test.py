@@ -128,7 +128,7 @@ def listening_ports(pid):
 
 
 def services():
-    """service -> methods, of all protos."""
+    """service -> methods, of all protos but the health protocol, which every server answers."""
     from google.protobuf import descriptor_pool
     cluster.protos()
     for path in (cluster.ROOT / "proto").rglob("*.proto"):
@@ -136,6 +136,8 @@ def services():
     found = {}
     for path in (cluster.ROOT / "proto").rglob("*.proto"):
         file = descriptor_pool.Default().FindFileByName(str(path.relative_to(cluster.ROOT / "proto")))
+        if file.package == "grpc.health.v1":
+            continue
         for service in file.services_by_name.values():
             found[service.full_name] = list(service.methods)
     return found
