@@ -31,6 +31,7 @@ struct KvOffer {
 
 struct KvMoveCost {
   double block_ns = 0;  // to fetch one block, on the rank that has most to fetch
+  double fixed_ns = kKvMoveOverheadNs;
 };
 
 // How a move ended, or why there was none.

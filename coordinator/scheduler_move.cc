@@ -79,7 +79,7 @@ KvReservation Scheduler::ReserveKv(uint64_t move, const KvOffer& offer, const Kv
   if (lacking.empty()) return without(KvMoveEnd::kNothing);
   const double blocks = static_cast<double>(lacking.size());
   const double row_ns = cost_.PromptRowNs() > 0 ? cost_.PromptRowNs() : offer.prompt_row_ns;
-  if (row_ns > 0 && blocks * cost.block_ns + static_cast<double>(kKvMoveOverheadNs) > blocks * settings_.block_tokens * row_ns) {
+  if (row_ns > 0 && cost.fixed_ns + blocks * cost.block_ns > blocks * settings_.block_tokens * row_ns) {
     return without(KvMoveEnd::kCheaper);
   }
   if (cost.block_ns > 0) room = static_cast<int>(std::min<double>(room, static_cast<double>(kKvMoveTransferNs) / cost.block_ns));

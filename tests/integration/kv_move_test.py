@@ -73,7 +73,8 @@ def check(serving, left, what, seconds, gaps):
     moved = round((kept + again) / (PROMPT + TOKENS / 2))
     print(f"  {what}: drained in {seconds * 1000:.0f} ms, longest gap of a stream {max(gaps) * 1000:.0f} ms; {blocks:.0f} blocks, "
           f"{size / 1e6:.1f} MB moved; tokens kept {kept:.0f}, computed again {again:.0f}")
-    assert total(serving, "pagoda_kv_moves_total", pipeline=left, result="moved") == 1, serving.coordinator_metrics()
+    assert total(serving, "pagoda_kv_moves_total", pipeline=left, result="moved") == 1, \
+        serving.log_events("coordinator-0", "kv_move_ended")
     assert kept >= PROMPT and blocks >= PROMPT // BLOCK and size > 0, (kept, blocks, size)
     assert again <= max(moved, 1) * 3 * BLOCK, f"{again} tokens of {moved} streams were computed again"
 
