@@ -140,8 +140,11 @@ void Coordinator::Leave(const KvMove& move, KvMoveEnd end) {
   const auto engine = FindEngine(move.from);
   const bool drains = found != state_.pipelines().end() && found->second.draining && found->second.epoch == move.from_epoch &&
                       found->second.phase == PipelinePhase::kDraining;
+  const auto to = state_.pipelines().find(move.to);
+  const bool serves_all = to != state_.pipelines().end() && to->second.phase == PipelinePhase::kReady && drains &&
+                          to->second.placement.max_model_len >= found->second.placement.max_model_len;
   const bool sooner = end == KvMoveEnd::kMoved || end == KvMoveEnd::kNothing || end == KvMoveEnd::kCheaper;
-  if (engine == nullptr || !drains || !sooner || !move.takes_all) return;
+  if (engine == nullptr || !serves_all || !sooner || !move.takes_all) return;
   left_.insert(move.from);
   engine->CloseEpoch(move.from_epoch, EpochEnd::kPlanned);
   Tell("epoch_ended", absl::StrCat("pipeline ", move.from.value(), " is drained: what ran there goes to pipeline ",

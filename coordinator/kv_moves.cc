@@ -100,7 +100,7 @@ std::set<PipelineId> KvMoves::leaving() const {
 
 bool KvMoves::Filled(KvMove& move, WorkerId worker, int64_t bytes, int64_t took_us) {
   if (move.awaited.erase(worker) == 0) return false;
-  move.bytes += bytes;
+  move.bytes += std::max<int64_t>(bytes, 0);
   if (took_us >= move.slowest_us) {
     move.slowest_us = took_us;
     move.slowest_bytes = bytes;

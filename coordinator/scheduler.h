@@ -191,6 +191,7 @@ class Scheduler {
   struct MovingIn {
     std::vector<BlockHandle> kept;                              // of the prefix cache already
     std::vector<std::pair<BlockHash, BlockHandle>> arriving;
+    int sequences = 0;  // that will want a place
   };
   struct LiveRequest {
     std::shared_ptr<RequestState> state;

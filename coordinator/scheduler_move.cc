@@ -54,9 +54,10 @@ KvOffer Scheduler::OfferKv(uint64_t move) {
 KvReservation Scheduler::ReserveKv(uint64_t move, const KvOffer& offer, const KvMoveCost& cost) {
   KvReservation reservation;
   if (!epoch_open_ || !settings_.prefix_caching) return reservation;
-  const int places = settings_.max_sequences - static_cast<int>(running_.size() + waiting_.size()) - finished_in_flight_;
+  int places = settings_.max_sequences - static_cast<int>(running_.size() + waiting_.size()) - finished_in_flight_;
+  for (const auto& [other, incoming] : moving_in_) places -= incoming.sequences;
   reservation.takes_all = places >= offer.sequences;
-  MovingIn moving;
+  MovingIn moving{.kept = {}, .arriving = {}, .sequences = offer.sequences};
   // What is here already stays until the rest has come.
   std::vector<BlockName> lacking;
   std::set<BlockHash> known;
