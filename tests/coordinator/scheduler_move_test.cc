@@ -276,6 +276,45 @@ TEST_F(SchedulerMove, WhatIsSoonerComputedAgainDoesNotMove) {
   b->scheduler.FinishKv(3, false);
 }
 
+TEST_F(SchedulerMove, ForksOfOnePromptMoveItOnce) {
+  Request forks = MakeRequest(1, Prompt(1, 40), 30);
+  forks.choices.resize(3);
+  a->scheduler.Submit(forks, 1);
+  std::map<int, std::vector<TokenId>> tokens;
+  const auto turn = [&](Side& side) {
+    while (std::optional<StepPlan> plan = side.scheduler.NextPlan(1)) side.toy.Execute(*plan);
+    if (side.toy.has_result()) {
+      ASSERT_TRUE(side.scheduler.OnResult(side.toy.TakeResult(), 1).ok());
+    }
+    for (const ChoiceOutput& output : side.scheduler.TakeOutputs()) {
+      auto& to = tokens[output.choice];
+      to.insert(to.end(), output.tokens.begin(), output.tokens.end());
+    }
+  };
+  for (int i = 0; i < 18; ++i) turn(*a);
+  const KvOffer offer = a->scheduler.OfferKv(1);
+  ASSERT_EQ(offer.chains.size(), 3u);
+  const KvReservation reservation = b->scheduler.ReserveKv(1, offer, kFree);
+  size_t of_chains = 0;
+  for (const auto& chain : offer.chains) of_chains += chain.size();
+  EXPECT_EQ(reservation.to.size(), of_chains - 2 * 10) << "the prompt has ten blocks";
+  Copy(*a, *b, reservation);
+  b->scheduler.FinishKv(1, true);
+  a->scheduler.EndEpoch();
+  forks.attempt = 2;
+  forks.accepted = true;
+  for (int choice = 0; choice < 3; ++choice) forks.choices[static_cast<size_t>(choice)].tokens = tokens[choice];
+  b->scheduler.Submit(forks, 1);
+  for (int i = 0; i < 2000 && !b->scheduler.idle(); ++i) turn(*b);
+  for (int choice = 0; choice < 3; ++choice) {
+    std::vector<TokenId> history = forks.prompt;
+    for (int i = 0; i < 30; ++i) history.push_back(ToyToken(history, 1, choice, i, kVocabulary, false));
+    EXPECT_EQ(tokens[choice], std::vector<TokenId>(history.begin() + 40, history.end())) << choice;
+  }
+  EXPECT_EQ(b->scheduler.stats().blocks_used, 0);
+  EXPECT_LT(b->scheduler.stats().recomputed_tokens, 3 * 2 * kBlockTokens);
+}
+
 TEST_F(SchedulerMove, ShortOnesAndThoseThatWouldNotReadTheCacheAreNotOffered) {
   a->scheduler.Submit(MakeRequest(1, Prompt(1, 6), 4), 1);
   Request bypass = MakeRequest(2, Prompt(2, 40), 20);
