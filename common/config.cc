@@ -243,6 +243,11 @@ CLI::Validator IsHostPort() {
   return CLI::Validator([](std::string& text) { return std::string(ParseHostPort(text).status().message()); }, "");
 }
 
+CLI::Validator IsHostPortOrEmpty() {
+  return CLI::Validator(
+      [](std::string& text) { return text.empty() ? std::string() : std::string(ParseHostPort(text).status().message()); }, "");
+}
+
 CLI::Validator IsHostPortList() {
   return CLI::Validator(
       [](std::string& text) {

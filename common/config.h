@@ -26,6 +26,7 @@ absl::StatusOr<HostPort> ParseHostPort(const std::string& text);
 
 // For `->check(...)`, so that a wrong value is refused with its flag's name, or its file, line and name.
 CLI::Validator IsHostPort();      // one
+CLI::Validator IsHostPortOrEmpty();
 CLI::Validator IsHostPortList();  // one or more, with commas between
 CLI::Validator IsLogLevel();
 

@@ -43,7 +43,9 @@ void AddFlags(CLI::App& app, Flags& flags) {
   pagoda::AddConfigFile(app);
   app.set_version_flag("--version", "pagoda-coordinator " PAGODA_VERSION);
   app.add_option("--listen", flags.server.listen, "host:port of gRPC; port 0 takes a free one")->check(pagoda::IsHostPort())->capture_default_str();
-  app.add_option("--metrics-listen", flags.metrics_listen, "host:port of /metrics")->check(pagoda::IsHostPort())->capture_default_str();
+  app.add_option("--metrics-listen", flags.metrics_listen, "host:port of /metrics; empty: none")
+      ->check(pagoda::IsHostPortOrEmpty())
+      ->capture_default_str();
   app.add_option("--advertise", flags.server.advertise, "host:port where workers, routers and standbys reach this coordinator")
       ->check(pagoda::IsHostPort());
   app.add_option("--store", flags.server.store, "what must not be forgotten: a sqlite file, shared by the coordinators of one host, or "

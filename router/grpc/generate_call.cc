@@ -141,7 +141,7 @@ void GenerateCall::CancelGeneration() {
     self->over_ = true;
     // gRPC reports both in the same way, and a deadline at its time or a little later.
     const bool late = self->client_deadline_ && self->context_->deadline() <= std::chrono::system_clock::now();
-    self->metrics_->StreamCut(late ? "client_deadline" : "client_gone");
+    if (!late) self->metrics_->StreamCut("client_gone");
     if (self->submitted_) self->dispatcher_->Cancel(self->id_);
     self->End(late ? absl::DeadlineExceededError("the deadline that the client set passed")
                    : absl::CancelledError("the client cancelled the call"));
@@ -173,6 +173,7 @@ void GenerateCall::End(const absl::Status& status) {
   if (ended_) return;
   ended_ = true;
   status_ = status;
+  if (client_deadline_ && absl::IsDeadlineExceeded(status)) metrics_->StreamCut("client_deadline");
   if (reservation_ != nullptr) {
     reservation_->SetUsed(prompt_tokens_ + std::accumulate(output_tokens_.begin(), output_tokens_.end(), int64_t{0}));
     reservation_.reset();

@@ -158,8 +158,9 @@ void Exchange::Ended(int status) {
   reservation.reset();
   const double seconds =
       static_cast<double>(NowNs() - request_->received_ns) / static_cast<double>(kNsPerSecond);
-  metrics_->RequestEnded(endpoint_, status, seconds);
-  metrics_->tenants().RequestEnded(caller.tenant(), status);
+  const int counted = client_deadline && status == 504 ? 499 : status;
+  metrics_->RequestEnded(endpoint_, counted, seconds);
+  metrics_->tenants().RequestEnded(caller.tenant(), counted);
   if (!access_log_) return;
   LogRequest({.request_id = id_,
               .method = request_->method,

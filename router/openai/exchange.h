@@ -49,6 +49,9 @@ class Exchange {
   std::shared_ptr<Gate::Reservation> reservation;
   Gate::Standing standing;
 
+  // Its deadline is the client's (Pagoda-Deadline-Ms): when that passes, it is counted as if the client had left.
+  bool client_deadline = false;
+
   // For the log line.
   int64_t prompt_tokens = 0;
   int64_t output_tokens = 0;

@@ -282,6 +282,7 @@ void Service::StartJob(std::shared_ptr<Exchange> exchange, Endpoint endpoint, in
       },
       [this, held, created_unix_s](std::shared_ptr<Exchange> done, PreparedGeneration prepared) {
         const MonotonicNs deadline = DeadlineOf(done->request());
+        done->client_deadline = deadline < done->request().received_ns + options_.request_timeout_ms * kNsPerMs;
         std::optional<GenerationJob::Resumable>& resumable = *held;
         const size_t choices =
             prepared.requests.size() * static_cast<size_t>(prepared.requests.front().choices);

@@ -15,7 +15,7 @@ def pagoda(*arguments, stdin="", status=0):
     done = subprocess.run([str(cluster.binary_folder() / "pagoda"), *arguments], input=stdin, capture_output=True, text=True,
                           timeout=120)
     assert done.returncode == status, (arguments, done.returncode, done.stdout, done.stderr)
-    return done.stdout
+    return done.stdout if status == 0 else done.stdout + done.stderr
 
 
 def url():

@@ -50,6 +50,13 @@ class Processes:
                    "--metrics-listen", "", "--store", f"etcd://127.0.0.1:{free_port()},127.0.0.1:{self.etcd_client}/test")
 
     def __enter__(self):
+        try:
+            return self.start_all()
+        except BaseException as problem:  # then nobody calls __exit__
+            self.__exit__(type(problem), problem, None)
+            raise
+
+    def start_all(self):
         self.start_etcd()
         for name in self.addresses:
             self.start_coordinator(name)

@@ -34,8 +34,7 @@ def memory(serving):
 def many_mixed_streams():
     with Cluster("--max-model-len", "1024", "--kv-cache-memory-bytes", "128M") as serving:
         grown = None
-        # The second round is there for the memory alone.
-        for round_number, requests in ((1, options.requests), (2, options.requests // 2)):
+        for round_number, requests in ((1, options.requests), (2, options.requests)):
             side = {}
             beside = threading.Thread(
                 target=lambda: side.update(load(serving, requests // 5, 100 + round_number, grpc=True)))

@@ -38,6 +38,16 @@ TEST_F(FailoverTest, AStreamMovesToAnotherCoordinator) {
   }
 }
 
+TEST_F(FailoverTest, AClientsOwnDeadlineIsNotThisServersError) {
+  FakeCoordinator& only = AddCoordinator();
+  StartRouter();
+  only.Pause(true);
+  const HttpAnswer answer = Http(router_->http_port(), "POST", "/v1/completions", R"({"prompt":"a"})", {}, "Pagoda-Deadline-Ms: 300\r\n");
+  EXPECT_EQ(answer.status, 504) << answer.body;
+  EXPECT_EQ(Metric(R"(pagoda_router_requests_total{code="499",endpoint="/v1/completions"})"), 1);
+  EXPECT_EQ(Metric(R"(pagoda_router_requests_total{code="504",endpoint="/v1/completions"})"), 0);
+}
+
 TEST_F(FailoverTest, AStreamLeavesALeaderThatAnotherOneReplaced) {
   FakeCoordinator& old = AddCoordinator();
   FakeCoordinator& standby = AddCoordinator([&](auto& options) { options.follows = old.address(); });

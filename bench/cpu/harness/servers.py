@@ -87,11 +87,10 @@ def pagoda(context, model, *flags):
     key = ("pagoda", model, *flags)
     if key not in _running:
         folder = tempfile.mkdtemp(prefix="pagoda-bench-")
-        port = free_port()
-        server = Server([f"{context.build}/bin/pagoda", "serve", "--model", model, "--served-model-name", "bench", "--port",
-                         str(port), "--state-dir", folder, "--no-example", *flags], f"{folder}/serve.log")
-        server.url = f"http://127.0.0.1:{port}"
+        server = Server([f"{context.build}/bin/pagoda", "serve", "--model", model, "--served-model-name", "bench", "--port", "0",
+                         "--state-dir", folder, "--no-example", *flags], f"{folder}/serve.log")
         server.wait(lambda: "Ctrl-C" in open(server.log).read())
+        server.url = re.search(r"(http://\S+)/v1", open(server.log).read()).group(1)
         server.state = folder
         _running[key] = (server, folder)
     return _running[key][0]
@@ -141,8 +140,7 @@ def router_alone(context, step_ms, tokens_per_step=1):
         server.wait(lambda: os.path.exists(f"{folder}/router"))
         listens = re.findall(r"(127\.0\.0\.1:\d+)", open(f"{folder}/router").read())
         server.url = f"http://{listens[0]}"
-        server.wait(lambda: server.answers("/v1/models") and '"bench"' in
-                    urllib.request.urlopen(server.url + "/v1/models", timeout=2).read().decode())
+        server.wait(lambda: server.answers("/readyz"))
         server.router = server.process.pid
         stop_router = server.stop
         server.stop = lambda: (stop_router(), fake.stop())
