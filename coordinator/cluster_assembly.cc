@@ -209,6 +209,7 @@ void ClusterState::SendAssignments(PipelineRecord& pipeline, const DeploymentRec
   pipeline.phase = PipelinePhase::kLoading;
   pipeline.assembling_since_ns = now_ns;
   pipeline.message = "loading";
+  pipeline.kv_format = absl::StrCat(deployment.spec.kv_cache_type, " ", deployment.spec.block_size);
   Do(SaveEpoch{pipeline.epoch});
   std::vector<PlacedStage> stages;
   for (const StagePlacement& stage : pipeline.placement.stages) {

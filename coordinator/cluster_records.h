@@ -35,6 +35,7 @@ struct WorkerInfo {
   int64_t kv_cache_bytes = 0;  // the most KV that it takes; 0: no cap
   std::string data_address;
   std::string blob_address;
+  uint32_t kv_moves = 0;   // it can fill KV blocks from a peer and serve its own; 0: it cannot
   std::string held_shard;  // digest of the shard that it has in memory from before; empty: none
 };
 
@@ -110,6 +111,7 @@ struct PipelineRecord {
   int64_t not_before_ns = 0;      // the next try
   int64_t assembling_since_ns = 0;
   std::string numerics_profile;
+  std::string kv_format;          // type and block size, of the last assembly
   std::vector<std::string> shard_digests;  // by place, of the last assembly: who still has one may take its place again
   int64_t wait_for_holders_until_ns = 0;   // after a change of coordinators: they come back within moments
 };

@@ -97,6 +97,7 @@ void Coordinator::TickNow() {
   if (stored_state_due_) (void)TakeUpStoredState();
   WatchLeader(now_ns);
   state_.Tick(now_ns);
+  EndLateMoves(now_ns);
   EndDrainsThatTookTooLong(now_ns);
   Act();
   if (!snapshot_due_ && now_ns - snapshot_at_ns_ < kSnapshotEveryNs) return;

@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <thread>
 #include <unordered_map>
@@ -17,6 +18,7 @@
 #include "common/mutex.h"
 #include "coordinator/cluster_state.h"
 #include "coordinator/event_log.h"
+#include "coordinator/kv_moves.h"
 #include "coordinator/leader_watch.h"
 #include "coordinator/leadership.h"
 #include "coordinator/links.h"
@@ -89,7 +91,17 @@ class Coordinator {
   void WorkerLoaded(std::shared_ptr<WorkerLink> link, Epoch epoch, LoadPhase phase, LoadDetails details);
   void WorkerLeft(std::shared_ptr<WorkerLink> link, Epoch epoch);
   void WorkerFault(std::shared_ptr<WorkerLink> link, Epoch epoch, std::string what);
-  // `planned`: it was told to stop, and said so.
+  // It was told to stop, and says so: it is let go (Farewell) once the KV of what runs there has moved, or will not.
+  void WorkerLeaving(std::shared_ptr<WorkerLink> link);
+  struct KvFilledReport {
+    uint64_t move = 0;
+    Epoch epoch;
+    std::string error;  // empty: all is there
+    int64_t bytes = 0;
+    int64_t took_us = 0;
+  };
+  void WorkerFilledKv(std::shared_ptr<WorkerLink> link, KvFilledReport report);
+  // Its stream ended. `planned`: after it had said that it leaves.
   void WorkerGone(std::shared_ptr<WorkerLink> link, bool planned);
 
   // Of a router's stream. It gets a snapshot at once.
@@ -144,6 +156,16 @@ class Coordinator {
   void Do(const OpenEpoch& action);
   void Do(const CloseEpoch& action);
   void Do(const StopPipeline& action);
+  // coordinator_move.cc
+  bool MoveKv(PipelineId from);
+  void TakeOffer(uint64_t move, KvOffer offer);
+  void Fill(uint64_t move, const KvReservation& reservation);
+  void EndMove(uint64_t move, KvMoveEnd end);
+  void Leave(const KvMove& move, KvMoveEnd end);
+  void EndMovesOf(PipelineId pipeline, Epoch epoch);
+  void EndLateMoves(int64_t now_ns);
+  void ForgetMove(PipelineId pipeline);
+  void LetGo(WorkerLink& link, bool planned);
   void PublishSnapshot();
   Snapshot MakeSnapshot() const;
   ClusterView MakeView() const;
@@ -185,6 +207,11 @@ class Coordinator {
   std::map<PipelineId, PipelineRate> rates_;
   std::map<std::string, int64_t> drain_deadlines_;  // by deployment
   std::vector<std::shared_ptr<PipelineEngine>> retired_;  // their threads end by themselves
+  KvMoves moves_;
+  KvMoveRate move_rate_;
+  std::multimap<PipelineId, std::shared_ptr<WorkerLink>> departing_;  // workers that leave once their pipeline's KV has moved
+  std::map<PipelineId, PipelineId> moved_to_;  // of pipelines that were left: who has their KV
+  std::set<PipelineId> left_;                  // that drained by moving what ran there: their epoch is closed
   EventLog events_;
   uint64_t snapshot_version_ = 0;
   int64_t snapshot_at_ns_ = 0;

@@ -148,6 +148,7 @@ void Coordinator::Do(const OpenEpoch& action) {
     link->second->SetEngine(engine);
     ranks.push_back(link->second);
   }
+  ForgetMove(action.pipeline);
   EpochSettings settings = EpochSettingsOf(state_, action);
   const std::vector<RestoredBlock>& restored = settings.restored;
   const int64_t whole = std::count_if(restored.begin(), restored.end(), [](const RestoredBlock& b) { return b.whole(); });
@@ -166,6 +167,7 @@ void Coordinator::Do(const OpenEpoch& action) {
 }
 
 void Coordinator::Do(const CloseEpoch& action) {
+  EndMovesOf(action.pipeline, action.epoch);
   Tell("epoch_ended", absl::StrCat("pipeline ", action.pipeline.value(), ", epoch ", action.epoch.value(), " ended: ",
                                    action.why));
   LogWarning("epoch_ended", {{"pipeline", action.pipeline.value()},
@@ -182,8 +184,10 @@ void Coordinator::Do(const StopPipeline& action) {
   if (engine == nullptr) return;
   if (action.draining) {
     engine->Drain();
+    MoveKv(action.pipeline);
     return;
   }
+  ForgetMove(action.pipeline);
   engine->Stop("UNAVAILABLE: the deployment was deleted");
   retired_.push_back(engine);
   rates_.erase(action.pipeline);

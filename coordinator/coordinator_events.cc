@@ -7,6 +7,11 @@
 #include "coordinator/request_log.h"
 
 namespace pagoda::coordinator {
+namespace {
+
+constexpr int kLeavingMs = static_cast<int>(kKvMoveNs / kNsPerMs) + 1000;
+
+}  // namespace
 
 void Coordinator::WorkerJoined(std::shared_ptr<WorkerLink> link, WorkerInfo info) {
   Post([this, link = std::move(link), info = std::move(info)] {
@@ -22,7 +27,7 @@ void Coordinator::WorkerJoined(std::shared_ptr<WorkerLink> link, WorkerInfo info
     const WorkerId id = state_.Join(info, NowNs());
     links_[id] = link;
     worker_ids_[link.get()] = id;
-    link->Welcome({.worker = id, .heartbeat_ms = options_.heartbeat_ms, .lease_ms = options_.lease_ms});
+    link->Welcome({.worker = id, .heartbeat_ms = options_.heartbeat_ms, .lease_ms = options_.lease_ms, .leaving_ms = kLeavingMs});
     snapshot_due_ = true;
   });
 }
@@ -54,20 +59,23 @@ void Coordinator::WorkerFault(std::shared_ptr<WorkerLink> link, Epoch epoch, std
 }
 
 void Coordinator::WorkerGone(std::shared_ptr<WorkerLink> link, bool planned) {
-  Post([this, link = std::move(link), planned] {
-    const WorkerId id = IdOf(link.get());
-    if (id == WorkerId()) return;
-    const WorkerRecord* worker = state_.FindWorker(id);
-    if (worker != nullptr) {
-      LogWarning("worker_gone", {{"worker", worker->info.name}});
-      Tell(planned ? "worker_left" : "worker_lost",
-           absl::StrCat(worker->info.name, planned ? " leaves: it was told to stop" : " is lost: its control stream ended"));
-    }
-    worker_ids_.erase(link.get());
-    links_.erase(id);
-    state_.Gone(id, planned ? "it was told to stop" : "its control stream ended", NowNs(), planned);
-    snapshot_due_ = true;
-  });
+  Post([this, link = std::move(link), planned] { LetGo(*link, planned); });
+}
+
+void Coordinator::LetGo(WorkerLink& link, bool planned) {
+  if (planned) link.Farewell();
+  const WorkerId id = IdOf(&link);
+  if (id == WorkerId()) return;
+  const WorkerRecord* worker = state_.FindWorker(id);
+  if (worker != nullptr) {
+    LogWarning("worker_gone", {{"worker", worker->info.name}});
+    Tell(planned ? "worker_left" : "worker_lost",
+         absl::StrCat(worker->info.name, planned ? " leaves: it was told to stop" : " is lost: its control stream ended"));
+  }
+  worker_ids_.erase(&link);
+  links_.erase(id);
+  state_.Gone(id, planned ? "it was told to stop" : "its control stream ended", NowNs(), planned);
+  snapshot_due_ = true;
 }
 
 RouterId Coordinator::RouterJoined(std::shared_ptr<RouterLink> link) {

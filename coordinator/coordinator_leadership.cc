@@ -90,6 +90,10 @@ void Coordinator::StepDown(const std::string& why) {
   rates_.clear();
   created_unix_s_.clear();
   drain_deadlines_.clear();
+  moves_.Clear();
+  departing_.clear();
+  moved_to_.clear();
+  left_.clear();
   state_ = ClusterState(state_.limits());
   snapshot_due_ = true;
 }

@@ -84,9 +84,12 @@ Snapshot Coordinator::MakeSnapshot() const {
     const auto engine = FindEngine(id);
     if (deployment == state_.deployments().end() || engine == nullptr) continue;
     const EngineStatus status = engine->status();
+    const auto moved_to = moved_to_.find(id);
     snapshot.pipelines.push_back(SnapshotOf(pipeline, deployment->second,
                                             {.stats = status.stats,
-                                             .leaving = refusing_.load(),
+                                             .leaving = refusing_.load() || left_.contains(id),
+                                             .moving = moves_.From(id) != nullptr,
+                                             .kv_moved_to = moved_to == moved_to_.end() ? PipelineId() : moved_to->second,
                                              .created_unix_s = created_unix_s_.at(id)}));
   }
   return snapshot;

@@ -27,7 +27,8 @@ struct EngineMetrics::State {
   prometheus::Gauge *running, *waiting, *blocks_used, *blocks_total, *blocks_cached, *kv_tokens, *leaked;
   prometheus::Counter *hit_tokens, *query_tokens, *preemptions, *prompt_tokens, *generation_tokens, *steps, *rows, *surplus,
       *drafts, *draft_tokens, *accepted, *epochs, *refused;
-  prometheus::Counter *replayed, *refilled, *recomputed, *recomputed_tokens, *kept_tokens;
+  prometheus::Counter *replayed, *refilled, *recomputed, *recomputed_tokens, *kept_tokens, *moved_blocks, *moved_bytes;
+  std::array<prometheus::Counter*, std::size(kAllKvMoveEnds)> moves{};
   prometheus::Histogram *queue_time, *prefill_time, *decode_time, *step_time;
   std::array<prometheus::Counter*, 5> finished{};
 
@@ -85,6 +86,15 @@ EngineMetrics::EngineMetrics(prometheus::Registry& registry, const std::string& 
   s.recomputed_tokens = s.Counter("pagoda_resumed_tokens_recomputed_total",
                                   "Tokens that all stages computed again for sequences that ran before");
   s.kept_tokens = s.Counter("pagoda_resumed_tokens_kept_total", "Tokens of sequences that ran before whose KV was still there");
+  s.moved_blocks = s.Counter("pagoda_moved_kv_blocks_total", "KV blocks taken over from pipelines that were left on purpose");
+  s.moved_bytes = s.Counter("pagoda_moved_kv_bytes_total", "Bytes of them, over all ranks");
+  for (const KvMoveEnd end : kAllKvMoveEnds) {
+    s.moves[static_cast<size_t>(end)] =
+        s.Counter("pagoda_kv_moves_total",
+                  "Times that the pipeline was left on purpose, by what became of its KV: moved to another pipeline, or why it was "
+                  "computed again there",
+                  {{"result", std::string(NameOf(end))}});
+  }
   s.queue_time = s.Histogram("pagoda_request_queue_seconds", "From arrival to the first scheduled row", kRequestSecondsBuckets);
   s.prefill_time =
       s.Histogram("pagoda_request_prefill_seconds", "From the first scheduled row to the first token", kTimeToFirstTokenBuckets);
@@ -114,6 +124,8 @@ void EngineMetrics::Observe(const ChoiceOutput& output) {
 void EngineMetrics::ObserveStep(double seconds) { state_->step_time->Observe(seconds); }
 void EngineMetrics::CountEpoch() { state_->epochs->Increment(); }
 void EngineMetrics::CountRefusal() { state_->refused->Increment(); }
+void EngineMetrics::CountKvMove(KvMoveEnd end) { state_->moves[static_cast<size_t>(end)]->Increment(); }
+void EngineMetrics::CountKvBytes(int64_t bytes) { state_->moved_bytes->Increment(static_cast<double>(bytes)); }
 
 void EngineMetrics::Set(const SchedulerStats& stats, int leaked_blocks) {
   State& s = *state_;
@@ -142,6 +154,7 @@ void EngineMetrics::Set(const SchedulerStats& stats, int leaked_blocks) {
   add(s.refilled, stats.refilled_token_layers, s.last.refilled_token_layers);
   add(s.recomputed, stats.recomputed_token_layers, s.last.recomputed_token_layers);
   add(s.recomputed_tokens, stats.recomputed_tokens, s.last.recomputed_tokens);
+  add(s.moved_blocks, stats.moved_blocks, s.last.moved_blocks);
   add(s.kept_tokens, stats.kept_tokens, s.last.kept_tokens);
   s.last = stats;
 }

@@ -24,6 +24,8 @@ class EngineMetrics {
   void Set(const SchedulerStats& stats, int leaked_blocks);
   void CountEpoch();
   void CountRefusal();
+  void CountKvMove(KvMoveEnd end);  // of the pipeline that was left
+  void CountKvBytes(int64_t bytes);  // of the one that took them
 
  private:
   struct State;

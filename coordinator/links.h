@@ -12,6 +12,7 @@
 #include "common/ids.h"
 #include "common/mutex.h"
 #include "coordinator/cluster_state.h"
+#include "coordinator/kv_move.h"
 #include "coordinator/request.h"
 #include "coordinator/step_plan.h"
 
@@ -28,6 +29,7 @@ class WorkerLink {
     WorkerId worker;
     int heartbeat_ms = 0;
     int lease_ms = 0;
+    int leaving_ms = 0;  // how long it is asked to stay after it said that it leaves
   };
   virtual void Welcome(const Greeting& greeting) = 0;
   // In place of a welcome: another coordinator leads (empty: nobody does). The stream ends.
@@ -40,6 +42,19 @@ class WorkerLink {
   };
   virtual void Send(const SendLinkUp& link_up, const LinkSecret& secret) = 0;
   virtual void Send(const SendRelease& release) = 0;
+  // See worker.proto's FillKv and EndKvFill.
+  struct KvFill {
+    uint64_t move = 0;
+    Epoch epoch;
+    std::string source;
+    Epoch source_epoch;
+    std::string source_token;
+    int timeout_ms = 0;
+  };
+  virtual void Send(const KvFill& fill, const KvReservation& blocks) = 0;
+  virtual void EndKvFill(uint64_t move, Epoch epoch) = 0;
+  // It leaves, and nothing more is wanted of it: the stream ends well.
+  virtual void Farewell() = 0;
   // Where its step results go from now on; null: nowhere.
   virtual void SetEngine(std::shared_ptr<PipelineEngine> engine) = 0;
   virtual void Close(const std::string& why) = 0;
@@ -75,6 +90,7 @@ struct PipelineSnapshot {
   int64_t prefix_hit_tokens = 0;
   int64_t prefix_query_tokens = 0;
   bool epoch_closed = false;
+  PipelineId kv_moved_to;
   int64_t predicted_wait_ms = 0;
 };
 

@@ -183,6 +183,14 @@ void PipelineEngine::Handle(Event& event, int64_t now_ns) {
                           dispatched_.clear();
                         },
                         [&](StepResult& result) { HandleResult(result, now_ns); },
+                        [&](OfferKvEvent& ask) {
+                          ask.done(IsOpen(ask.epoch) ? scheduler_.OfferKv(ask.move) : KvOffer());
+                        },
+                        [&](ReserveKvEvent& ask) {
+                          KvReservation none{.from = {}, .to = {}, .empty_because = KvMoveEnd::kFailed};
+                          ask.done(IsOpen(ask.epoch) ? scheduler_.ReserveKv(ask.move, ask.offer, ask.cost) : std::move(none));
+                        },
+                        [&](FinishKvEvent& finish) { scheduler_.FinishKv(finish.move, finish.arrived); },
                         [&](DrainEvent&) { draining_ = true; },
                         [&](StopEvent& stop) {
                           scheduler_.FailAll(stop.message);
@@ -256,6 +264,14 @@ void PipelineEngine::OpenEpoch(EpochSettings settings, std::unique_ptr<PlanTrans
   Push(OpenEpochEvent{std::move(settings), std::move(transport)});
 }
 void PipelineEngine::CloseEpoch(Epoch epoch, EpochEnd why) { Push(CloseEpochEvent{epoch, why}); }
+void PipelineEngine::OfferKv(uint64_t move, Epoch epoch, std::function<void(KvOffer)> done) {
+  Push(OfferKvEvent{move, epoch, std::move(done)});
+}
+void PipelineEngine::ReserveKv(uint64_t move, Epoch epoch, KvOffer offer, KvMoveCost cost,
+                               std::function<void(KvReservation)> done) {
+  Push(ReserveKvEvent{move, epoch, std::move(offer), cost, std::move(done)});
+}
+void PipelineEngine::FinishKv(uint64_t move, bool arrived) { Push(FinishKvEvent{move, arrived}); }
 void PipelineEngine::Abort(RequestId request, std::string message) { Push(AbortEvent{request, std::move(message)}); }
 void PipelineEngine::Deliver(StepResult result) { Push(std::move(result)); }
 void PipelineEngine::Drain() { Push(DrainEvent{}); }

@@ -67,6 +67,14 @@ class PipelineEngine {
   void CloseEpoch(Epoch epoch, EpochEnd why);
   void Deliver(StepResult result);
 
+  // KV that moves between pipelines (kv_move.h). The callbacks are called on the engine's thread; of another epoch than `epoch`
+  // nothing is offered or reserved.
+  void OfferKv(uint64_t move, Epoch epoch, std::function<void(KvOffer)> done);
+  void ReserveKv(uint64_t move, Epoch epoch, KvOffer offer, KvMoveCost cost, std::function<void(KvReservation)> done);
+  void FinishKv(uint64_t move, bool arrived);
+  void CountKvMove(KvMoveEnd end) { metrics_->CountKvMove(end); }
+  void CountKvBytes(int64_t bytes) { metrics_->CountKvBytes(bytes); }
+
   void Drain();                            // calls options.drained once nothing is left
   void Stop(const std::string& message);   // ends what is left with an error; the thread ends
 
@@ -84,10 +92,19 @@ class PipelineEngine {
   struct AbortEvent { RequestId request; std::string message; };
   struct OpenEpochEvent { EpochSettings settings; std::unique_ptr<PlanTransport> transport; };
   struct CloseEpochEvent { Epoch epoch; EpochEnd why; };
+  struct OfferKvEvent { uint64_t move; Epoch epoch; std::function<void(KvOffer)> done; };
+  struct ReserveKvEvent {
+    uint64_t move;
+    Epoch epoch;
+    KvOffer offer;
+    KvMoveCost cost;
+    std::function<void(KvReservation)> done;
+  };
+  struct FinishKvEvent { uint64_t move; bool arrived; };
   struct DrainEvent {};
   struct StopEvent { std::string message; };
   using Event = std::variant<Request, CancelEvent, StopChoiceEvent, DropRouterEvent, AbortEvent, OpenEpochEvent, CloseEpochEvent,
-                             StepResult, DrainEvent, StopEvent>;
+                             StepResult, OfferKvEvent, ReserveKvEvent, FinishKvEvent, DrainEvent, StopEvent>;
 
   void Run();
   void Receive();
@@ -100,6 +117,7 @@ class PipelineEngine {
   void CheckStepDeadline(int64_t now_ns);
   void SendCanary(int64_t now_ns);
   void FailEpoch(const std::string& why);
+  bool IsOpen(Epoch epoch) const { return transport_ != nullptr && !failed_ && epoch == epoch_; }
   int64_t WaitNs(int64_t now_ns) const;
   bool Push(Event event);
 

@@ -52,7 +52,7 @@ PipelineSnapshot SnapshotOf(const PipelineRecord& pipeline, const DeploymentReco
           .model = pipeline.deployment,
           .model_digest = deployment.model.digest,
           .architecture = spec.architecture,
-          .ready = pipeline.phase == PipelinePhase::kReady && !condition.leaving,
+          .ready = pipeline.phase == PipelinePhase::kReady && !condition.leaving && !condition.moving,
           .max_model_len = pipeline.placement.max_model_len,
           .block_tokens = deployment.spec.block_size,
           .blocks_total = pipeline.placement.blocks,
@@ -68,6 +68,7 @@ PipelineSnapshot SnapshotOf(const PipelineRecord& pipeline, const DeploymentReco
           .prefix_query_tokens = stats.prefix_query_tokens,
           // Routers take what runs there to another pipeline that is ready, or keep it until this one has a new epoch.
           .epoch_closed = !has_epoch || condition.leaving,
+          .kv_moved_to = condition.kv_moved_to,
           .predicted_wait_ms = stats.predicted_wait_ns / 1'000'000};
 }
 

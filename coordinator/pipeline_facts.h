@@ -13,7 +13,9 @@ EpochSettings EpochSettingsOf(const ClusterState& cluster, const OpenEpoch& open
 
 struct PipelineCondition {
   SchedulerStats stats;
-  bool leaving = false;  // this coordinator was told to stop
+  bool leaving = false;  // this coordinator was told to stop, or what ran there goes elsewhere
+  bool moving = false;   // its KV goes to another pipeline: no new work
+  PipelineId kv_moved_to = {};
   int64_t created_unix_s = 0;
 };
 PipelineSnapshot SnapshotOf(const PipelineRecord& pipeline, const DeploymentRecord& deployment, const PipelineCondition& condition);

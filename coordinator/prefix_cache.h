@@ -23,6 +23,7 @@ class PrefixCache final : public BlockKeeper {
 
   // Handles to the blocks of the longest known beginning of `chain` (hash i covers blocks 0..i).
   std::vector<BlockHandle> Match(std::span<const BlockHash> chain);
+  bool Knows(const BlockHash& hash) const { return by_hash_.contains(hash); }
   // `block`, in use, now holds the tokens of `hash`. A hash that is known keeps its block: then nothing happens
   // and the answer is false.
   bool Insert(const BlockHash& hash, BlockId block);

@@ -60,6 +60,8 @@ void Scheduler::EndEpoch(EpochEnd why) {
   }
   in_flight_.clear();
   rebuilds_.clear();
+  moving_in_.clear();
+  moving_out_.clear();
   partial_.clear();
   copy_sources_.clear();
   finished_in_flight_ = 0;
@@ -465,7 +467,7 @@ SchedulerStats Scheduler::stats() const {
 }
 
 int Scheduler::leaked_blocks() const {
-  return pool_ != nullptr && idle() && running_.empty() ? pool_->in_use() : 0;
+  return pool_ != nullptr && idle() && running_.empty() && blocks_moving() == 0 ? pool_->in_use() : 0;
 }
 
 }  // namespace pagoda::coordinator

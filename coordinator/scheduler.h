@@ -25,6 +25,7 @@
 #include "coordinator/block_pool.h"
 #include "coordinator/fair_share.h"
 #include "coordinator/held_blocks.h"
+#include "coordinator/kv_move.h"
 #include "coordinator/prefix_cache.h"
 #include "coordinator/quarantine.h"
 #include "coordinator/request.h"
@@ -89,6 +90,7 @@ struct SchedulerStats {
   int64_t recomputed_tokens = 0;     // of the last
   int64_t kept_tokens = 0;           // of such sequences, whose KV was there
   int64_t predicted_wait_ns = 0;  // of a request that would come now
+  int64_t moved_blocks = 0;       // of other pipelines' KV, which entered the prefix cache
   int64_t trials = 0;             // suspects that ran alone
   int64_t quarantined = 0;
 };
@@ -116,6 +118,12 @@ class Scheduler {
   // An error means that the workers broke the protocol; the epoch must end.
   absl::Status OnResult(const StepResult& result, int64_t now_ns);
 
+  // KV that moves between pipelines: what this one has when it is left (held until FinishKv), and blocks that it takes of another's
+  // offer (nobody's until FinishKv: then they are in the prefix cache, if they arrived). The end of the epoch ends both.
+  KvOffer OfferKv(uint64_t move);
+  KvReservation ReserveKv(uint64_t move, const KvOffer& offer, const KvMoveCost& cost);
+  void FinishKv(uint64_t move, bool arrived);
+
   // The next micro-batch to dispatch, if one should be now. Call until it has none.
   std::optional<StepPlan> NextPlan(int64_t now_ns);
 
@@ -131,7 +139,7 @@ class Scheduler {
   int64_t PredictedWaitNs(const std::string& tenant, int priority) const;
   SchedulerStats stats() const;
   bool idle() const { return live_.empty() && in_flight_.empty() && rebuilds_.empty(); }
-  // Nothing runs and yet a block is in use: how many. The pool's own check, at idle.
+  // Nothing runs or moves and yet a block is in use: how many. The pool's own check, at idle.
   int leaked_blocks() const;
 
  private:
@@ -179,6 +187,11 @@ class Scheduler {
     PlanRecord record;
     int rows_left = 0;
     int samples_left = 0;
+  };
+  struct MovingIn {
+    std::vector<BlockHandle> kept;                              // of the prefix cache already
+    std::vector<std::pair<BlockHash, BlockHandle>> arriving;
+    int sequences = 0;  // that will want a place
   };
   struct LiveRequest {
     std::shared_ptr<RequestState> state;
@@ -250,6 +263,11 @@ class Scheduler {
   StepPlan NextRebuild();
   void CountRebuild(const RebuildItem& item, int blocks);
 
+  // scheduler_move.cc
+  std::set<BlockId> BlocksToRebuild() const;
+  static void LetGo(MovingIn moving);
+  int blocks_moving() const;
+
   EpochSettings settings_;
   bool epoch_open_ = false;
   bool ever_open_ = false;
@@ -289,6 +307,8 @@ class Scheduler {
   std::unique_ptr<PrefixCache> cache_;
   std::deque<PlanRecord> in_flight_;
   std::deque<RebuildItem> rebuilds_;
+  std::map<uint64_t, std::vector<BlockHandle>> moving_out_;  // by move
+  std::map<uint64_t, MovingIn> moving_in_;
 };
 
 }  // namespace pagoda::coordinator

@@ -104,6 +104,13 @@ class KvCache {
   virtual ~KvCache() = default;
   virtual const KvShape& shape() const = 0;
   virtual size_t bytes() const = 0;
+
+  // One block over all layers as KvBlockBytes(shape()) bytes, the same for every instruction set: what a cache of the same shape
+  // and numerics profile may take in. Any thread, beside the engine's, as long as nobody else touches that block meanwhile.
+  // Where movable() is false neither is there (a device needs a stream and host memory of its own for them).
+  virtual bool movable() const { return false; }
+  virtual void ReadBlock(int32_t, std::span<std::byte>) const {}
+  virtual void WriteBlock(int32_t, std::span<const std::byte>) {}
 };
 size_t KvBlockBytes(const KvShape& shape);  // of one block over all layers, K and V and scales
 

@@ -43,6 +43,7 @@ struct PipelineView {
   int64_t prefix_hit_tokens = 0;
   int64_t prefix_query_tokens = 0;
   bool epoch_closed = false;  // it was lost, and may be assembled again
+  PipelineId kv_moved_to = {};  // who took the KV of what ran there; 0: nobody
   int64_t predicted_wait_ms = 0;
 };
 

@@ -80,6 +80,8 @@ void Dispatcher::OnSnapshot(int link, const wire::Snapshot& snapshot) {
     const bool gone = pipeline == nullptr || pipeline->epoch != running.epoch;
     if (!gone && !(pipeline->epoch_closed && AnotherIsReady(running))) continue;
     running.accepted = true;
+    // Its KV is there by now: as if its prompt had been given to that one.
+    if (pipeline != nullptr && pipeline->kv_moved_to != PipelineId()) prefixes_.Insert(running.chain, {link, pipeline->kv_moved_to});
     // Once for all that ran there, and not when it was taken away.
     if (pipeline != nullptr && lost.insert(running.pipeline).second) PipelineFailed(running.pipeline);
     Replace(running, "pipeline_lost");

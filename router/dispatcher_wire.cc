@@ -165,6 +165,7 @@ std::vector<PipelineView> PipelinesOf(int link, const wire::Snapshot& snapshot) 
     to.prefix_hit_tokens = from.prefix_hit_tokens();
     to.prefix_query_tokens = from.prefix_query_tokens();
     to.epoch_closed = from.epoch_closed();
+    to.kv_moved_to = PipelineId(from.kv_moved_to());
     to.predicted_wait_ms = from.predicted_wait_ms();
     pipelines.push_back(std::move(to));
   }

@@ -24,6 +24,7 @@
 #include "security/key_ring.h"
 #include "security/status_server.h"
 #include "worker/blob/blob_service.h"
+#include "worker/blob/kv_puller.h"
 #include "worker/comm/ucx_transport.h"
 #include "worker/control/coordinator_client.h"
 #include "worker/control/machine.h"
@@ -205,13 +206,15 @@ wire::Register Identity(const WorkerOptions& options, kernels::Backend& backend,
   identity.set_memory_bandwidth(rates.memory_bandwidth);
   identity.set_compute_rate(rates.compute_rate);
   identity.set_kv_cache_bytes(options.kv_cache_bytes);
+  identity.set_kv_moves(backend.host_memory() ? 1 : 0);
   return identity;
 }
 
-// Serves this worker's model files to others.
+// Serves this worker's model files and KV blocks to others.
 struct BlobServer {
   std::shared_ptr<BlobCatalog> catalog = std::make_shared<BlobCatalog>();
-  std::unique_ptr<grpc::Service> service = MakeBlobService(catalog);
+  std::shared_ptr<KvWindow> kv = std::make_shared<KvWindow>();
+  std::unique_ptr<grpc::Service> service = MakeBlobService(catalog, kv);
   std::unique_ptr<grpc::Server> server;
   int port = 0;
 
@@ -284,12 +287,18 @@ absl::Status Serve(const WorkerOptions& options, const CLI::App& app) {
                             .metrics = &metrics,
                             .on_registered = [&] { WriteReadyFile(options.ready_file, ready); },
                             .pulse_file = options.ready_file});
+  auto puller = std::make_shared<KvPuller>(blobs.kv, tls);
   Engine engine({.backend = std::move(backend),
                  .transport = std::move(transport),
                  .open_model = MakeModelOpener({.cache_root = options.cache_dir, .catalog = blobs.catalog, .tls = tls}),
                  .kv_cache_bytes = options.kv_cache_bytes,
                  .replay_bytes = replay_bytes,
                  .sink = &client,
+                 .kv_window = blobs.kv,
+                 .pull_kv =
+                     [pulling = std::weak_ptr(puller)](KvFill fill, KvPuller::Done done) {
+                       if (const auto alive = pulling.lock()) alive->Pull(std::move(fill), std::move(done));
+                     },
                  .tracer = tracer.get(),
                  .on_device_lost = [](const absl::Status& status) {
                    LogError("device_lost", {{"error", status.ToString()}});
@@ -301,7 +310,8 @@ absl::Status Serve(const WorkerOptions& options, const CLI::App& app) {
     metrics_server->ReloadKeys();
   });
   shutdown.ExitOnNext(options.shutdown_timeout_ms);
-  client.Stop();  // the coordinator sees the stream end and gives what ran here to others
+  client.Stop();   // the coordinator gives what ran here to others, with its KV where it can
+  puller.reset();  // before the engine, which it tells
   return absl::OkStatus();
 }
 

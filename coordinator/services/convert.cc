@@ -264,6 +264,7 @@ void ToWire(const Snapshot& snapshot, wire::Snapshot& out) {
     added->set_prefix_query_tokens(pipeline.prefix_query_tokens);
     added->set_epoch_closed(pipeline.epoch_closed);
     added->set_predicted_wait_ms(pipeline.predicted_wait_ms);
+    added->set_kv_moved_to(pipeline.kv_moved_to.value());
   }
 }
 

@@ -34,6 +34,7 @@ StepResult FromWire(wire::StepResult& result);
 void ToWire(const StepPlan& plan, wire::StepPlan& out);
 void ToWire(const Assignment& assignment, wire::Assignment& out);
 void ToWire(const SendLinkUp& link_up, wire::LinkUp& out);
+void ToWire(const WorkerLink::KvFill& fill, const KvReservation& blocks, wire::FillKv& out);
 
 absl::StatusOr<DeploymentSpec> FromWire(const ::pagoda::v1::DeploymentSpec& spec);
 void ToWire(const DeploymentSpec& spec, ::pagoda::v1::DeploymentSpec& out);

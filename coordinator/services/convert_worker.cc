@@ -46,6 +46,7 @@ WorkerInfo FromWire(const wire::Register& in) {
   info.kv_cache_bytes = in.kv_cache_bytes();
   info.data_address = in.data_address();
   info.blob_address = in.blob_address();
+  info.kv_moves = in.kv_moves();
   info.held_shard = in.held().shard_digest();
   return info;
 }
@@ -194,6 +195,17 @@ void ToWire(const SendLinkUp& link_up, wire::LinkUp& out) {
     added->set_data_address(peer.data_address);
     added->set_host(peer.host);
   }
+}
+
+void ToWire(const WorkerLink::KvFill& fill, const KvReservation& blocks, wire::FillKv& out) {
+  out.set_move(fill.move);
+  out.set_epoch(fill.epoch.value());
+  out.set_source(fill.source);
+  out.set_source_epoch(fill.source_epoch.value());
+  out.set_source_token(fill.source_token);
+  out.set_timeout_ms(fill.timeout_ms);
+  for (const BlockId block : blocks.from) out.add_from(block.value());
+  for (const BlockId block : blocks.to) out.add_to(block.value());
 }
 
 }  // namespace pagoda::coordinator

@@ -23,6 +23,7 @@ class WorkerStream final : public BidiStream<wire::WorkerMessage, wire::WorkerCo
     welcome->set_protocol(kProtocol);
     welcome->set_heartbeat_ms(greeting.heartbeat_ms);
     welcome->set_lease_ms(greeting.lease_ms);
+    welcome->set_leaving_ms(greeting.leaving_ms);
     BidiStream::Send(std::move(command));
   }
   void SendNotLeader(const std::string& leader_address) override {
@@ -50,6 +51,18 @@ class WorkerStream final : public BidiStream<wire::WorkerMessage, wire::WorkerCo
     command.mutable_release()->set_keep_weights(release.keep_weights);
     BidiStream::Send(std::move(command));
   }
+  void Send(const KvFill& fill, const KvReservation& blocks) override {
+    wire::WorkerCommand command;
+    ToWire(fill, blocks, *command.mutable_fill_kv());
+    BidiStream::Send(std::move(command));
+  }
+  void EndKvFill(uint64_t move, Epoch epoch) override {
+    wire::WorkerCommand command;
+    command.mutable_end_kv_fill()->set_move(move);
+    command.mutable_end_kv_fill()->set_epoch(epoch.value());
+    BidiStream::Send(std::move(command));
+  }
+  void Farewell() override { Finish(grpc::Status::OK); }
   bool SendCommand(wire::WorkerCommand command) { return BidiStream::Send(std::move(command)); }
   void SetEngine(std::shared_ptr<PipelineEngine> engine) override {
     MutexLock lock(&engine_mutex_);
@@ -96,9 +109,17 @@ class WorkerStream final : public BidiStream<wire::WorkerMessage, wire::WorkerCo
         break;
       case wire::WorkerMessage::kLeaving:
         leaving_ = true;
-        coordinator_.WorkerGone(Link(), /*planned=*/true);
-        Finish(grpc::Status::OK);
+        coordinator_.WorkerLeaving(Link());
         break;
+      case wire::WorkerMessage::kKvFilled: {
+        const wire::KvFilled& filled = message.kv_filled();
+        coordinator_.WorkerFilledKv(Link(), {.move = filled.move(),
+                                             .epoch = Epoch(filled.epoch()),
+                                             .error = filled.error(),
+                                             .bytes = filled.bytes(),
+                                             .took_us = filled.took_us()});
+        break;
+      }
       default:
         break;  // of a newer version
     }
@@ -126,7 +147,7 @@ class WorkerStream final : public BidiStream<wire::WorkerMessage, wire::WorkerCo
 
   void OnGone() override {
     SetEngine(nullptr);
-    if (registered_ && !leaving_) coordinator_.WorkerGone(Link(), /*planned=*/false);
+    if (registered_) coordinator_.WorkerGone(Link(), /*planned=*/leaving_);
   }
 
   Coordinator& coordinator_;

@@ -1,5 +1,7 @@
 #include "kernels/cpu/buffers.h"
 
+#include <cstring>
+
 #include "absl/strings/str_cat.h"
 
 namespace pagoda::kernels {
@@ -105,6 +107,20 @@ absl::StatusOr<std::unique_ptr<CpuKvCache>> CpuKvCache::Make(const KvShape& shap
     return absl::ResourceExhaustedError(absl::StrCat("no memory for ", cache->bytes(), " bytes of KV cache"));
   }
   return cache;
+}
+
+void CpuKvCache::ReadBlock(int32_t block, std::span<std::byte> out) const {
+  const size_t bytes = static_cast<size_t>(layout_.block_bytes);
+  for (int l = 0; l < shape_.layers; ++l) {
+    std::memcpy(out.data() + static_cast<size_t>(l) * bytes, layer(l) + block * layout_.block_bytes, bytes);
+  }
+}
+
+void CpuKvCache::WriteBlock(int32_t block, std::span<const std::byte> in) {
+  const size_t bytes = static_cast<size_t>(layout_.block_bytes);
+  for (int l = 0; l < shape_.layers; ++l) {
+    std::memcpy(layer(l) + block * layout_.block_bytes, in.data() + static_cast<size_t>(l) * bytes, bytes);
+  }
 }
 
 }  // namespace cpu

@@ -52,6 +52,9 @@ class CpuKvCache final : public KvCache {
   const KvLayout& layout() const { return layout_; }
   size_t layer_bytes() const { return static_cast<size_t>(shape_.blocks) * layout_.block_bytes; }
   uint8_t* layer(int index) const { return memory_.get() + index * layer_bytes(); }
+  bool movable() const override { return true; }
+  void ReadBlock(int32_t block, std::span<std::byte> out) const override;
+  void WriteBlock(int32_t block, std::span<const std::byte> in) override;
 
  private:
   KvShape shape_;

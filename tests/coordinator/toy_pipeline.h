@@ -77,6 +77,8 @@ class ToyPipeline {
     }
     return good;
   }
+  // Blocks that go from one pipeline to another.
+  const std::vector<TokenId>& Content(BlockId block) { return kv_.at(Index(block)); }
   // A block that this pipeline still has from before, or one whose KV a stage lost and only a rebuild brings back.
   void Keep(BlockId block, const std::vector<TokenId>& tokens) { kv_.at(Index(block)) = tokens; }
   void Lose(BlockId block, const std::vector<TokenId>& tokens) { lost_[block] = tokens; }

@@ -25,6 +25,7 @@ struct FakePipeline {
   uint64_t id = 0;
   uint64_t epoch = 1;
   bool ready = true;
+  uint64_t kv_moved_to = 0;  // and its epoch is closed
   int64_t submits = 0;
 };
 
@@ -220,6 +221,8 @@ wire::CoordinatorMessage FakeCoordinator::State::SnapshotMessage() {
     p->set_model_digest(options.digest);
     p->set_architecture("llama");
     p->set_ready(pipeline.ready);
+    p->set_epoch_closed(pipeline.kv_moved_to != 0);
+    p->set_kv_moved_to(pipeline.kv_moved_to);
     p->set_max_model_len(options.max_model_len);
     p->set_block_tokens(16);
     p->set_blocks_total(1000);
@@ -468,6 +471,16 @@ void FakeCoordinator::SetReady(uint64_t pipeline, bool ready) {
   MutexLock lock(&state_->mutex);
   for (FakePipeline& p : state_->pipelines) {
     if (p.id == pipeline) p.ready = ready;
+  }
+  state_->SendSnapshots();
+}
+
+void FakeCoordinator::MoveKv(uint64_t pipeline, uint64_t to) {
+  MutexLock lock(&state_->mutex);
+  for (FakePipeline& p : state_->pipelines) {
+    if (p.id != pipeline) continue;
+    p.ready = false;
+    p.kv_moved_to = to;
   }
   state_->SendSnapshots();
 }

@@ -73,6 +73,8 @@ struct FakeWorker::State {
   std::atomic<bool> stop{false};
   std::atomic<bool> beating{true};
   std::atomic<bool> linked{false};
+  std::atomic<bool> let_go{false};
+  std::atomic<int> fills{0}, ended_fills{0};
   std::atomic<int> steps{0};
   std::atomic<int> assignments{0};
   std::atomic<uint64_t> epoch{0};
@@ -89,6 +91,7 @@ struct FakeWorker::State {
     message.mutable_load_state()->set_epoch(at_epoch);
     message.mutable_load_state()->set_state(state);
     message.mutable_load_state()->set_progress(1);
+    if (options.moves_kv) message.mutable_load_state()->set_shard_digest("a shard");
     Write(message);
   }
 
@@ -154,10 +157,24 @@ struct FakeWorker::State {
           Write(message);
           break;
         }
+        case wire::WorkerCommand::kFillKv: {
+          ++fills;
+          if (options.kv_error.empty()) break;
+          wire::WorkerMessage message;
+          message.mutable_kv_filled()->set_move(command.fill_kv().move());
+          message.mutable_kv_filled()->set_epoch(command.fill_kv().epoch());
+          message.mutable_kv_filled()->set_error(options.kv_error);
+          Write(message);
+          break;
+        }
+        case wire::WorkerCommand::kEndKvFill:
+          ++ended_fills;
+          break;
         default:
           break;
       }
     }
+    let_go = true;
   }
 
   void Beat() {
@@ -188,6 +205,8 @@ FakeWorker::FakeWorker(FakeWorkerOptions options) : state_(std::make_unique<Stat
   registration->set_threads(1);
   registration->set_memory_bytes(s.options.memory_bytes);
   registration->set_data_address("address of " + s.options.name);
+  if (s.options.moves_kv) registration->set_kv_moves(1);
+  if (s.options.moves_kv) registration->set_blob_address("127.0.0.1:1");
   s.Write(message);
   s.reader = std::thread([&s] { s.Read(); });
   s.beater = std::thread([&s] { s.Beat(); });
@@ -204,6 +223,14 @@ void FakeWorker::Kill() {
   s.stream->Finish();
 }
 
+void FakeWorker::Leave() {
+  wire::WorkerMessage message;
+  message.mutable_leaving();
+  state_->Write(message);
+}
+bool FakeWorker::let_go() const { return state_->let_go; }
+int FakeWorker::fills() const { return state_->fills; }
+int FakeWorker::ended_fills() const { return state_->ended_fills; }
 void FakeWorker::StopBeating() { state_->beating = false; }
 bool FakeWorker::linked() const { return state_->linked; }
 int FakeWorker::steps() const { return state_->steps; }

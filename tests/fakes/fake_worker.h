@@ -15,6 +15,8 @@ struct FakeWorkerOptions {
   int64_t memory_bytes = int64_t{1} << 30;
   int step_delay_ms = 0;
   bool heartbeats = true;
+  bool moves_kv = false;          // says that it can fill KV blocks from a peer
+  std::string kv_error = "";      // what it answers then; empty: nothing at all
 };
 
 class FakeWorker {
@@ -24,6 +26,10 @@ class FakeWorker {
 
   void Kill();        // the stream breaks at once
   void StopBeating(); // from now on: as a wedged process (plans are not answered either)
+  void Leave();       // says that it was told to stop, and waits to be let go
+  bool let_go() const;
+  int fills() const;  // KV fills that it was asked for, and their ends
+  int ended_fills() const;
   bool linked() const;
   int steps() const;
   int assignments() const;

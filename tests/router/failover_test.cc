@@ -75,6 +75,25 @@ TEST_F(FailoverTest, AStreamLeavesAPipelineThatIsGoneOrAssembledAnew) {
   EXPECT_GE(only.counts().cancels, 1);
 }
 
+TEST_F(FailoverTest, AStreamGoesWhereItsKvWent) {
+  FakeCoordinator& only = AddCoordinator([](auto& options) { options.pipelines = 4; });
+  StartRouter();
+  std::string prompt;
+  for (int i = 0; i < 100; ++i) prompt += "word" + std::to_string(i) + " ";
+  uint64_t from = 0;
+  bool done = false;
+  const HttpAnswer answer = Http(router_->http_port(), "POST", "/v1/completions",
+                                 R"({"stream":true,"max_tokens":200,"seed":1,"prompt":")" + prompt + "\"}", [&](size_t received) {
+                                   if (done || received < 1500) return;
+                                   done = true;
+                                   from = only.counts().last_pipeline;
+                                   only.MoveKv(from, from == 4 ? 3 : 4);
+                                 });
+  EXPECT_EQ(TextsOf(answer.body, 1).front(), kAnswer);
+  EXPECT_EQ(only.counts().replays, 1);
+  EXPECT_EQ(only.counts().last_pipeline, from == 4 ? 3u : 4u) << "others would have been next in turn";
+}
+
 TEST_F(FailoverTest, AStopStringAndLogprobsSurviveTheCut) {
   FakeCoordinator& only = AddCoordinator();
   StartRouter();

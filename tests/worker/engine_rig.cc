@@ -87,6 +87,19 @@ std::optional<FaultReport> RankLog::Fault(absl::Duration timeout) {
   return fault;
 }
 
+void RankLog::OnKvFilled(const KvFilled& filled) {
+  MutexLock lock(&mutex_);
+  filled_.push_back(filled);
+}
+
+std::optional<KvFilled> RankLog::Filled() {
+  MutexLock lock(&mutex_);
+  if (!mutex_.AwaitWithTimeout([this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return !filled_.empty(); }, kPatience)) return std::nullopt;
+  const KvFilled filled = filled_.front();
+  filled_.pop_front();
+  return filled;
+}
+
 bool RankLog::Reached(LoadPhase phase, Epoch epoch) {
   MutexLock lock(&mutex_);
   bool reached = false;
@@ -129,27 +142,29 @@ EngineRig::EngineRig(const RigOptions& options) : options_(options) {
     for (int rank = 0; rank < options_.stages[stage].tensor_parallel; ++rank) {
       peers_.push_back({.stage = static_cast<int>(stage), .rank = rank});
       logs_.push_back(std::make_unique<RankLog>());
-      engines_.push_back(MakeEngine(*logs_.back()));
+      engines_.push_back(MakeEngine(engines_.size(), *logs_.back()));
     }
   }
 }
 
-std::unique_ptr<Engine> EngineRig::MakeEngine(RankLog& log) {
+std::unique_ptr<Engine> EngineRig::MakeEngine(size_t index, RankLog& log) {
   absl::StatusOr<std::unique_ptr<kernels::Backend>> backend =
       options_.make_backend ? options_.make_backend()
                             : kernels::MakeCpuBackend({.threads = options_.threads, .isa = options_.isa});
   PAGODA_CHECK(backend.ok(), "", std::string(backend.status().message()));
-  return std::make_unique<Engine>(EngineOptions{.backend = *std::move(backend),
-                                                .transport = hub_.Make(),
-                                                .open_model = OpenPath(),
-                                                .replay_bytes = options_.replay_bytes,
-                                                .sink = &log});
+  EngineOptions options{.backend = *std::move(backend),
+                        .transport = hub_.Make(),
+                        .open_model = OpenPath(),
+                        .replay_bytes = options_.replay_bytes,
+                        .sink = &log};
+  if (options_.adjust) options_.adjust(index, options);
+  return std::make_unique<Engine>(std::move(options));
 }
 
 void EngineRig::Replace(size_t index) {
   engines_[index] = nullptr;  // before its log
   logs_[index] = std::make_unique<RankLog>();
-  engines_[index] = MakeEngine(*logs_[index]);
+  engines_[index] = MakeEngine(index, *logs_[index]);
 }
 
 EngineRig::~EngineRig() = default;

@@ -41,6 +41,7 @@ struct RigOptions {
   absl::Duration deadline = absl::Seconds(20);
   int64_t replay_bytes = int64_t{64} << 20;
   std::function<std::unique_ptr<kernels::Backend>()> make_backend = nullptr;  // null: the CPU's, as above
+  std::function<void(size_t index, EngineOptions&)> adjust = nullptr;         // of each engine, before it is made
 };
 
 // What one rank told its sink.
@@ -50,11 +51,13 @@ class RankLog : public EngineSink {
   void OnResult(StepResult result) override;
   void OnFault(const FaultReport& fault) override;
   void OnLeft(Epoch epoch) override;
+  void OnKvFilled(const KvFilled& filled) override;
   void OnStep(const Assignment&, const StepTimes& times, const Transport::Counters&) override;
 
   // Each waits up to 20 s for the next one.
   std::optional<StepResult> Result();
   std::optional<FaultReport> Fault(absl::Duration timeout = absl::Seconds(20));
+  std::optional<KvFilled> Filled();
   bool Reached(LoadPhase phase, Epoch epoch);
   bool Left(Epoch epoch);
   int steps() const;
@@ -65,6 +68,7 @@ class RankLog : public EngineSink {
   mutable Mutex mutex_;
   std::deque<StepResult> results_ ABSL_GUARDED_BY(mutex_);
   std::deque<FaultReport> faults_ ABSL_GUARDED_BY(mutex_);
+  std::deque<KvFilled> filled_ ABSL_GUARDED_BY(mutex_);
   std::vector<LoadReport> loads_ ABSL_GUARDED_BY(mutex_);
   std::vector<Epoch> left_ ABSL_GUARDED_BY(mutex_);
   int steps_ ABSL_GUARDED_BY(mutex_) = 0;
@@ -92,7 +96,7 @@ class EngineRig {
   const RigOptions& options() const { return options_; }
 
  private:
-  std::unique_ptr<Engine> MakeEngine(RankLog& log);
+  std::unique_ptr<Engine> MakeEngine(size_t index, RankLog& log);
 
   const RigOptions options_;
   LocalHub hub_;

@@ -39,7 +39,8 @@ grpc::Status ToGrpc(const absl::Status& status) {
 
 class BlobService final : public v1::Blob::Service {
  public:
-  explicit BlobService(std::shared_ptr<const BlobCatalog> catalog) : catalog_(std::move(catalog)) {}
+  BlobService(std::shared_ptr<const BlobCatalog> catalog, std::shared_ptr<const KvWindow> kv)
+      : catalog_(std::move(catalog)), kv_(std::move(kv)) {}
 
   grpc::Status ListFiles(grpc::ServerContext*, const v1::ListFilesRequest* request,
                          v1::ListFilesResponse* response) override {
@@ -81,8 +82,32 @@ class BlobService final : public v1::Blob::Service {
                      : grpc::Status(grpc::StatusCode::CANCELLED, "the reader is gone");
   }
 
+  grpc::Status ReadKvBlocks(grpc::ServerContext* context, const v1::ReadKvBlocksRequest* request,
+                            grpc::ServerWriter<v1::ReadKvBlocksChunk>* writer) override {
+    if (kv_ == nullptr) return {grpc::StatusCode::UNIMPLEMENTED, "no KV blocks here"};
+    const Epoch epoch(request->epoch());
+    const absl::Status known = kv_->Check(epoch, std::as_bytes(std::span(request->link_token())),
+                                          {.shard_digest = request->shard_digest(),
+                                           .kv_cache_type = request->kv_cache_type(),
+                                           .block_tokens = request->block_tokens(),
+                                           .block_bytes = request->block_bytes()});
+    if (!known.ok()) return ToGrpc(known);
+    std::vector<std::byte> block(request->block_bytes());
+    v1::ReadKvBlocksChunk chunk;
+    for (const int32_t id : request->blocks()) {
+      if (const absl::Status read = kv_->Read(epoch, id, block); !read.ok()) return ToGrpc(read);
+      for (size_t offset = 0; offset < block.size(); offset += limits::kBlobChunkBytes) {
+        const size_t count = std::min(block.size() - offset, limits::kBlobChunkBytes);
+        chunk.set_data(block.data() + offset, count);
+        if (context->IsCancelled() || !writer->Write(chunk)) return {grpc::StatusCode::CANCELLED, "the reader is gone"};
+      }
+    }
+    return grpc::Status::OK;
+  }
+
  private:
   const std::shared_ptr<const BlobCatalog> catalog_;
+  const std::shared_ptr<const KvWindow> kv_;
 };
 
 }  // namespace
@@ -128,8 +153,8 @@ absl::StatusOr<std::shared_ptr<checkpoint::ByteSource>> BlobCatalog::Open(
   return file->second;
 }
 
-std::unique_ptr<grpc::Service> MakeBlobService(std::shared_ptr<const BlobCatalog> catalog) {
-  return std::make_unique<BlobService>(std::move(catalog));
+std::unique_ptr<grpc::Service> MakeBlobService(std::shared_ptr<const BlobCatalog> catalog, std::shared_ptr<const KvWindow> kv) {
+  return std::make_unique<BlobService>(std::move(catalog), std::move(kv));
 }
 
 }  // namespace pagoda::worker

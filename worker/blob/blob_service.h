@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "checkpoint/byte_source.h"
+#include "worker/kv/kv_window.h"
 
 namespace grpc {
 class Service;
@@ -41,7 +42,9 @@ class BlobCatalog {
   std::map<std::string, Files> models_;  // guarded by mutex_
 };
 
-// The gRPC service over a catalog, for ServerBuilder::RegisterService. Must outlive the server.
-std::unique_ptr<grpc::Service> MakeBlobService(std::shared_ptr<const BlobCatalog> catalog);
+// The gRPC service over a catalog, for ServerBuilder::RegisterService. Must outlive the server. `kv`: the KV blocks of the epoch
+// under way, for ReadKvBlocks; null: there are none.
+std::unique_ptr<grpc::Service> MakeBlobService(std::shared_ptr<const BlobCatalog> catalog,
+                                               std::shared_ptr<const KvWindow> kv = nullptr);
 
 }  // namespace pagoda::worker

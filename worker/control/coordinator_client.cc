@@ -10,7 +10,8 @@ namespace pagoda::worker {
 namespace {
 
 constexpr absl::Duration kFirstPause = absl::Milliseconds(100);
-constexpr absl::Duration kFarewell = absl::Milliseconds(500);
+constexpr absl::Duration kFarewell = absl::Milliseconds(500);  // of a coordinator that does not say how long
+constexpr absl::Duration kLongestFarewell = absl::Seconds(20);
 constexpr absl::Duration kLongestPause = absl::Seconds(5);
 // An engine that computes looks up between steps, and one that loads between tensors. What takes longer hangs.
 constexpr int64_t kLongestDeafnessNs = 60 * kNsPerSecond;
@@ -60,8 +61,9 @@ void CoordinatorClient::Stop() {
   {
     // A coordinator of this version ends the stream in answer.
     MutexLock lock(&mutex_);
-    mutex_.AwaitWithTimeout([this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return context_ == nullptr; }, kFarewell);
+    mutex_.AwaitWithTimeout([this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return context_ == nullptr; }, farewell_);
     if (context_ != nullptr) context_->TryCancel();
+    silent_ = true;
   }
   watch_.reset();
   if (reader_.joinable()) reader_.join();
@@ -110,6 +112,7 @@ bool CoordinatorClient::Attach(const std::string& address) {
     if (stop_) return false;
     context_ = &context;
     welcomed_ = false;
+    farewell_ = kFarewell;
     attached_ = address;
     attached_at_ns_ = NowNs();
   }
@@ -158,6 +161,8 @@ void CoordinatorClient::HandleCommand(wire::WorkerCommand& command) {
       {
         MutexLock lock(&mutex_);
         welcomed_ = true;
+        const int leaving_ms = command.welcome().leaving_ms();
+        farewell_ = leaving_ms > 0 ? std::min(absl::Milliseconds(leaving_ms), kLongestFarewell) : kFarewell;
         heartbeat_ms_ = std::clamp(command.welcome().heartbeat_ms(), 10, 60'000);
       }
       options_.metrics->SetConnected(true);
@@ -181,6 +186,9 @@ void CoordinatorClient::HandleCommand(wire::WorkerCommand& command) {
       return OnFault({.epoch = Epoch(command.link_up().epoch()), .step = StepNumber(0), .self = {},
                       .operation = "read the link-up", .message = std::string(link_up.status().message())});
     }
+    case wire::WorkerCommand::kFillKv: return HandleFill(command.fill_kv());
+    case wire::WorkerCommand::kEndKvFill:
+      return engine_->Post(EndKvFill{.epoch = Epoch(command.end_kv_fill().epoch()), .move = command.end_kv_fill().move()});
     case wire::WorkerCommand::KIND_NOT_SET: return;  // of a newer protocol
   }
 }
@@ -205,9 +213,19 @@ void CoordinatorClient::HandleAssignment(const wire::Assignment& message) {
            .message = std::string(assignment.status().message())});
 }
 
+void CoordinatorClient::HandleFill(const wire::FillKv& message) {
+  absl::StatusOr<KvFill> fill = FromWire(message);
+  if (fill.ok()) return engine_->Post(*std::move(fill));
+  OnKvFilled({.move = message.move(), .epoch = Epoch(message.epoch()), .status = fill.status()});
+}
+
 void CoordinatorClient::HeartbeatLoop() {
   Pulse pulse(options_.pulse_file);
-  while (!stopped()) {
+  while (true) {
+    {
+      MutexLock lock(&mutex_);
+      if (silent_) return;
+    }
     if (engine_->DeafForNs() < kLongestDeafnessNs) pulse.Beat();
     int heartbeat_ms = 0;
     bool welcomed = false;
@@ -217,7 +235,9 @@ void CoordinatorClient::HeartbeatLoop() {
       welcomed = welcomed_;
     }
     if (welcomed) Write(ToWire(engine_->monitor().Read()));
-    SleepUnlessStopped(absl::Milliseconds(std::min(heartbeat_ms, kPulseMs)));
+    MutexLock lock(&mutex_);
+    mutex_.AwaitWithTimeout([this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return silent_; },
+                            absl::Milliseconds(std::min(heartbeat_ms, kPulseMs)));
   }
 }
 
@@ -236,6 +256,7 @@ void CoordinatorClient::OnFault(const FaultReport& fault) {
   Write(ToWire(fault));
 }
 void CoordinatorClient::OnLeft(Epoch epoch) { Write(LeftMessage(epoch)); }
+void CoordinatorClient::OnKvFilled(const KvFilled& filled) { Write(ToWire(filled)); }
 void CoordinatorClient::OnStep(const Assignment& assignment, const StepTimes& times,
                                const Transport::Counters& counters) {
   options_.metrics->OnStep(assignment, times, counters);

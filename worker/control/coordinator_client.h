@@ -39,13 +39,15 @@ class CoordinatorClient : public EngineSink {
 
   // `engine` outlives Stop().
   void Start(Engine& engine);
-  // Ends the stream and the threads. Nothing is sent after it.
+  // Says that this worker leaves and serves until the coordinator lets it go, at most as long as that one said; then ends the
+  // stream and the threads. Nothing is sent after it.
   void Stop();
 
   void OnLoad(const LoadReport& report) override;
   void OnResult(StepResult result) override;
   void OnFault(const FaultReport& fault) override;
   void OnLeft(Epoch epoch) override;
+  void OnKvFilled(const KvFilled& filled) override;
   void OnStep(const Assignment& assignment, const StepTimes& times, const Transport::Counters& counters) override;
 
  private:
@@ -57,6 +59,7 @@ class CoordinatorClient : public EngineSink {
   std::string NextAddress();
   void HandleCommand(wire::WorkerCommand& command);
   void HandleAssignment(const wire::Assignment& message);
+  void HandleFill(const wire::FillKv& message);
   wire::WorkerMessage RegisterMessage() const;
   void HeartbeatLoop();
   void Write(const wire::WorkerMessage& message);
@@ -70,7 +73,9 @@ class CoordinatorClient : public EngineSink {
   Engine* engine_ = nullptr;
 
   mutable Mutex mutex_;
-  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
+  bool stop_ ABSL_GUARDED_BY(mutex_) = false;     // no further stream
+  bool silent_ ABSL_GUARDED_BY(mutex_) = false;   // no further heartbeat: the last stream is over
+  absl::Duration farewell_ ABSL_GUARDED_BY(mutex_);  // how long the coordinator may keep the stream after Leaving
   bool welcomed_ ABSL_GUARDED_BY(mutex_) = false;
   int heartbeat_ms_ ABSL_GUARDED_BY(mutex_) = 500;
   std::string leader_hint_ ABSL_GUARDED_BY(mutex_);  // who is said to lead; used once

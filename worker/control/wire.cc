@@ -9,6 +9,7 @@
 namespace pagoda::worker {
 namespace {
 
+constexpr int kMostFillMs = 60'000;
 constexpr absl::Duration kDefaultStepDeadline = absl::Seconds(30);  // when an assignment names none
 
 template <size_t kBytes>
@@ -165,6 +166,18 @@ StepPlan FromWire(const wire::StepPlan& message) {
   return plan;
 }
 
+absl::StatusOr<KvFill> FromWire(const wire::FillKv& message) {
+  KvFill fill{.move = message.move(),
+              .epoch = Epoch(message.epoch()),
+              .source = message.source(),
+              .source_epoch = Epoch(message.source_epoch()),
+              .from = {message.from().begin(), message.from().end()},
+              .to = {message.to().begin(), message.to().end()},
+              .timeout_ms = std::clamp(message.timeout_ms(), 1, kMostFillMs)};
+  PAGODA_RETURN_IF_ERROR(CopySecret("token", message.source_token(), fill.source_token));
+  return fill;
+}
+
 wire::WorkerMessage ToWire(const LoadReport& report) {
   wire::WorkerMessage message;
   wire::LoadState& state = *message.mutable_load_state();
@@ -246,6 +259,17 @@ wire::WorkerMessage ToWire(const StepMonitor::Snapshot& snapshot) {
   heartbeat.set_head_us(snapshot.head_us);
   heartbeat.set_decode_rows(snapshot.decode_rows);
   heartbeat.set_operation(snapshot.operation);
+  return message;
+}
+
+wire::WorkerMessage ToWire(const KvFilled& filled) {
+  wire::WorkerMessage message;
+  wire::KvFilled& out = *message.mutable_kv_filled();
+  out.set_move(filled.move);
+  out.set_epoch(filled.epoch.value());
+  out.set_bytes(filled.bytes);
+  out.set_took_us(filled.took_us);
+  if (!filled.status.ok()) out.set_error(filled.status.ToString());
   return message;
 }
 

@@ -29,6 +29,8 @@ Engine::Engine(EngineOptions options)
       kv_cache_bytes_(options.kv_cache_bytes),
       replay_bytes_(options.replay_bytes),
       on_device_lost_(std::move(options.on_device_lost)),
+      kv_window_(options.kv_window != nullptr ? std::move(options.kv_window) : std::make_shared<KvWindow>()),
+      pull_kv_(std::move(options.pull_kv)),
       sink_(*options.sink),
       data_address_(transport_->address()),
       inbox_([transport = transport_.get()] { transport->Wake(); }),
@@ -182,6 +184,7 @@ void Engine::Handle(const LinkUp& link_up) {
                       .stop = inbox_.stop(),
                       .monitor = &monitor_},
       *decoder_, *kv_record_, *transport_);
+  OpenKvWindow(link_up);
   sink_.OnLoad({.epoch = assignment_->epoch,
                 .phase = LoadPhase::kLinked,
                 .progress = 1,
@@ -264,6 +267,7 @@ void Engine::Handle(const Release& release) {
 
 void Engine::EndEpoch() {
   spans_.EndEpoch();
+  kv_window_->Close();
   executor_ = nullptr;
   transport_->Abort();
   assignment_.reset();

@@ -55,6 +55,7 @@ class EngineSink {
   virtual void OnResult(StepResult result) = 0;
   virtual void OnFault(const FaultReport& fault) = 0;
   virtual void OnLeft(Epoch epoch) = 0;
+  virtual void OnKvFilled(const KvFilled&) {}
   virtual void OnStep(const Assignment& assignment, const StepTimes& times, const Transport::Counters& counters) = 0;
 };
 
@@ -69,6 +70,10 @@ struct EngineOptions {
   int64_t kv_cache_bytes = 0;  // refuse an assignment whose KV cache is larger; 0: no bound of its own
   int64_t replay_bytes = 0;    // host memory for outputs that the next stage may need again; 0: none are kept
   EngineSink* sink = nullptr;  // outlives the engine
+  // Of the KV of the epoch under way; null: none is shown. `pull_kv` begins to fill blocks through it, and calls `done` once from
+  // any thread, as long as the engine lives; null: no blocks can be filled.
+  std::shared_ptr<KvWindow> kv_window = nullptr;
+  std::function<void(KvFill fill, std::function<void(KvFilled)> done)> pull_kv = nullptr;
   Tracer* tracer = nullptr;    // null: no traces; outlives the engine
   // Called on the engine's thread after the fault was told, when the device is lost: the process should end.
   std::function<void(const absl::Status&)> on_device_lost = nullptr;
@@ -97,6 +102,11 @@ class Engine {
   void Handle(const StepPlan& plan);
   void Handle(const Release& release);
   void Handle(const Shutdown&) {}
+  // engine_kv.cc
+  void Handle(KvFill fill);
+  void Handle(const KvFilled& filled);
+  void Handle(const EndKvFill& end);
+  void OpenKvWindow(const LinkUp& link_up);
 
   absl::Status Load(const Assignment& assignment);
   absl::Status RunPlan(const StepPlan& plan);
@@ -113,6 +123,8 @@ class Engine {
   const int64_t kv_cache_bytes_;
   const int64_t replay_bytes_;
   const std::function<void(const absl::Status&)> on_device_lost_;
+  const std::shared_ptr<KvWindow> kv_window_;  // never null
+  const std::function<void(KvFill, std::function<void(KvFilled)>)> pull_kv_;
   EngineSink& sink_;
   const std::string data_address_;
   EngineInbox inbox_;

@@ -17,6 +17,7 @@
 #include "common/mutex.h"
 #include "worker/comm/transport.h"
 #include "worker/engine/step_plan.h"
+#include "worker/kv/kv_window.h"
 
 namespace pagoda::worker {
 
@@ -54,9 +55,13 @@ struct Release {
   Epoch epoch;
   bool keep_weights = false;
 };
+struct EndKvFill {
+  Epoch epoch;
+  uint64_t move = 0;
+};
 struct Shutdown {};
 
-using EngineEvent = std::variant<Assignment, LinkUp, StepPlan, Release, Shutdown>;
+using EngineEvent = std::variant<Assignment, LinkUp, StepPlan, KvFill, KvFilled, EndKvFill, Release, Shutdown>;
 
 class EngineInbox {
  public:
@@ -79,7 +84,8 @@ class EngineInbox {
 
  private:
   static bool EndsEpoch(const EngineEvent& event) {
-    return !std::holds_alternative<StepPlan>(event) && !std::holds_alternative<LinkUp>(event);
+    return std::holds_alternative<Assignment>(event) || std::holds_alternative<Release>(event) ||
+           std::holds_alternative<Shutdown>(event);
   }
 
   const std::function<void()> wake_;

@@ -42,6 +42,12 @@ void KvRecord::BeginPlan(const StepPlan& plan, bool runs) {
   }
 }
 
+void KvRecord::Forget(std::span<const int32_t> blocks) {
+  for (const int32_t block : blocks) {
+    if (InPool(block)) Forget(block);
+  }
+}
+
 void KvRecord::KeepOutputs(std::span<const kernels::SequenceRows> sequences, const float* rows) {
   if (most_outputs_ == 0) return;
   for (const kernels::SequenceRows& sequence : sequences) {

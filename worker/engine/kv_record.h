@@ -32,6 +32,8 @@ class KvRecord {
   // what they were called before is not what they hold from now on, and their new name comes with a later plan. Numbers
   // outside the pool are ignored: the plan's own check finds them.
   void BeginPlan(const StepPlan& plan, bool runs);
+  // These blocks will hold something else; not by a plan.
+  void Forget(std::span<const int32_t> blocks);
   // Rows of one step, [rows, hidden], as they go to the next stage. The oldest blocks' outputs make room.
   void KeepOutputs(std::span<const kernels::SequenceRows> sequences, const float* rows);
   // [block_tokens, hidden]; null when they are not all there.

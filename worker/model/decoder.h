@@ -56,6 +56,7 @@ class Decoder {
 
   const Shard& shard() const { return *shard_; }
   kernels::Backend& backend() { return backend_; }
+  kernels::KvCache& kv() { return *kv_; }
   int64_t kv_bytes() const { return static_cast<int64_t>(kv_->bytes()); }
   int64_t workspace_bytes() const { return workspace_bytes_; }
 
