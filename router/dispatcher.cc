@@ -321,13 +321,13 @@ void Dispatcher::OnChoice(int link, const wire::ChoiceTokens& tokens,
   const std::string& tenant = running.session->request().tenant;
   if (update.first_token) {
     const double seconds = SecondsBetween(running.session->request().received_ns, now);
-    metrics_->FirstToken(seconds);
+    metrics_->FirstToken(running.session->request().model, seconds);
     metrics_->tenants().FirstToken(tenant, seconds);
     if (pipeline != nullptr && running.profile.empty())
       running.profile = pipeline->numerics_profile;
   } else if (count > 0 && !running.touched) {
     const double seconds = SecondsBetween(running.last_news_ns, now) / static_cast<double>(count);
-    metrics_->InterToken(seconds);
+    metrics_->InterToken(running.session->request().model, seconds);
     metrics_->tenants().InterToken(tenant, seconds);
   }
   if (count > 0) {

@@ -73,12 +73,12 @@ struct Metrics::State {
   std::map<std::string, Histogram*, std::less<>> request_seconds;
   std::map<std::string, Counter*, std::less<>> rejected, cuts, retries;
 
-  Histogram& first_token =
-      HistogramOf("pagoda_router_time_to_first_token_seconds",
-                  "From the receipt of a request to its first token.", kTimeToFirstTokenBuckets);
-  Histogram& inter_token =
-      HistogramOf("pagoda_router_inter_token_latency_seconds",
-                  "Between news of one request, divided by their tokens.", kInterTokenBuckets);
+  Family<Histogram>& first_token =
+      RegisterFamily(registry, prometheus::BuildHistogram(), "pagoda_router_time_to_first_token_seconds",
+                     "From the receipt of a request to its first token, by model.");
+  Family<Histogram>& inter_token =
+      RegisterFamily(registry, prometheus::BuildHistogram(), "pagoda_router_inter_token_latency_seconds",
+                     "Between news of one request, divided by their tokens, by model.");
   Histogram& prompt_sizes =
       HistogramOf("pagoda_router_request_prompt_tokens", "Prompt tokens of a request.",
                   TokenCountBuckets(limits::kMaxPromptTokens));
@@ -130,6 +130,7 @@ struct Metrics::State {
   std::mutex cluster_mutex;
   struct ModelGauges {
     Gauge *pipelines, *running, *waiting, *cache_use, *lora;
+    Histogram *first_token, *inter_token;
     Gauge* cache_config = nullptr;
     std::pair<int, int64_t> config{-1, -1};
   };
@@ -138,10 +139,12 @@ struct Metrics::State {
     running.Remove(gauges.running);
     waiting.Remove(gauges.waiting);
     cache_use.Remove(gauges.cache_use);
+    first_token.Remove(gauges.first_token);
+    inter_token.Remove(gauges.inter_token);
     lora.Remove(gauges.lora);
     if (gauges.cache_config != nullptr) cache_config.Remove(gauges.cache_config);
   }
-  std::map<std::string, ModelGauges> models;  // guarded by cluster_mutex
+  std::map<std::string, ModelGauges, std::less<>> models;  // guarded by cluster_mutex
 };
 
 Metrics::Metrics() : state_(std::make_unique<State>()) {
@@ -192,13 +195,17 @@ void Metrics::Retried(std::string_view reason) {
   live_.Retried();
   if (Counter* counter = Find(state_->retries, reason)) counter->Increment();
 }
-void Metrics::FirstToken(double seconds) {
-  state_->first_token.Observe(seconds);
+void Metrics::FirstToken(std::string_view model, double seconds) {
   live_.FirstToken(seconds);
+  std::lock_guard lock(state_->cluster_mutex);
+  const auto found = state_->models.find(model);
+  if (found != state_->models.end()) found->second.first_token->Observe(seconds);
 }
-void Metrics::InterToken(double seconds) {
-  state_->inter_token.Observe(seconds);
+void Metrics::InterToken(std::string_view model, double seconds) {
   live_.InterToken(seconds);
+  std::lock_guard lock(state_->cluster_mutex);
+  const auto found = state_->models.find(model);
+  if (found != state_->models.end()) found->second.inter_token->Observe(seconds);
 }
 void Metrics::PromptTokens(int64_t tokens) {
   state_->prompt_tokens.Increment(static_cast<double>(tokens));
@@ -258,6 +265,8 @@ void Metrics::SetCluster(const ClusterView& view, bool whole) {
       gauges.running = &s.running.Add(labels);
       gauges.waiting = &s.waiting.Add(labels);
       gauges.cache_use = &s.cache_use.Add(labels);
+      gauges.first_token = &s.first_token.Add({{"model_name", name}}, kTimeToFirstTokenBuckets);
+      gauges.inter_token = &s.inter_token.Add({{"model_name", name}}, kInterTokenBuckets);
       gauges.lora = &s.lora.Add({{"max_lora", "0"},
                                  {"waiting_lora_adapters", ""},
                                  {"running_lora_adapters", ""},

@@ -25,8 +25,9 @@ class Metrics {
 
   void RequestEnded(std::string_view endpoint, int code, double seconds);
   void Rejected(std::string_view reason);
-  void FirstToken(double seconds);
-  void InterToken(double seconds);
+  // Of a model that the last snapshot had; of another they are not counted.
+  void FirstToken(std::string_view model, double seconds);
+  void InterToken(std::string_view model, double seconds);
   void Tokens(int64_t prompt, int64_t cached, int64_t output);  // of a request that ended
   void PromptTokens(int64_t tokens);
   void OutputTokens(int64_t tokens);
