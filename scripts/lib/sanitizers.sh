@@ -5,7 +5,7 @@ PAGODA_SHORT_ASAN_TESTS=(common_test checkpoint_hostile_test text_test)
 # Whatever threads meet in: queues, engines, streams, and servers with what speaks to them (the last two are whole routers,
 # by HTTP and by gRPC).
 PAGODA_TSAN_TESTS=(common_test security_test kernels_thread_team_test
-  worker_comm_test worker_engine_test worker_rebuild_test worker_blob_test worker_model_opener_test worker_leader_watch_test
+  worker_comm_test worker_engine_test worker_rebuild_test worker_kv_move_test worker_blob_test worker_model_opener_test worker_leader_watch_test
   coordinator_server_test coordinator_store_test etcd_store_test
   router_session_test router_resume_session_test router_failover_test router_grpc_test)
 # Of those, what compiles in a minute and a half of processor time.

@@ -94,9 +94,10 @@ KvFilled KvPuller::Fetch(const KvFill& fill) {
   KvFilled filled{.move = fill.move, .epoch = fill.epoch};
   const MonotonicNs begin_ns = NowNs();
   const std::optional<KvWindow::Facts> facts = window_->facts();
-  filled.status = facts.has_value() && facts->epoch == fill.epoch
-                      ? Read(fill, *facts, filled.bytes)
-                      : absl::FailedPreconditionError(absl::StrCat("epoch ", fill.epoch.value(), " is over"));
+  const absl::Status status = facts.has_value() && facts->epoch == fill.epoch
+                                  ? Read(fill, *facts, filled.bytes)
+                                  : absl::FailedPreconditionError(absl::StrCat("epoch ", fill.epoch.value(), " is over"));
+  if (!status.ok()) filled.error = status.ToString();
   filled.took_us = (NowNs() - begin_ns) / 1000;
   return filled;
 }

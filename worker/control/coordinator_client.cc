@@ -216,7 +216,7 @@ void CoordinatorClient::HandleAssignment(const wire::Assignment& message) {
 void CoordinatorClient::HandleFill(const wire::FillKv& message) {
   absl::StatusOr<KvFill> fill = FromWire(message);
   if (fill.ok()) return engine_->Post(*std::move(fill));
-  OnKvFilled({.move = message.move(), .epoch = Epoch(message.epoch()), .status = fill.status()});
+  OnKvFilled({.move = message.move(), .epoch = Epoch(message.epoch()), .error = fill.status().ToString()});
 }
 
 void CoordinatorClient::HeartbeatLoop() {

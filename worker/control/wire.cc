@@ -269,7 +269,7 @@ wire::WorkerMessage ToWire(const KvFilled& filled) {
   out.set_epoch(filled.epoch.value());
   out.set_bytes(filled.bytes);
   out.set_took_us(filled.took_us);
-  if (!filled.status.ok()) out.set_error(filled.status.ToString());
+  out.set_error(filled.error);
   return message;
 }
 

@@ -18,14 +18,14 @@ void Engine::OpenKvWindow(const LinkUp& link_up) {
 
 // What the blocks held before is forgotten first: should the epoch end meanwhile, nobody may take them for it.
 void Engine::Handle(KvFill fill) {
-  const auto refuse = [&](absl::Status status) {
-    sink_.OnKvFilled({.move = fill.move, .epoch = fill.epoch, .status = std::move(status)});
+  const auto refuse = [&](const absl::Status& status) {
+    sink_.OnKvFilled({.move = fill.move, .epoch = fill.epoch, .error = status.ToString()});
   };
   if (!assignment_.has_value() || fill.epoch != assignment_->epoch || executor_ == nullptr || pull_kv_ == nullptr) {
     return refuse(absl::FailedPreconditionError(absl::StrCat("epoch ", fill.epoch.value(), " is not under way here")));
   }
   if (fill.from.size() != fill.to.size()) return refuse(absl::InvalidArgumentError("as many blocks go out as come in"));
-  if (absl::Status expected = kv_window_->Expect(fill.move, fill.to); !expected.ok()) return refuse(std::move(expected));
+  if (const absl::Status expected = kv_window_->Expect(fill.move, fill.to); !expected.ok()) return refuse(expected);
   kv_record_->Forget(fill.to);
   pull_kv_(std::move(fill), [this](KvFilled filled) { Post(std::move(filled)); });
 }

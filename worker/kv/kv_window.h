@@ -48,7 +48,7 @@ struct KvFill {
 struct KvFilled {
   uint64_t move = 0;
   Epoch epoch;
-  absl::Status status = {};
+  std::string error = "";  // with its code; empty: all blocks are there
   int64_t bytes = 0;
   int64_t took_us = 0;
 };
