@@ -20,6 +20,7 @@ SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 SPACE = 'namespace=~"$namespace"'
 MODEL = SPACE + ',model_name=~"$model_name"'
 TENANT = SPACE + ',tenant=~"$tenant"'
+USERS = SPACE + ',endpoint!="other"'  # "other" is probes, scrapes and paths that are not there
 RATE = "$__rate_interval"
 
 # Units as Grafana names them.
@@ -95,11 +96,11 @@ def label_values(name, label, expression):
 
 
 def overview():
-    requests = rate("pagoda_router_requests_total")
-    errors = rate("pagoda_router_requests_total", SPACE + ',code=~"5.."')
+    requests = rate("pagoda_router_requests_total", USERS)
+    errors = rate("pagoda_router_requests_total", USERS + ',code=~"5.."')
     return board("overview", "Pagoda / Overview", "The four golden signals of a Pagoda cluster.", [
         ("Now", [
-            number("Requests", REQUESTS, requests, "Requests that ended, of all endpoints."),
+            number("Requests", REQUESTS, requests, "Clients' requests that ended; probes and scrapes are not counted."),
             number("Errors", PERCENT, f"{errors} / ({requests} > 0) or vector(0)", "Share that ended with a 5xx."),
             number("Output", PER_SECOND, rate("pagoda_router_output_tokens_total"), "Tokens sent, each second."),
             number("In flight", COUNT, f"sum(pagoda_router_requests_in_flight{{{SPACE}}})", "Generations accepted and not ended."),
@@ -107,12 +108,12 @@ def overview():
             number("Pipelines", COUNT, f"sum(max by (model_name) (pagoda_router_pipelines_ready{{{SPACE}}}))",
                    "Pipelines that take work.")]),
         ("Traffic", [
-            graph("Requests by outcome", REQUESTS, [(f"sum by (code) (rate(pagoda_router_requests_total{{{SPACE}}}[{RATE}])) > 0",
+            graph("Requests by outcome", REQUESTS, [(f"sum by (code) (rate(pagoda_router_requests_total{{{USERS}}}[{RATE}])) > 0",
                                                      "{{code}}")], "HTTP codes; gRPC statuses are shown as the code they map to.",
                   stacked=True),
             graph("Requests by endpoint", REQUESTS,
-                  [(f"sum by (endpoint) (rate(pagoda_router_requests_total{{{SPACE}}}[{RATE}])) > 0", "{{endpoint}}")],
-                  "What clients call.", stacked=True),
+                  [(f"sum by (endpoint) (rate(pagoda_router_requests_total{{{USERS}}}[{RATE}])) > 0", "{{endpoint}}")],
+                  "What clients call; probes and scrapes are not counted.", stacked=True),
             graph("Tokens by model", PER_SECOND,
                   [(rate("pagoda_prompt_tokens_total", by="model_name"), "in {{model_name}}"),
                    (rate("pagoda_generation_tokens_total", by="model_name"), "out {{model_name}}")],

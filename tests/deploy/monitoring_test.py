@@ -124,8 +124,18 @@ def test_labels_that_panels_sum_by_exist():
                 labels = set().union(*(SERIES.get(metric, {"namespace", "model_name"}) for metric in metrics)) | from_prometheus
                 used = {label.strip() for group in re.findall(r"\bby \(([^)]*)\)", target["expr"]) for label in group.split(",")}
                 used |= set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
-                used |= {label for group in re.findall(r"\{([^}]*)\}", target["expr"]) for label in re.findall(r"(\w+)=~?", group)}
+                used |= {label for group in re.findall(r"\{([^}]*)\}", target["expr"]) for label in re.findall(r"(\w+)(?:=~?|!=|!~)", group)}
                 assert used - {""} <= labels, f"{name}: {panel['title']}: {used - labels}"
+
+
+def test_requests_are_those_of_users():
+    """Probes and scrapes are endpoint "other": a model that loads answers them 503, and that is no request that failed."""
+    expressions = [rule["expr"] for rule in ALL_RULES]
+    expressions += [target["expr"] for board in panels.boards().values() for panel in panels.panels(board) for target in panel["targets"]]
+    selectors = [selector for text in expressions for selector in re.findall(r"\bpagoda_router_requests_total\b(\{[^}]*\})?", text)]
+    assert len(selectors) > 12, selectors
+    wrong = [selector for selector in selectors if 'endpoint!="other"' not in selector]
+    assert not wrong, f"these count probes: {wrong}"
 
 
 def test_panels_are_readable():
