@@ -145,7 +145,7 @@ def overview():
 
 def pipeline():
     worker = SPACE
-    waiting = SPACE + ',phase=~"wait_in|group_wait"'
+    waiting = MODEL + ',phase=~"wait_in|group_wait"'
     return board("pipeline", "Pagoda / Pipelines", "Steps, stages and links.", [
         ("Steps", [
             graph("Step time", SECONDS, quantiles("pagoda_step_seconds", MODEL), "From a micro-batch's dispatch to its result."),
@@ -159,19 +159,19 @@ def pipeline():
                   [(f"{rate('pagoda_surplus_rows_total', MODEL, 'model_name')} / {rate('pagoda_step_rows_total', MODEL, 'model_name')}",
                     "{{model_name}}")], "Share of rows computed for sequences that had ended already.", high=1)]),
         ("Stages", [
-            graph("Step time by stage", SECONDS, [(mean("pagoda_worker_step_seconds", worker, "stage"), "stage {{stage}}")],
+            graph("Step time by stage", SECONDS, [(mean("pagoda_worker_step_seconds", MODEL, "model_name, stage"), "{{model_name}} stage {{stage}}")],
                   "Wall time of one step on a rank, on average; the slowest stage sets the pace."),
             graph("Where a step's time goes", SECONDS,
-                  [(mean("pagoda_worker_step_phase_seconds", worker, "stage, phase"), "stage {{stage}} {{phase}}")],
+                  [(mean("pagoda_worker_step_phase_seconds", MODEL, "model_name, stage, phase"), "{{model_name}} stage {{stage}} {{phase}}")],
                   "wait_in: for hidden states or tokens; group_wait: for ranks of the group.", stacked=True),
             graph("Bubble", PERCENT,
-                  [(f"{rate('pagoda_worker_step_phase_seconds_sum', waiting, 'stage, rank')} / "
-                    f"{rate('pagoda_worker_step_seconds_sum', worker, 'stage, rank')}", "stage {{stage}} rank {{rank}}")],
+                  [(f"{rate('pagoda_worker_step_phase_seconds_sum', waiting, 'model_name, stage, rank')} / "
+                    f"{rate('pagoda_worker_step_seconds_sum', MODEL, 'model_name, stage, rank')}", "{{model_name}} stage {{stage}} rank {{rank}}")],
                   "Share of a step in which a rank waits for others.", high=1),
-            graph("Rows", PER_SECOND, [(rate("pagoda_worker_rows_total", worker, "stage, rank"), "stage {{stage}} rank {{rank}}")],
+            graph("Rows", PER_SECOND, [(rate("pagoda_worker_rows_total", MODEL, "model_name, stage, rank"), "{{model_name}} stage {{stage}} rank {{rank}}")],
                   "Token rows through a rank's layers."),
             graph("Bytes sent", BYTES_RATE,
-                  [(rate("pagoda_worker_sent_bytes_total", worker, "stage, rank"), "stage {{stage}} rank {{rank}}")],
+                  [(rate("pagoda_worker_sent_bytes_total", MODEL, "model_name, stage, rank"), "{{model_name}} stage {{stage}} rank {{rank}}")],
                   "To other ranks: hidden states, collectives, tokens."),
             graph("Memory", BYTES, [(f"sum(pagoda_worker_weights_bytes{{{worker}}})", "weights"),
                                     (f"sum(pagoda_worker_kv_cache_bytes{{{worker}}})", "KV cache")],

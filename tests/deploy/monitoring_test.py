@@ -138,6 +138,23 @@ def test_requests_are_those_of_users():
     assert not wrong, f"these count probes: {wrong}"
 
 
+def test_boards_with_a_model_to_choose_show_that_one():
+    asked = 0
+    for name, board in panels.boards().items():
+        if "model_name" not in {variable["name"] for variable in board["templating"]["list"]}:
+            continue
+        for panel in panels.panels(board):
+            for target in panel["targets"]:
+                for metric, selector in re.findall(r"\b(namespace\w*:\w+(?::\w+)?|pagoda_\w+)\{([^}]*)\}", target["expr"]):
+                    asked += 1
+                    if "model_name" in SERIES.get(metric, ()):
+                        assert 'model_name=~"$model_name"' in selector, f"{name}: {panel['title']}: {metric} is of all models"
+                for group in re.findall(r"\bby \(([^)]*)\)", target["expr"]):
+                    labels = set(group.split(", "))
+                    assert "model_name" in labels or not labels & {"stage", "rank", "pipeline"}, f"{name}: {panel['title']}: models are merged: {group}"
+    assert asked > 40, asked
+
+
 def test_panels_are_readable():
     uids = set()
     for name, board in panels.boards().items():
