@@ -76,6 +76,15 @@ def test_every_alert_has_a_severity_a_text_and_a_runbook():
         assert rule["annotations"]["runbook"] == f"docs/runbooks.md#{name.lower()}", name
 
 
+def test_docs_call_dashboards_what_they_are_called():
+    called = {board["title"].removeprefix("Pagoda / "): [panel["title"] for panel in panels.panels(board)] for board in panels.boards().values()}
+    named = [(path.name, *found) for path in sorted((tools.ROOT / "docs").glob("*.md"))
+             for found in re.findall(r"dashboard\s+\*?([A-Z][A-Za-z ]+[A-Za-z])\*?(?:,\s+panel\s+\*([^*]+)\*)?", path.read_text())]
+    assert len(named) >= 4, named
+    wrong = [(page, board, panel) for page, board, panel in named if board not in called or panel and panel not in called[board]]
+    assert not wrong, f"there are no such dashboards or panels: {wrong}"
+
+
 def test_the_chart_makes_links_of_runbooks():
     """With the address at which an organisation shows docs/runbooks.md; without one there is no annotation that only looks like a link."""
     import chart
