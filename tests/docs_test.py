@@ -123,6 +123,22 @@ def test_completion_completes():
         subprocess.run(["fish", "--no-execute", "docs/completion/pagoda.fish"], cwd=ROOT, check=True)
 
 
+def test_completion_is_installed_for_every_command():
+    """Shells load a completion by the command's name: what install.md says puts one there for each."""
+    part = words_of(ROOT / "docs/install.md").split("## Man pages and completion\n")[1]
+    script = re.search(r"```sh\n(.*?)```", part, re.S)[1].replace("sudo ", "")
+    with tempfile.TemporaryDirectory() as folder:
+        for path in ("/usr/local/share/man/man1", "/usr/share/bash-completion/completions"):
+            script = script.replace(path, f"{folder}{path}")
+            pathlib.Path(f"{folder}{path}").mkdir(parents=True)
+        subprocess.run(["bash", "-ec", script], cwd=ROOT, env={**os.environ, "HOME": folder}, check=True)
+        for command in {command.words[0] for command in generate.commands(BINARIES)}:
+            for path in (f"usr/share/bash-completion/completions/{command}", f".config/fish/completions/{command}.fish"):
+                assert (pathlib.Path(folder) / path).exists(), f"docs/install.md installs no completion of {command} ({path})"
+            bash = pathlib.Path(folder, "usr/share/bash-completion/completions", command)
+            assert subprocess.run(["bash", "-c", f". {bash}; complete -p {command}"], capture_output=True).returncode == 0, command
+
+
 def test_man_pages_are_sound():
     for command in generate.commands(BINARIES):
         page = (ROOT / f"docs/man/{command.words[0]}.1").read_text()

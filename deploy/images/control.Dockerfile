@@ -30,10 +30,12 @@ RUN apt-get update \
       libyaml-cpp0.7 zlib1g \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --gid 10001 pagoda \
-    && useradd --uid 10001 --gid 10001 --home-dir /var/lib/pagoda --create-home --shell /usr/sbin/nologin pagoda
+    && useradd --uid 10001 --gid 10001 --home-dir /var/lib/pagoda --create-home --shell /usr/sbin/nologin pagoda \
+    && install -d -o 10001 -g 10001 /var/cache/pagoda
 COPY --from=build /build/bin/pagoda /build/bin/pagoda-router /build/bin/pagoda-coordinator /usr/local/bin/
 COPY --chmod=0755 deploy/images/pagoda-answers /usr/local/bin/pagoda-answers
-# By number, so that Kubernetes can see that it is not root. Nothing is written outside /var/lib/pagoda and /tmp.
+# By number, so that Kubernetes can see that it is not root. Nothing is written outside /var/lib/pagoda,
+# /var/cache/pagoda (what `pagoda pull` gets; a volume that is made from here belongs to that user) and /tmp.
 USER 10001:10001
 WORKDIR /var/lib/pagoda
 EXPOSE 8000 8001 7070 7071

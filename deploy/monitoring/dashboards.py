@@ -20,6 +20,7 @@ SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 SPACE = 'namespace=~"$namespace"'
 MODEL = SPACE + ',model_name=~"$model_name"'
 TENANT = SPACE + ',tenant=~"$tenant"'
+USERS = SPACE + ',endpoint!="other"'  # "other" is probes, scrapes and paths that are not there
 RATE = "$__rate_interval"
 
 # Units as Grafana names them.
@@ -95,11 +96,11 @@ def label_values(name, label, expression):
 
 
 def overview():
-    requests = rate("pagoda_router_requests_total")
-    errors = rate("pagoda_router_requests_total", SPACE + ',code=~"5.."')
+    requests = rate("pagoda_router_requests_total", USERS)
+    errors = rate("pagoda_router_requests_total", USERS + ',code=~"5.."')
     return board("overview", "Pagoda / Overview", "The four golden signals of a Pagoda cluster.", [
         ("Now", [
-            number("Requests", REQUESTS, requests, "Requests that ended, of all endpoints."),
+            number("Requests", REQUESTS, requests, "Clients' requests that ended; probes and scrapes are not counted."),
             number("Errors", PERCENT, f"{errors} / ({requests} > 0) or vector(0)", "Share that ended with a 5xx."),
             number("Output", PER_SECOND, rate("pagoda_router_output_tokens_total"), "Tokens sent, each second."),
             number("In flight", COUNT, f"sum(pagoda_router_requests_in_flight{{{SPACE}}})", "Generations accepted and not ended."),
@@ -107,12 +108,12 @@ def overview():
             number("Pipelines", COUNT, f"sum(max by (model_name) (pagoda_router_pipelines_ready{{{SPACE}}}))",
                    "Pipelines that take work.")]),
         ("Traffic", [
-            graph("Requests by outcome", REQUESTS, [(f"sum by (code) (rate(pagoda_router_requests_total{{{SPACE}}}[{RATE}])) > 0",
+            graph("Requests by outcome", REQUESTS, [(f"sum by (code) (rate(pagoda_router_requests_total{{{USERS}}}[{RATE}])) > 0",
                                                      "{{code}}")], "HTTP codes; gRPC statuses are shown as the code they map to.",
                   stacked=True),
             graph("Requests by endpoint", REQUESTS,
-                  [(f"sum by (endpoint) (rate(pagoda_router_requests_total{{{SPACE}}}[{RATE}])) > 0", "{{endpoint}}")],
-                  "What clients call.", stacked=True),
+                  [(f"sum by (endpoint) (rate(pagoda_router_requests_total{{{USERS}}}[{RATE}])) > 0", "{{endpoint}}")],
+                  "What clients call; probes and scrapes are not counted.", stacked=True),
             graph("Tokens by model", PER_SECOND,
                   [(rate("pagoda_prompt_tokens_total", by="model_name"), "in {{model_name}}"),
                    (rate("pagoda_generation_tokens_total", by="model_name"), "out {{model_name}}")],
@@ -144,7 +145,7 @@ def overview():
 
 def pipeline():
     worker = SPACE
-    waiting = SPACE + ',phase=~"wait_in|group_wait"'
+    waiting = MODEL + ',phase=~"wait_in|group_wait"'
     return board("pipeline", "Pagoda / Pipelines", "Steps, stages and links.", [
         ("Steps", [
             graph("Step time", SECONDS, quantiles("pagoda_step_seconds", MODEL), "From a micro-batch's dispatch to its result."),
@@ -158,19 +159,19 @@ def pipeline():
                   [(f"{rate('pagoda_surplus_rows_total', MODEL, 'model_name')} / {rate('pagoda_step_rows_total', MODEL, 'model_name')}",
                     "{{model_name}}")], "Share of rows computed for sequences that had ended already.", high=1)]),
         ("Stages", [
-            graph("Step time by stage", SECONDS, [(mean("pagoda_worker_step_seconds", worker, "stage"), "stage {{stage}}")],
+            graph("Step time by stage", SECONDS, [(mean("pagoda_worker_step_seconds", MODEL, "model_name, stage"), "{{model_name}} stage {{stage}}")],
                   "Wall time of one step on a rank, on average; the slowest stage sets the pace."),
             graph("Where a step's time goes", SECONDS,
-                  [(mean("pagoda_worker_step_phase_seconds", worker, "stage, phase"), "stage {{stage}} {{phase}}")],
+                  [(mean("pagoda_worker_step_phase_seconds", MODEL, "model_name, stage, phase"), "{{model_name}} stage {{stage}} {{phase}}")],
                   "wait_in: for hidden states or tokens; group_wait: for ranks of the group.", stacked=True),
             graph("Bubble", PERCENT,
-                  [(f"{rate('pagoda_worker_step_phase_seconds_sum', waiting, 'stage, rank')} / "
-                    f"{rate('pagoda_worker_step_seconds_sum', worker, 'stage, rank')}", "stage {{stage}} rank {{rank}}")],
+                  [(f"{rate('pagoda_worker_step_phase_seconds_sum', waiting, 'model_name, stage, rank')} / "
+                    f"{rate('pagoda_worker_step_seconds_sum', MODEL, 'model_name, stage, rank')}", "{{model_name}} stage {{stage}} rank {{rank}}")],
                   "Share of a step in which a rank waits for others.", high=1),
-            graph("Rows", PER_SECOND, [(rate("pagoda_worker_rows_total", worker, "stage, rank"), "stage {{stage}} rank {{rank}}")],
+            graph("Rows", PER_SECOND, [(rate("pagoda_worker_rows_total", MODEL, "model_name, stage, rank"), "{{model_name}} stage {{stage}} rank {{rank}}")],
                   "Token rows through a rank's layers."),
             graph("Bytes sent", BYTES_RATE,
-                  [(rate("pagoda_worker_sent_bytes_total", worker, "stage, rank"), "stage {{stage}} rank {{rank}}")],
+                  [(rate("pagoda_worker_sent_bytes_total", MODEL, "model_name, stage, rank"), "{{model_name}} stage {{stage}} rank {{rank}}")],
                   "To other ranks: hidden states, collectives, tokens."),
             graph("Memory", BYTES, [(f"sum(pagoda_worker_weights_bytes{{{worker}}})", "weights"),
                                     (f"sum(pagoda_worker_kv_cache_bytes{{{worker}}})", "KV cache")],

@@ -122,6 +122,12 @@ REFUSED = [
      "tensorParallelSize lists 2 stages, but pipelineParallelSize is 3"),
     (["models[0].name=a,models[0].model=/models/a.gguf"], "modelVolume.existingClaim must name the claim"),
     (["models[0].name=a,models[0].model=hf://a/b,models[1].name=a,models[1].model=hf://a/c"], "two are named 'a'"),
+    *[([f"models[0].name=a-b,models[0].model=hf://a/b,models[1].name={other},models[1].model=hf://a/c"],
+       f"'a-b' and '{other}' would both have containers named after 'a-b'") for other in ("a.b", "A-B", "a_b")],
+    ([f"models[0].name={'m' * 51},models[0].model=hf://a/b,models[1].name={'m' * 52},models[1].model=hf://a/c"], "give one of them another name"),
+    (["models=null"], "missing property 'models'"),
+    (["router=null"], "missing property 'router'"),
+    (["workers.gpu.count=2"], "workers.gpu.count is 2, but a worker uses one device"),
     (["workers.autoscaling.type=keda"], "use kind LeaderWorkerSet"),
     (["workers.autoscaling.type=hpa,workers.spares=1,models[0].name=a,models[0].model=hf://a/b,models[0].pipelineParallelSize=1"],
      "workers.spares with workers.autoscaling needs workers.kind LeaderWorkerSet"),
@@ -144,6 +150,17 @@ def test_wrong_values_are_refused_and_the_message_names_them():
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         wrong = [line for line in pool.map(one, REFUSED) if line]
     assert not wrong, "\n".join(wrong)
+
+
+def test_notes_say_what_a_gateway_before_routers_with_tls_needs():
+    def notes(values):
+        shown = tools.run(HELM, "install", "pagoda", tools.CHART, "--namespace", "llm", "--dry-run=client", "--set", values, env=ENVIRONMENT).stdout
+        return shown[shown.index("\nNOTES:"):]
+    route = "gateway.httpRoute.enabled=true,gateway.httpRoute.parentRefs[0].name=inference"
+    text = notes(route)
+    assert "unless a BackendTLSPolicy of yours says otherwise: targetRefs Service pagoda-router" in text and "tls.clients=false" in text, text
+    for quiet in (f"{route},tls.clients=false", f"{route},tls.enabled=false", "tls.clients=true"):
+        assert "BackendTLSPolicy" not in notes(quiet), quiet
 
 
 def test_requests_up_to_the_limits_are_taken():

@@ -196,6 +196,41 @@ def test_compose_services_see_the_keys_of_their_own_role_only():
         assert pathlib.Path(volumes.inside(COMPOSE["services"]["prometheus"], ca_file)).exists(), ca_file
 
 
+# Who owns folders of images that are not made here.
+FOREIGN = {"prom/prometheus": {"/prometheus": "65534"}}
+
+
+def owner_of(image, folder):
+    """The user to whom `folder` belongs in an image. One that is not there is made by the engine, for root."""
+    repository = image.split(":")[0]
+    if repository in FOREIGN:
+        return FOREIGN[repository].get(folder, "0")
+    final = last_stage(FILES[f"{repository.removeprefix('pagoda/')}.Dockerfile"])
+    owners = {home: uid for uid, home in re.findall(r"useradd --uid (\d+) .*?--home-dir (\S+) --create-home", final)}
+    for uid, folders in re.findall(r"install -d -o (\d+) -g \d+ ((?:/\S+ ?)+)", final):
+        owners |= dict.fromkeys(folders.split(), uid)
+    return owners.get(folder, "0")
+
+
+def test_compose_services_may_write_the_volumes_that_they_write():
+    """An engine fills an empty volume from the image of the container that is made first, owner and all: whichever that is, the volume
+    must belong to the user of whoever writes it. Root is no exception: without capabilities it is a user like others."""
+    mounts, writers = {}, {}
+    for name, service in COMPOSE["services"].items():
+        for volume in service.get("volumes", []):
+            source, target, *options = volume.split(":")
+            if source in COMPOSE["volumes"]:
+                mounts.setdefault(source, []).append((name, service["image"], target))
+                if "ro" not in options:
+                    writers.setdefault(source, {})[name] = service["user"].split(":")[0]
+    assert set(writers) == set(COMPOSE["volumes"]), f"nobody writes {set(COMPOSE['volumes']) - set(writers)}"
+    assert owner_of("pagoda/worker-cpu:1", "/var/cache/pagoda") == "10001" and owner_of("pagoda/control:1", "/etc/pagoda/tls") == "0"
+    wrong = [f"{writer} runs as {user}, but {target} of {image} ({name}) belongs to {owner_of(image, target)}"
+             for volume, users in writers.items() for writer, user in users.items() for name, image, target in mounts[volume]
+             if owner_of(image, target) != user]
+    assert not wrong, "\n".join(wrong)
+
+
 def test_compose_services_are_closed_and_parse():
     with ComposeVolumes() as volumes:
         check_compose_services(volumes)

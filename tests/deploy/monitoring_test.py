@@ -76,6 +76,15 @@ def test_every_alert_has_a_severity_a_text_and_a_runbook():
         assert rule["annotations"]["runbook"] == f"docs/runbooks.md#{name.lower()}", name
 
 
+def test_docs_call_dashboards_what_they_are_called():
+    called = {board["title"].removeprefix("Pagoda / "): [panel["title"] for panel in panels.panels(board)] for board in panels.boards().values()}
+    named = [(path.name, *found) for path in sorted((tools.ROOT / "docs").glob("*.md"))
+             for found in re.findall(r"dashboard\s+\*?([A-Z][A-Za-z ]+[A-Za-z])\*?(?:,\s+panel\s+\*([^*]+)\*)?", path.read_text())]
+    assert len(named) >= 4, named
+    wrong = [(page, board, panel) for page, board, panel in named if board not in called or panel and panel not in called[board]]
+    assert not wrong, f"there are no such dashboards or panels: {wrong}"
+
+
 def test_the_chart_makes_links_of_runbooks():
     """With the address at which an organisation shows docs/runbooks.md; without one there is no annotation that only looks like a link."""
     import chart
@@ -124,8 +133,35 @@ def test_labels_that_panels_sum_by_exist():
                 labels = set().union(*(SERIES.get(metric, {"namespace", "model_name"}) for metric in metrics)) | from_prometheus
                 used = {label.strip() for group in re.findall(r"\bby \(([^)]*)\)", target["expr"]) for label in group.split(",")}
                 used |= set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
-                used |= {label for group in re.findall(r"\{([^}]*)\}", target["expr"]) for label in re.findall(r"(\w+)=~?", group)}
+                used |= {label for group in re.findall(r"\{([^}]*)\}", target["expr"]) for label in re.findall(r"(\w+)(?:=~?|!=|!~)", group)}
                 assert used - {""} <= labels, f"{name}: {panel['title']}: {used - labels}"
+
+
+def test_requests_are_those_of_users():
+    """Probes and scrapes are endpoint "other": a model that loads answers them 503, and that is no request that failed."""
+    expressions = [rule["expr"] for rule in ALL_RULES]
+    expressions += [target["expr"] for board in panels.boards().values() for panel in panels.panels(board) for target in panel["targets"]]
+    selectors = [selector for text in expressions for selector in re.findall(r"\bpagoda_router_requests_total\b(\{[^}]*\})?", text)]
+    assert len(selectors) > 12, selectors
+    wrong = [selector for selector in selectors if 'endpoint!="other"' not in selector]
+    assert not wrong, f"these count probes: {wrong}"
+
+
+def test_boards_with_a_model_to_choose_show_that_one():
+    asked = 0
+    for name, board in panels.boards().items():
+        if "model_name" not in {variable["name"] for variable in board["templating"]["list"]}:
+            continue
+        for panel in panels.panels(board):
+            for target in panel["targets"]:
+                for metric, selector in re.findall(r"\b(namespace\w*:\w+(?::\w+)?|pagoda_\w+)\{([^}]*)\}", target["expr"]):
+                    asked += 1
+                    if "model_name" in SERIES.get(metric, ()):
+                        assert 'model_name=~"$model_name"' in selector, f"{name}: {panel['title']}: {metric} is of all models"
+                for group in re.findall(r"\bby \(([^)]*)\)", target["expr"]):
+                    labels = set(group.split(", "))
+                    assert "model_name" in labels or not labels & {"stage", "rank", "pipeline"}, f"{name}: {panel['title']}: models are merged: {group}"
+    assert asked > 40, asked
 
 
 def test_panels_are_readable():

@@ -5,7 +5,7 @@ import re
 import tools
 
 # Functions and keywords of PromQL that look like metrics in the expressions used here.
-WORDS = {"sum", "by", "rate", "increase", "histogram_quantile", "max", "min", "avg", "count", "vector", "or", "and", "le", "on", "absent", "unless"}
+WORDS = {"sum", "by", "rate", "increase", "histogram_quantile", "max", "min", "avg", "count", "vector", "or", "and", "le", "on", "absent", "unless", "last_over_time"}
 
 
 def boards():

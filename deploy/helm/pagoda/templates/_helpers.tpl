@@ -156,6 +156,11 @@ topologySpreadConstraints:
 {{- end }}
 {{- end -}}
 
+{{/* What a model's containers are called after: Kubernetes wants small letters, digits and dashes. */}}
+{{- define "pagoda.nameOfContainer" -}}
+{{ . | lower | replace "." "-" | replace "_" "-" | trunc 50 | trimSuffix "-" }}
+{{- end -}}
+
 {{/* One init container for each model that has to be pulled. Arguments: root, cache (folder), volume. */}}
 {{- define "pagoda.pullContainers" -}}
 {{- $root := .root -}}
@@ -163,7 +168,7 @@ topologySpreadConstraints:
 {{- $volume := .volume -}}
 {{- range $root.Values.models }}
 {{- if include "pagoda.pulled" .model }}
-- name: pull-{{ .name | lower | replace "." "-" | replace "_" "-" | trunc 50 | trimSuffix "-" }}
+- name: pull-{{ include "pagoda.nameOfContainer" .name }}
   image: {{ include "pagoda.image" (dict "root" $root "image" $root.Values.images.control) }}
   imagePullPolicy: {{ $root.Values.images.pullPolicy }}
   command: [pagoda]

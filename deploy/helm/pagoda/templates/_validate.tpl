@@ -2,10 +2,15 @@
 {{- define "pagoda.validate" -}}
 {{- $values := .Values -}}
 {{- $names := dict -}}
-{{- $paths := 0 -}}
+{{- $containers := dict -}}
 {{- range $values.models -}}
 {{- if hasKey $names .name }}{{ fail (printf "models: two are named '%s'" .name) }}{{ end -}}
 {{- $_ := set $names .name true -}}
+{{- $container := include "pagoda.nameOfContainer" .name -}}
+{{- if hasKey $containers $container -}}
+{{- fail (printf "models: '%s' and '%s' would both have containers named after '%s' (Kubernetes wants small letters, digits and dashes; the first 50 count): give one of them another name" (index $containers $container) .name $container) -}}
+{{- end -}}
+{{- $_ := set $containers $container .name -}}
 {{- $stages := int (default 1 .pipelineParallelSize) -}}
 {{- $tensor := default (list 1) .tensorParallelSize -}}
 {{- if and (gt (len $tensor) 1) (ne (len $tensor) $stages) -}}
@@ -44,6 +49,9 @@
 {{- if ne (empty .certificateKey) (empty .keyKey) -}}
 {{- fail "etcd.tls: certificateKey and keyKey belong together: name both, or none where etcd wants no certificate" -}}
 {{- end -}}
+{{- end -}}
+{{- if gt (int $values.workers.gpu.count) 1 -}}
+{{- fail (printf "workers.gpu.count is %d, but a worker uses one device and the others of its pod would stand idle: set it to 1, and raise pipelineParallelSize, tensorParallelSize or replicas of a model, which makes more workers" (int $values.workers.gpu.count)) -}}
 {{- end -}}
 {{- if and (gt (int $values.workers.spare) 0) (gt (int $values.workers.spares) 0) (ne (int $values.workers.spare) (int $values.workers.spares)) -}}
 {{- fail (printf "workers.spare (%d) is the old name of workers.spares (%d): leave one out" (int $values.workers.spare) (int $values.workers.spares)) -}}
