@@ -127,6 +127,12 @@ def overview():
                   quantiles("pagoda_router_request_duration_seconds", SPACE + ',endpoint=~"/v1/.*completions|grpc.Generate"'),
                   "Generations only.")]),
         ("Latency by model", [
+            graph("First token by model, p90", SECONDS,
+                  quantiles("pagoda_router_time_to_first_token_seconds", SPACE, "model_name", "{{model_name}}", (0.9,)),
+                  "From the receipt of a request to its first token, at the router."),
+            graph("Between tokens by model, p90", SECONDS,
+                  quantiles("pagoda_router_inter_token_latency_seconds", SPACE, "model_name", "{{model_name}}", (0.9,)),
+                  "Time between news of one request over their tokens, at the router.")] + [
             graph(title, SECONDS, quantiles(f"pagoda_request_{part}_seconds", SPACE, "model_name", "{{model_name}}", (0.9,)), description)
             for title, part, description in (("Queue, p90", "queue", "From arrival to the first scheduled row, at the coordinator."),
                                              ("Prefill, p90", "prefill", "From there to the first token."),
