@@ -32,9 +32,10 @@ _pagoda_words() {
 _pagoda_values() {
   case "$1" in
     'pagoda-router --log-format') echo 'json plain' ;;
-    'pagoda-coordinator --metrics-listen') echo '' ;;
     'pagoda-coordinator --log-format') echo 'json plain' ;;
     'pagoda-worker --numerics') echo 'invariant fast' ;;
+    'pagoda-worker --isa') echo 'auto scalar avx2 avx512 amx' ;;
+    'pagoda-worker --log-format') echo 'json plain' ;;
     'pagoda serve --activation-bits') echo '8 12' ;;
     'pagoda serve --kv-cache-dtype') echo 'f16 f32 bf16 int8' ;;
     'pagoda serve --isa') echo 'auto scalar avx2 avx512 amx' ;;

@@ -30,8 +30,8 @@ def options_of(process):
     for line in run(*PROCESSES[process], "--help", check=0).stdout.splitlines():
         # CLI11 puts what an option means at column 30, or on the next line when there is no room.
         if match := re.match(r"^  (?:-\w,)?(--[a-z0-9-]+)(.*)", line):
-            # Values may have blanks of their own: those within brackets do not end at column 30.
-            inside = line[:29].count("[") > line[:29].count("]")
+            # A range has blanks of its own, "INT:INT in [1 - 65535]", and may reach over column 30.
+            inside = re.search(r":\w+ in \[", line) is not None and "]" not in line[:30]
             fits = len(line) > 30 and line[29] == " " and not inside
             found.append([match[1], (line[match.end(1):30] if fits else match[2]).strip(), line[30:].strip() if fits else ""])
         elif match := re.match(r"^ {20,}(\S.*)$", line):
