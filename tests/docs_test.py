@@ -70,7 +70,7 @@ def test_flags_in_the_text_exist():
 
 
 def test_messages_are_in_the_source():
-    source = "".join(path.read_text(errors="replace") for folder in ("checkpoint", "cli", "common", "coordinator", "router", "text", "worker", "kernels")
+    source = "".join(path.read_text(errors="replace") for folder in ("checkpoint", "cli", "common", "coordinator", "router", "security", "text", "worker", "kernels")
                      for path in sorted((ROOT / folder).rglob("*.cc")) + sorted((ROOT / folder).rglob("*.h")))
     source = re.sub(r'"\s*\n\s*"', "", source)  # literals over two lines
     headings = re.findall(r"^### `(.*)`$", words_of(ROOT / "docs/troubleshooting.md"), re.M)

@@ -22,8 +22,9 @@ def filled(expression, interval="1m"):
 
 
 def metrics_of(expression):
-    """Names of metrics in an expression: what is left without strings, label lists and words of the language."""
+    """Names of metrics in an expression: what is left without strings, label lists, functions and words of the language."""
     bare = re.sub(r'"[^"]*"|\'[^\']*\'', "", expression)
     bare = re.sub(r"\{[^}]*\}|\[[^\]]*\]", "", bare)
     bare = re.sub(r"\b(by|on|ignoring|group_left|group_right)\s*\([^)]*\)", "", bare)
+    bare = re.sub(r"\btime\(\)", "", bare)
     return {name for name in re.findall(r"[A-Za-z_:][A-Za-z0-9_:]*", bare) if name not in WORDS}

@@ -216,7 +216,7 @@ def test_metrics(c):
     for line in ('pagoda_router_requests_total{code="503",endpoint="/v1/completions"} 0',
                  'vllm:num_requests_waiting{engine="0",model_name="fake-model"} 0',
                  'pagoda_router_retries_total{reason="coordinator_lost"} 0',
-                 'pagoda_router_time_to_first_token_seconds_bucket{le="1.0"}'):
+                 'pagoda_router_time_to_first_token_seconds_bucket{model_name="fake-model",le="1.0"}'):
         check(line in text, line + " is not in\n" + text[:3000])
     for name in ("running", "waiting"):
         check(f"vllm:num_requests_{name}{{" in text, name)
