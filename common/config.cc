@@ -244,45 +244,41 @@ absl::StatusOr<HostPort> ParseHostPort(const std::string& text) {
   return result;
 }
 
+CLI::Validator Checked(std::function<absl::Status(const std::string&)> parse) {
+  return CLI::Validator([parse = std::move(parse)](std::string& text) { return std::string(parse(text).message()); }, "");
+}
+
 CLI::Validator IsHostPort() {
-  return CLI::Validator([](std::string& text) { return std::string(ParseHostPort(text).status().message()); }, "");
+  return Checked([](const std::string& text) { return ParseHostPort(text).status(); });
 }
 
 CLI::Validator IsHostPortOrEmpty() {
-  return CLI::Validator(
-      [](std::string& text) { return text.empty() ? std::string() : std::string(ParseHostPort(text).status().message()); }, "");
+  return Checked([](const std::string& text) { return text.empty() ? absl::OkStatus() : ParseHostPort(text).status(); });
 }
 
 CLI::Validator IsHostPortList() {
-  return CLI::Validator(
-      [](std::string& text) {
-        for (const auto part : absl::StrSplit(text, ',')) {
-          if (const auto parsed = ParseHostPort(std::string(part)); !parsed.ok()) return std::string(parsed.status().message());
-        }
-        return std::string();
-      },
-      "");
+  return Checked([](const std::string& text) {
+    for (const auto part : absl::StrSplit(text, ',')) PAGODA_RETURN_IF_ERROR(ParseHostPort(std::string(part)).status());
+    return absl::OkStatus();
+  });
 }
 
 CLI::Validator IsPortRange() {
-  return CLI::Validator(
-      [](std::string& text) -> std::string {
-        const std::vector<std::string> ends = absl::StrSplit(text, '-');
-        int low = 0, high = 0;
-        const bool numbers = ends.size() == 2 && absl::SimpleAtoi(ends[0], &low) && absl::SimpleAtoi(ends[1], &high);
-        if (numbers && low >= 1 && low <= high && high <= 65535) return "";
-        return absl::StrCat("'", text, "' is not a range of ports such as 13500-13600");
-      },
-      "");
+  return Checked([](const std::string& text) {
+    const std::vector<std::string> ends = absl::StrSplit(text, '-');
+    int low = 0, high = 0;
+    const bool numbers = ends.size() == 2 && absl::SimpleAtoi(ends[0], &low) && absl::SimpleAtoi(ends[1], &high);
+    if (numbers && low >= 1 && low <= high && high <= 65535) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrCat("'", text, "' is not a range of ports such as 13500-13600"));
+  });
 }
 
 CLI::Validator IsTraceEndpoint() {
-  return CLI::Validator(
-      [](std::string& text) { return text.empty() ? std::string() : std::string(Tracer::CheckEndpoint(text).message()); }, "");
+  return Checked([](const std::string& text) { return text.empty() ? absl::OkStatus() : Tracer::CheckEndpoint(text); });
 }
 
 CLI::Validator IsLogLevel() {
-  return CLI::Validator([](std::string& text) { return std::string(ParseLogLevel(text).status().message()); }, "");
+  return Checked([](const std::string& text) { return ParseLogLevel(text).status(); });
 }
 
 }  // namespace pagoda

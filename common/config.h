@@ -3,6 +3,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <functional>
 #include <string>
 
 #include "common/status.h"
@@ -24,7 +25,9 @@ struct HostPort {
 };
 absl::StatusOr<HostPort> ParseHostPort(const std::string& text);
 
-// For `->check(...)`, so that a wrong value is refused with its flag's name, or its file, line and name.
+// For `->check(...)`, so that a wrong value is refused with its flag's name, or its file, line and name. In general: what a
+// parser of ours says of it.
+CLI::Validator Checked(std::function<absl::Status(const std::string&)> parse);
 CLI::Validator IsHostPort();      // one
 CLI::Validator IsHostPortOrEmpty();
 CLI::Validator IsHostPortList();  // one or more, with commas between

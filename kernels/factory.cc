@@ -14,7 +14,7 @@ absl::StatusOr<DeviceChoice> ParseDevice(const std::string& text) {
   if (text.rfind("cuda:", 0) == 0 && absl::SimpleAtoi(text.substr(5), &index) && index >= 0 && index < 1024) {
     return DeviceChoice{.kind = DeviceKind::kCuda, .index = index};
   }
-  return absl::InvalidArgumentError(absl::StrCat("--device ", text, ": auto, cpu, cuda or cuda:N"));
+  return absl::InvalidArgumentError(absl::StrCat("'", text, "' is none of auto, cpu, cuda, cuda:N"));
 }
 
 absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const BackendOptions& options) {

@@ -19,8 +19,8 @@
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/factory.h"
 #include "security/certificate_files.h"
-#include "security/grpc_log.h"
 #include "security/cluster_tls.h"
+#include "security/grpc_log.h"
 #include "security/key_ring.h"
 #include "security/status_server.h"
 #include "worker/blob/blob_service.h"
@@ -67,6 +67,12 @@ struct WorkerOptions {
   std::string otlp_endpoint;
 };
 
+absl::Status CheckIsa(const std::string& text) {
+  PAGODA_ASSIGN_OR_RETURN(const kernels::Isa isa, kernels::ParseIsa(text));
+  if (kernels::IsaSupported(isa)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("this machine does not have ", text, "; use auto"));
+}
+
 void AddOptions(CLI::App& app, WorkerOptions& options) {
   app.set_version_flag("--version", PAGODA_VERSION);
   app.add_option("--coordinators", options.coordinators, "HOST:PORT[,HOST:PORT]")->check(IsHostPortList())->capture_default_str();
@@ -85,7 +91,9 @@ void AddOptions(CLI::App& app, WorkerOptions& options) {
                  "-1: a sixteenth of the memory, at most 256 MiB; 0: none")
       ->check(CLI::Range(int64_t{-1}, int64_t{1} << 50));
   app.add_option("--cache-dir", options.cache_dir, "where models are; default: the user's cache folder");
-  app.add_option("--device", options.device, "auto (cuda where there is a device)|cpu|cuda|cuda:N")->capture_default_str();
+  app.add_option("--device", options.device, "auto (cuda where there is a device)|cpu|cuda|cuda:N")
+      ->check(Checked([](const std::string& text) { return kernels::ParseDevice(text).status(); }))
+      ->capture_default_str();
   app.add_option("--gpu-memory-utilization", options.gpu_memory_utilization,
                  "part of a GPU's free memory for weights, KV and workspace, unless --memory-bytes says how much")
       ->check(CLI::Range(0.01, 1.0))
@@ -94,7 +102,7 @@ void AddOptions(CLI::App& app, WorkerOptions& options) {
       ->check(CLI::IsMember({"invariant", "fast"}))
       ->capture_default_str();
   app.add_option("--isa", options.isa, "auto|scalar|avx2|avx512|amx")
-      ->check(CLI::IsMember({"auto", "scalar", "avx2", "avx512", "amx"}))
+      ->check(Checked(CheckIsa))
       ->capture_default_str();
   app.add_flag("--pin-threads", options.pin_threads, "bind each compute thread to a core");
   app.add_option("--transports", options.transports, "UCX_TLS")->capture_default_str();
@@ -130,11 +138,6 @@ absl::StatusOr<std::vector<std::string>> SplitAddresses(const std::string& text)
 
 absl::Status Validate(const WorkerOptions& options) {
   PAGODA_RETURN_IF_ERROR(SplitAddresses(options.coordinators).status());
-  PAGODA_RETURN_IF_ERROR(kernels::ParseDevice(options.device).status());
-  PAGODA_ASSIGN_OR_RETURN(const kernels::Isa isa, kernels::ParseIsa(options.isa));
-  if (!kernels::IsaSupported(isa)) {
-    return absl::InvalidArgumentError(absl::StrCat("--isa ", options.isa, ": this machine does not have it; use auto"));
-  }
   if (!options.api_key_file.empty()) {
     PAGODA_RETURN_IF_ERROR(Annotate(security::KeyRing::Load(options.api_key_file).status(), "--api-key-file"));
   }

@@ -5,15 +5,17 @@
 #include <map>
 #include <random>
 
-#include "tests/coordinator/toy_pipeline.h"
+#include "tests/coordinator/toy_requests.h"
 
 namespace pagoda::coordinator {
 namespace {
 
+using testing::kVocabulary;
+using testing::MakeRequest;
+using testing::Prompt;
 using testing::ToyPipeline;
-using testing::ToyToken;
+using testing::Undisturbed;
 
-constexpr int kVocabulary = 1000;
 constexpr int kLayers = 8;
 
 EpochSettings Settings(uint64_t epoch) {
@@ -30,35 +32,6 @@ EpochSettings Settings(uint64_t epoch) {
   settings.max_sample_rows = 16;
   settings.stage_layers = {2, 2, 2, 2};
   return settings;
-}
-
-Request MakeRequest(uint64_t id, const std::vector<TokenId>& prompt, int max_tokens) {
-  Request request;
-  request.id = {1, id};
-  request.router = RouterId(1);
-  request.attempt = 1;
-  request.prompt = prompt;
-  request.choices.resize(1);
-  request.sampling.max_tokens = max_tokens;
-  request.sampling.seed = id;
-  return request;
-}
-
-std::vector<TokenId> Prompt(uint64_t seed, int length) {
-  std::vector<TokenId> prompt;
-  std::mt19937_64 random(seed);
-  for (int i = 0; i < length; ++i) prompt.push_back(static_cast<TokenId>(random() % kVocabulary));
-  return prompt;
-}
-
-std::vector<TokenId> Undisturbed(const Request& request) {
-  std::vector<TokenId> history = request.prompt;
-  std::vector<TokenId> tokens;
-  for (int i = 0; i < request.sampling.max_tokens; ++i) {
-    tokens.push_back(ToyToken(history, request.sampling.seed, 0, i, kVocabulary, false));
-    history.push_back(tokens.back());
-  }
-  return tokens;
 }
 
 class Life {

@@ -29,7 +29,7 @@ def container(kind, ending):
     return item["spec"]["template"]["spec"]["containers"][0]
 
 
-class Cluster:
+class Cluster(tools.Started):
     def __init__(self, folder):
         self.folder, self.children = pathlib.Path(folder), {}
         self.ports = {f"pagoda-coordinator-{index}": free_port() for index in range(COORDINATORS)}
@@ -57,14 +57,6 @@ class Cluster:
 
     def start_of_chart(self, name, role, found):
         self.start(name, tools.binary(found["command"][0]), *self.local(found["args"], name, role))
-
-    def __enter__(self):
-        try:
-            self.start_all()
-        except BaseException:
-            self.__exit__(True)
-            raise
-        return self
 
     def start_all(self):
         tls = self.folder / "tls/server"

@@ -46,7 +46,7 @@ def exporter_of(text):
     return Exporter
 
 
-class Cluster:
+class Cluster(tools.Started):
     """One coordinator, two workers, one router, a model, and Prometheus that scrapes them all; two tenants, one with a small quota."""
 
     def __init__(self, folder):
@@ -67,14 +67,6 @@ class Cluster:
         victim.wait()
         self.processes.remove(victim)
         self.start(name, *self.commands[name])
-
-    def __enter__(self):
-        try:
-            self.start_all()
-        except BaseException:
-            self.__exit__(True)
-            raise
-        return self
 
     def start_all(self):
         coordinator, metrics = f"127.0.0.1:{free_port()}", free_port()

@@ -31,6 +31,18 @@ def skip(why):
     sys.exit(77)
 
 
+class Started:
+    """Started by `start_all` on entering; what a start that fails leaves behind is ended by __exit__, as at the end."""
+
+    def __enter__(self):
+        try:
+            self.start_all()
+        except BaseException:
+            self.__exit__(True)
+            raise
+        return self
+
+
 def stop_all(processes, logs, failed):
     """Tells all to stop, kills who does not within 10 s; after a failure prints the ends of the logs in the folder `logs`."""
     for process in processes:

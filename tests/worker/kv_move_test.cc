@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "pagoda/internal/v1/blob.grpc.pb.h"
-#include "tests/worker/engine_rig.h"
+#include "tests/worker/one_sequence.h"
 #include "worker/blob/blob_service.h"
 #include "worker/blob/kv_puller.h"
 
@@ -13,12 +13,7 @@ namespace {
 
 namespace v1 = ::pagoda::internal::v1;
 
-constexpr int kBlock = 16;
-constexpr int kOutputs = 6;
-constexpr int kBeforeTheMove = 2;
 constexpr Epoch kEpochA{3}, kEpochB{5};
-
-BlockHash Hash(uint64_t number) { return {.high = number, .low = ~number}; }
 
 struct Listener {
   explicit Listener(std::unique_ptr<grpc::Service> of) : service(std::move(of)) {
@@ -68,63 +63,20 @@ struct Pipeline {
   std::unique_ptr<EngineRig> rig;
 };
 
-class KvMoveTest : public ::testing::Test {
+class KvMoveTest : public OneSequenceTest {
  protected:
-  KvMoveTest() : model_(SmallLikeDefault()) {
-    for (int i = 0; i < 40; ++i) prompt_.push_back(static_cast<TokenId>((i * 37 + 11) % 200 + 3));
-    auto params = std::make_shared<SamplerParams>();
-    params->seed = 5;
-    params->temperature = 0.9;
-    params->frequency_penalty = 0.3;
-    params->logprobs = 2;
-    params_ = params;
-  }
-
-  void Expect() {
-    EngineRig rig({.model = model_.path(), .stages = {{0, 4, 1}}});
-    const auto outcomes =
-        RunTogether(rig, Epoch(1), {{.tokens = prompt_, .prompt_length = 40, .outputs = kOutputs, .params = params_}}, 64);
-    ASSERT_FALSE(outcomes.empty());
-    expected_ = outcomes[0];
-  }
-  void ExpectOutput(RankLog& reporter, int output) {
-    const std::optional<StepResult> result = reporter.Result();
-    ASSERT_TRUE(result.has_value()) << "output " << output;
-    ASSERT_EQ(result->samples.size(), 1u);
-    EXPECT_EQ(result->samples[0].token, expected_.tokens[static_cast<size_t>(output)]) << "output " << output;
-    EXPECT_EQ(result->samples[0].logprobs, expected_.logprobs[static_cast<size_t>(output)]) << "output " << output;
-  }
-  StepPlan Start(Epoch epoch, std::vector<TokenId> history, std::vector<int32_t> blocks) const {
-    StepPlan plan{.epoch = epoch, .step = StepNumber(1)};
-    plan.starts = {{.slot = 3, .prompt_length = 40, .history = std::move(history), .blocks = std::move(blocks), .params = params_}};
-    return plan;
-  }
-  // Prompt and two outputs: blocks 7 and 2 are full.
-  void RunA(Pipeline& a) {
-    ASSERT_TRUE(a.rig->Assemble(kEpochA));
-    StepPlan first = Start(kEpochA, prompt_, {});
-    first.rows = {{.slot = 3, .count = 40, .new_blocks = {7, 2, 9}}};
-    first.samples = {{0, 3, 0}};
-    a.rig->Post(first);
-    ExpectOutput(a.rig->reporter(), 0);
-    StepPlan second{.epoch = kEpochA, .step = StepNumber(2)};
-    second.rows = {{.slot = 3, .first_position = 40, .count = 1}};
-    second.samples = {{0, 3, 1}};
-    a.rig->Post(second);
-    ExpectOutput(a.rig->reporter(), 1);
-  }
+  void RunA(Pipeline& a) { RunFirstOutputs(*a.rig, kEpochA); }
   // On the blocks that came.
   void GoOnB(Pipeline& b) {
-    std::vector<TokenId> history = prompt_;
-    history.insert(history.end(), expected_.tokens.begin(), expected_.tokens.begin() + kBeforeTheMove);
+    const std::vector<TokenId> history = HistoryAfterFirstOutputs();
     StepPlan plan = Start(kEpochB, history, {4, 1});
     plan.names = {{4, Hash(1)}, {1, Hash(2)}};
     plan.rows = {{.slot = 3, .first_position = 2 * kBlock, .count = static_cast<int>(history.size()) - 2 * kBlock, .new_blocks = {11}}};
-    plan.samples = {{0, 3, kBeforeTheMove}};
+    plan.samples = {{0, 3, kOutputsFirst}};
     b.rig->Post(plan);
-    ExpectOutput(b.rig->reporter(), kBeforeTheMove);
-    for (int output = kBeforeTheMove + 1; output < kOutputs; ++output) {
-      StepPlan next{.epoch = kEpochB, .step = StepNumber(static_cast<uint64_t>(output - kBeforeTheMove + 1))};
+    ExpectOutput(b.rig->reporter(), kOutputsFirst);
+    for (int output = kOutputsFirst + 1; output < kOutputs; ++output) {
+      StepPlan next{.epoch = kEpochB, .step = StepNumber(static_cast<uint64_t>(output - kOutputsFirst + 1))};
       next.rows = {{.slot = 3, .first_position = 40 + output - 1, .count = 1}};
       if ((40 + output - 1) % kBlock == 0) next.rows[0].new_blocks = {12};
       next.samples = {{0, 3, output}};
@@ -161,11 +113,6 @@ class KvMoveTest : public ::testing::Test {
     EXPECT_EQ(names(4), 1);
     EXPECT_EQ(names(1), 1);
   }
-
-  TempModel model_;
-  std::vector<TokenId> prompt_;
-  std::shared_ptr<const SamplerParams> params_;
-  SequenceOutcome expected_;
 };
 
 TEST_F(KvMoveTest, OneRank) { MoveAndGoOn({{0, 4, 1}}); }

@@ -2,66 +2,20 @@
 // sequence goes on with the bits that it would have had.
 #include <gtest/gtest.h>
 
-#include "tests/worker/engine_rig.h"
+#include "tests/worker/one_sequence.h"
 
 namespace pagoda::worker::testing {
 namespace {
 
-constexpr int kBlock = 16;
-constexpr int kOutputs = 6;
-constexpr int kBeforeTheLoss = 2;
-
-BlockHash Hash(uint64_t number) { return {.high = number, .low = ~number}; }
-
-class RebuildTest : public ::testing::Test {
+class RebuildTest : public OneSequenceTest {
  protected:
-  RebuildTest() : model_(SmallLikeDefault()) {
-    for (int i = 0; i < 40; ++i) prompt_.push_back(static_cast<TokenId>((i * 37 + 11) % 200 + 3));
-    auto params = std::make_shared<SamplerParams>();
-    params->seed = 5;
-    params->temperature = 0.9;
-    params->frequency_penalty = 0.3;
-    params->logprobs = 2;
-    params_ = params;
-    EngineRig rig({.model = model_.path(), .stages = {{0, 4, 1}}});
-    const auto outcomes = RunTogether(rig, Epoch(1), {{.tokens = prompt_,
-                                                       .prompt_length = 40,
-                                                       .outputs = kOutputs,
-                                                       .params = params_}}, 64);
-    if (!outcomes.empty()) expected_ = outcomes[0];
-  }
+  void SetUp() override { Expect(); }
 
-  StepPlan Start(Epoch epoch, std::vector<TokenId> history, std::vector<int32_t> blocks) const {
-    StepPlan plan{.epoch = epoch, .step = StepNumber(1)};
-    plan.starts = {{.slot = 3, .prompt_length = 40, .history = std::move(history), .blocks = std::move(blocks), .params = params_}};
-    return plan;
-  }
-  void ExpectOutput(RankLog& reporter, int output) {
-    const std::optional<StepResult> result = reporter.Result();
-    ASSERT_TRUE(result.has_value()) << "output " << output;
-    ASSERT_EQ(result->samples.size(), 1u);
-    EXPECT_EQ(result->samples[0].token, expected_.tokens[static_cast<size_t>(output)]) << "output " << output;
-    EXPECT_EQ(result->samples[0].logprobs, expected_.logprobs[static_cast<size_t>(output)]) << "output " << output;
-  }
-  // Prompt, two outputs, and the names of the two full blocks.
-  void RunBeforeTheLoss(EngineRig& rig) {
-    ASSERT_TRUE(rig.Assemble(Epoch(1)));
-    StepPlan first = Start(Epoch(1), prompt_, {});
-    first.rows = {{.slot = 3, .count = 40, .new_blocks = {7, 2, 9}}};
-    first.samples = {{0, 3, 0}};
-    rig.Post(first);
-    ExpectOutput(rig.reporter(), 0);
-    StepPlan second{.epoch = Epoch(1), .step = StepNumber(2)};
-    second.names = {{7, Hash(1)}, {2, Hash(2)}};
-    second.rows = {{.slot = 3, .first_position = 40, .count = 1}};
-    second.samples = {{0, 3, 1}};
-    rig.Post(second);
-    ExpectOutput(rig.reporter(), 1);
-  }
+  // Also the names of the two full blocks.
+  void RunBeforeTheLoss(EngineRig& rig) { RunFirstOutputs(rig, Epoch(1), {{7, Hash(1)}, {2, Hash(2)}}); }
   // Stages `first` to `last` fill both blocks again, then all go on from position 32.
   void GoOn(EngineRig& rig, RankLog& rebuilder, int first, int last) {
-    std::vector<TokenId> history = prompt_;
-    history.insert(history.end(), expected_.tokens.begin(), expected_.tokens.begin() + kBeforeTheLoss);
+    const std::vector<TokenId> history = HistoryAfterFirstOutputs();
     StepPlan rebuild = Start(Epoch(2), history, {7, 2});
     RebuildChain chain{.blocks = {7, 2}, .first_block = 0};
     if (first == 0) chain.tokens.assign(history.begin(), history.begin() + 2 * kBlock);
@@ -73,10 +27,10 @@ class RebuildTest : public ::testing::Test {
     EXPECT_TRUE(rebuilt->samples.empty());
     StepPlan next{.epoch = Epoch(2), .step = StepNumber(2)};
     next.rows = {{.slot = 3, .first_position = 2 * kBlock, .count = static_cast<int>(history.size()) - 2 * kBlock, .new_blocks = {11}}};
-    next.samples = {{0, 3, kBeforeTheLoss}};
+    next.samples = {{0, 3, kOutputsFirst}};
     rig.Post(next);
-    ExpectOutput(rig.reporter(), kBeforeTheLoss);
-    for (int output = kBeforeTheLoss + 1; output < kOutputs; ++output) {
+    ExpectOutput(rig.reporter(), kOutputsFirst);
+    for (int output = kOutputsFirst + 1; output < kOutputs; ++output) {
       StepPlan plan{.epoch = Epoch(2), .step = StepNumber(static_cast<uint64_t>(output))};
       plan.rows = {{.slot = 3, .first_position = 40 + output - 1, .count = 1}};
       plan.samples = {{0, 3, output}};
@@ -84,11 +38,6 @@ class RebuildTest : public ::testing::Test {
       ExpectOutput(rig.reporter(), output);
     }
   }
-
-  const TempModel model_;
-  std::vector<TokenId> prompt_;
-  std::shared_ptr<const SamplerParams> params_;
-  SequenceOutcome expected_;
 };
 
 // Three stages, the middle one of two ranks: every rank is lost once.

@@ -84,18 +84,19 @@ void CoordinatorClient::ReadLoop() {
   absl::Duration pause = kFirstPause;
   MonotonicNs eager_until_ns = NowNs() + absl::ToInt64Nanoseconds(kEager);
   while (!stopped()) {
-    const auto is_hinted = [this] {
-      MutexLock lock(&mutex_);
-      return !leader_hint_.empty();
-    };
-    const bool hinted = is_hinted();
+    const bool hinted = KnowsLeader();
     if (Attach(NextAddress())) eager_until_ns = NowNs() + absl::ToInt64Nanoseconds(kEager);
     const bool eager = NowNs() < eager_until_ns;
     pause = eager ? kFirstPause : std::min(pause * 2, kLongestPause);
     // With several coordinators one round over all of them is a try.
     const bool round_over = turn_ % options_.coordinators.size() == 0;
-    if (hinted || (round_over && !is_hinted())) SleepUnlessStopped(eager ? kEagerPause : pause);
+    if (hinted || (round_over && !KnowsLeader())) SleepUnlessStopped(eager ? kEagerPause : pause);
   }
+}
+
+bool CoordinatorClient::KnowsLeader() const {
+  MutexLock lock(&mutex_);
+  return !leader_hint_.empty();
 }
 
 std::string CoordinatorClient::NextAddress() {

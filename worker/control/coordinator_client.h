@@ -56,6 +56,7 @@ class CoordinatorClient : public EngineSink {
   void ReadLoop();
   // One stream from beginning to end; true when the coordinator welcomed us.
   bool Attach(const std::string& address);
+  bool KnowsLeader() const;
   std::string NextAddress();
   void HandleCommand(wire::WorkerCommand& command);
   void HandleAssignment(const wire::Assignment& message);
