@@ -120,13 +120,13 @@ class AttachStream : public grpc::ClientBidiReactor<wire::RouterMessage, wire::C
   }
 
  private:
+  // What fails has ended: the call's own status follows. A cancel from here could hide what the coordinator said.
   void Break() {
     {
       MutexLock lock(&mutex_);
       if (broken_) return;
       broken_ = true;
     }
-    context_.TryCancel();
     RemoveHold();
   }
 
@@ -204,6 +204,7 @@ struct Upstream::State : std::enable_shared_from_this<Upstream::State> {
   struct Target {
     int link = -1;  // its stream now, -1: none
     int failures = 0;
+    std::string last_error;  // of the attempt before
     MonotonicNs retry_at_ns = 0;
     MonotonicNs wanted_until_ns = 0;  // addresses that resolve no more are dropped
   };
@@ -291,10 +292,11 @@ void Upstream::State::RetryLater(const AttachStream& stream, int link, const std
   const int64_t backoff =
       std::min(options.max_backoff_ms, options.min_backoff_ms << std::min(target.failures, 10));
   target.retry_at_ns = NowNs() + backoff * kNsPerMs;
-  if (stream.heard() || target.failures == 1) {
+  if (stream.heard() || target.failures == 1 || why != target.last_error) {
     LogWarning(stream.heard() ? "coordinator_lost" : "coordinator_unreachable",
                {{"address", stream.address()}, {"error", why}, {"retry_ms", backoff}});
   }
+  target.last_error = why;
 }
 
 void Upstream::State::Maintain() {

@@ -102,6 +102,7 @@ void AddOptions(CLI::App& app, WorkerOptions& options) {
       ->check(CLI::IsMember({"invariant", "fast"}))
       ->capture_default_str();
   app.add_option("--isa", options.isa, "auto|scalar|avx2|avx512|amx")
+      ->check(CLI::IsMember({"auto", "scalar", "avx2", "avx512", "amx"}))
       ->check(Checked(CheckIsa))
       ->capture_default_str();
   app.add_flag("--pin-threads", options.pin_threads, "bind each compute thread to a core");

@@ -55,39 +55,57 @@ ScaleMin ScalesAt(const FormatTraits& traits, const TileRow& at, int64_t block, 
           -(HalfAt(super + 32, at.row) * static_cast<float>(minimum))};
 }
 
-int QuantAt(const QuantRows& quant, int64_t token, int64_t block, int k) {
-  if (quant.bits == 8) return quant.q[(token * quant.blocks + block) * 32 + k];
+// Rows of input that share one look at the weights; every one of them is summed as if it were alone.
+constexpr int kTokensAtOnce = 8;
+struct TokenGroup {
+  int64_t first = 0;
+  int count = 0;
+};
+
+void QuantsAt(const QuantRows& quant, int64_t token, int64_t block, int16_t* q) {
+  if (quant.bits == 8) {
+    std::copy_n(quant.q + (token * quant.blocks + block) * 32, 32, q);
+    return;
+  }
   const int8_t* parts = quant.q + (token * quant.blocks + block) * 64;
-  return 16 * parts[k] + parts[32 + k];
+  for (int k = 0; k < 32; ++k) q[k] = static_cast<int16_t>(16 * parts[k] + parts[32 + k]);
 }
 
-float QuantShard(WeightFormat format, const TileRow& at, int64_t token, int64_t begin, int64_t end) {
+// f[t]: the sum over blocks begin..end of token t of the group.
+void QuantShard(WeightFormat format, const TileRow& at, TokenGroup tokens, int64_t begin, int64_t end, float* f) {
   const FormatTraits& traits = TraitsOf(format);
   const QuantRows& quant = *at.task->quant;
   const int width = 32 / traits.sub_blocks;
-  float f = 0;
+  std::fill_n(f, tokens.count, 0.0f);
   for (int64_t b = begin; b < end; ++b) {
     const uint8_t* quants = at.tile + b * traits.quant_bytes;
-    for (int s = 0; s < traits.sub_blocks; ++s) {
-      int32_t total = 0, weighted = 0;
-      for (int k = s * width; k < (s + 1) * width; ++k) {
-        const int q = QuantAt(quant, token, b, k);
-        weighted += WeightAt(traits, quants, at.row, k) * q;
-        total += q;
+    int16_t w[32], q[32];
+    ScaleMin scales[2];
+    for (int k = 0; k < 32; ++k) w[k] = static_cast<int16_t>(WeightAt(traits, quants, at.row, k));
+    for (int s = 0; s < traits.sub_blocks; ++s) scales[s] = ScalesAt(traits, at, b, s);
+    for (int t = 0; t < tokens.count; ++t) {
+      QuantsAt(quant, tokens.first + t, b, q);
+      const float scale = quant.scale[(tokens.first + t) * quant.blocks + b];
+      for (int s = 0; s < traits.sub_blocks; ++s) {
+        int32_t total = 0, weighted = 0;
+        for (int k = s * width; k < (s + 1) * width; ++k) {
+          weighted += w[k] * q[k];
+          total += q[k];
+        }
+        f[t] = std::fma(scales[s].d * scale, static_cast<float>(weighted), f[t]);
+        if (traits.stored_min || traits.min_factor != 0) {
+          f[t] = std::fma(scales[s].m, scale * static_cast<float>(total), f[t]);
+        }
       }
-      const ScaleMin scales = ScalesAt(traits, at, b, s);
-      const float scale = quant.scale[token * quant.blocks + b];
-      f = std::fma(scales.d * scale, static_cast<float>(weighted), f);
-      if (traits.stored_min || traits.min_factor != 0) f = std::fma(scales.m, scale * static_cast<float>(total), f);
     }
   }
-  return f;
 }
 
-float FloatShard(WeightFormat format, const TileRow& at, int64_t token, int64_t begin, int64_t end) {
+void FloatShard(WeightFormat format, const TileRow& at, TokenGroup tokens, int64_t begin, int64_t end, float* f) {
   const int size = TraitsOf(format).block_bytes;
-  const float* x = at.task->input + token * at.task->blocks * 32;
-  float f = 0;
+  const int64_t columns = at.task->blocks * 32;
+  const float* x = at.task->input + tokens.first * columns;
+  std::fill_n(f, tokens.count, 0.0f);
   for (int64_t k = begin * 32; k < end * 32; ++k) {
     const uint8_t* p = at.tile + (k * kTileRows + at.row) * size;
     float w = 0;
@@ -98,36 +116,51 @@ float FloatShard(WeightFormat format, const TileRow& at, int64_t token, int64_t 
       std::memcpy(&bits, p, 2);
       w = format == WeightFormat::kF16 ? HalfToFloat(bits) : BFloatToFloat(bits);
     }
-    f = std::fma(w, x[k], f);
+    for (int t = 0; t < tokens.count; ++t) f[t] = std::fma(w, x[t * columns + k], f[t]);
   }
-  return f;
+}
+
+// One row of weights for a group of tokens.
+template <WeightFormat kFormat>
+void GemmRow(const TileRow& at, int64_t n, TokenGroup tokens) {
+  const GemmTask& task = *at.task;
+  float stack[kMaxTreeDepth][kTokensAtOnce];
+  int depth = 0;
+  int64_t begin = 0;
+  for (int i = 0; i < task.step_count; ++i) {
+    const ShardStep& step = task.steps[i];
+    float f[kTokensAtOnce];
+    if (TraitsOf(kFormat).is_float) {
+      FloatShard(kFormat, at, tokens, begin, step.end_block, f);
+    } else {
+      QuantShard(kFormat, at, tokens, begin, step.end_block, f);
+    }
+    begin = step.end_block;
+    for (int a = 0; a < step.adds; ++a) {
+      --depth;
+      for (int t = 0; t < tokens.count; ++t) f[t] = stack[depth][t] + f[t];
+    }
+    if (step.plane < 0) {
+      std::copy_n(f, tokens.count, stack[depth++]);
+      continue;
+    }
+    for (int t = 0; t < tokens.count; ++t) {
+      if (task.bias != nullptr) f[t] += task.bias[n];
+      const int64_t row = tokens.first - task.first_token + t;
+      task.out[step.plane * task.plane_stride + row * task.row_stride + n] = f[t];
+    }
+  }
 }
 
 template <WeightFormat kFormat>
 void Gemm(const GemmTask& task) {
-  float stack[kMaxTreeDepth];
   for (int tile = 0; tile < task.tile_count; ++tile) {
     const int rows = tile + 1 == task.tile_count ? task.last_rows : kTileRows;
     for (int row = 0; row < rows; ++row) {
       const TileRow at{&task, task.tiles + tile * task.tile_bytes, row};
-      for (int64_t t = 0; t < task.tokens; ++t) {
-        int depth = 0;
-        int64_t begin = 0;
-        for (int i = 0; i < task.step_count; ++i) {
-          const ShardStep& step = task.steps[i];
-          const int64_t token = task.first_token + t;
-          float f = TraitsOf(kFormat).is_float ? FloatShard(kFormat, at, token, begin, step.end_block)
-                                               : QuantShard(kFormat, at, token, begin, step.end_block);
-          begin = step.end_block;
-          for (int a = 0; a < step.adds; ++a) f = stack[--depth] + f;
-          if (step.plane < 0) {
-            stack[depth++] = f;
-            continue;
-          }
-          const int64_t n = tile * kTileRows + row;
-          if (task.bias != nullptr) f += task.bias[n];
-          task.out[step.plane * task.plane_stride + t * task.row_stride + n] = f;
-        }
+      for (int64_t t = 0; t < task.tokens; t += kTokensAtOnce) {
+        const int count = static_cast<int>(std::min<int64_t>(kTokensAtOnce, task.tokens - t));
+        GemmRow<kFormat>(at, tile * kTileRows + row, {task.first_token + t, count});
       }
     }
   }

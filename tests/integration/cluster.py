@@ -199,7 +199,10 @@ class Cluster:
         """name -> pid of each child."""
         result = {}
         for pid in processes_of(self.folder):
-            words = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+            try:
+                words = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+            except OSError:  # it ended since it was listed
+                continue
             if "--name" in words:
                 result[words[words.index("--name") + 1]] = pid
         return result

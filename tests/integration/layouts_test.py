@@ -2,17 +2,15 @@
 """The layout does not matter: token ids and log-probabilities are the same, number for number, however the model is cut, on
 whatever instruction set, alone or in company, in one chunk or many, from the prefix cache or cold, preempted or not.
 
-Without arguments: a short form. --full: 20 prompts x 64 tokens, all layouts on all instruction sets of this machine. The plain twin
-is many times slower: it runs all of that on the model's first layers, and on the whole model the shortest of the prompts.
+Without arguments: a short form. --full: 20 prompts x 64 tokens, greedy and seeded, all layouts on all instruction sets of this
+machine, the plain twin too.
 """
 import argparse
 import concurrent.futures
 import pathlib
 import sys
-import tempfile
 
 import cluster
-import shallow_model
 from cluster import Cluster
 
 TEXT = """The harbour at Whitby has two piers that reach out like arms. In winter the sea comes over them, and the boats stay in.
@@ -30,7 +28,6 @@ LAYOUTS = {
     "2x3": ["--pipeline-parallel-size", "2", "--tensor-parallel-size", "3"],
     "3,1": ["--tensor-parallel-size", "3,1"],
 }
-SHALLOW_LAYERS = 4  # one a stage
 SMALL = ["--threads-per-worker", "1", "--kv-cache-memory-bytes", "64M", "--max-model-len", "1024"]
 
 
@@ -115,32 +112,17 @@ def every_layout_gives_the_same():
 
 
 def the_scalar_twin_gives_the_same():
-    """Many times slower: the shortest prompts, and the first tokens of them, are what the quick kernels began with."""
+    """Many times slower: in the short form a few requests with the shortest prompts, and the first tokens of them."""
     made, expected = Reference.get(options)
-    count, tokens = (options.scalar_requests, options.scalar_tokens)
-    shortest = sorted(range(len(made)), key=lambda i: len(made[i]["prompt"]))[:count]
-    for name in (LAYOUTS if options.full else ["1x1"]):
-        with Cluster(*LAYOUTS[name], *SMALL, "--isa", "scalar") as serving:
-            got = answers(serving, [{**made[i], "max_tokens": tokens} for i in shortest])
-        wanted = [tuple(part[:tokens] for part in expected[i]) for i in shortest]
-        assert first_difference(got, wanted) is None, f"{name} scalar: {first_difference(got, wanted)}"
-        print(f"  {name} scalar: {count} requests x {tokens} tokens the same", flush=True)
-
-
-def the_scalar_twin_gives_the_same_on_all_layouts():
-    """Everything, on a model of the same matrices that has fewer layers."""
-    made = requests(options.prompts, options.tokens) if options.full else requests(2, 8)
-    with tempfile.TemporaryDirectory() as folder:
-        model = f"{folder}/shallow.gguf"
-        shallow_model.write(cluster.model_path(), model, SHALLOW_LAYERS)
-        with Cluster(*LAYOUTS["1x1"], *SMALL, model=model) as serving:
-            expected = answers(serving, made)
-        for name in (LAYOUTS if options.full else ["2x3"]):
-            # Small steps: one of hundreds of rows would take longer than a step may.
-            with Cluster(*LAYOUTS[name], *SMALL, "--isa", "scalar", "--max-num-batched-tokens", "32", model=model) as serving:
-                difference = first_difference(answers(serving, made, at_once=4), expected)
-            assert difference is None, f"{name} scalar: {difference}"
-            print(f"  {name} scalar, {SHALLOW_LAYERS} layers: {len(made)} requests x {made[0]['max_tokens']} tokens the same", flush=True)
+    shortest = sorted(range(len(made)), key=lambda i: len(made[i]["prompt"]))[:options.scalar_requests]
+    tokens = options.scalar_tokens
+    wanted = [tuple(part[:tokens] for part in expected[i]) for i in shortest]
+    for name in (options.scalar_layouts or (LAYOUTS if options.full else ["1x1", "2x3"])):
+        # Small steps: one of hundreds of rows would take longer than a step may.
+        with Cluster(*LAYOUTS[name], *SMALL, "--isa", "scalar", "--max-num-batched-tokens", "32") as serving:
+            difference = first_difference(answers(serving, [{**made[i], "max_tokens": tokens} for i in shortest], at_once=8), wanted)
+        assert difference is None, f"{name} scalar: {difference}"
+        print(f"  {name} scalar: {len(shortest)} requests x {tokens} tokens the same", flush=True)
 
 
 def every_instruction_set_gives_the_same():
@@ -206,12 +188,13 @@ if __name__ == "__main__":
     parser.add_argument("--tokens", type=int)
     parser.add_argument("--scalar-requests", type=int)
     parser.add_argument("--scalar-tokens", type=int)
+    parser.add_argument("--scalar-layouts", nargs="+", choices=LAYOUTS)
     options = parser.parse_args()
     options.prompts = options.prompts or (20 if options.full else 5)
     options.tokens = options.tokens or (64 if options.full else 24)
-    options.scalar_requests = options.scalar_requests or (4 if options.full else 2)
-    options.scalar_tokens = options.scalar_tokens or (8 if options.full else 4)
+    options.scalar_requests = options.scalar_requests or (2 * options.prompts if options.full else 2)
+    options.scalar_tokens = options.scalar_tokens or (options.tokens if options.full else 4)
     sys.argv = sys.argv[:1]
     cluster.run(every_layout_gives_the_same, company_does_not_matter, chunks_do_not_matter,
                 the_prefix_cache_does_not_matter, preemption_does_not_matter, the_scalar_twin_gives_the_same,
-                the_scalar_twin_gives_the_same_on_all_layouts, every_instruction_set_gives_the_same)
+                every_instruction_set_gives_the_same)

@@ -100,7 +100,7 @@ class Load:
         def arrivals():
             draw, number = random.Random(3), 0
             while not self.stop.wait(draw.expovariate(rate)):
-                thread = threading.Thread(target=self.one, args=(self.kinds[number % len(self.kinds)], number))
+                thread = threading.Thread(target=self.one, args=(self.kinds[number % len(self.kinds)], number), daemon=True)
                 thread.start()
                 self.threads.append(thread)
                 number += 1
@@ -124,13 +124,19 @@ def answers(serving, router):
         return False
 
 
-def whole(serving, routers):
+def missing(serving, routers):
+    """What keeps the cluster from being whole; empty when nothing does."""
+    import grpc
+    silent = [f"router-{i} does not answer" for i in range(routers) if not answers(serving, i)]
+    if silent:
+        return silent[0]
     try:
         state = serving.state()
-        return (all(answers(serving, i) for i in range(routers))
-                and all(d.replicas_ready == d.spec.replicas for d in state.deployments) and len(state.deployments) == 1)
-    except Exception:  # noqa: BLE001 (a coordinator that is not back yet)
-        return False
+    except (grpc.RpcError, AssertionError) as error:  # a coordinator that is not back yet
+        return f"no state: {error}"
+    if len(state.deployments) != 1 or any(d.replicas_ready != d.spec.replicas for d in state.deployments):
+        return f"deployments: {state.deployments}\npipelines: {state.pipelines}"
+    return ""
 
 
 def replace(serving, name, number, routers):
@@ -138,8 +144,11 @@ def replace(serving, name, number, routers):
     pid = serving.pids()[name]
     os.kill(pid, number)
     deadline = time.monotonic() + 90
-    while serving.pids().get(name, pid) == pid or not whole(serving, routers):
-        assert time.monotonic() < deadline, f"{name} did not come back"
+    while True:
+        why = f"{name} is not there" if serving.pids().get(name, pid) == pid else missing(serving, routers)
+        if not why:
+            return
+        assert time.monotonic() < deadline, f"{name} was replaced, but the cluster is not whole after 90 s: {why}"
         time.sleep(0.1)
 
 
@@ -148,19 +157,21 @@ def roll(arguments, kinds, order, number, routers, share=0.7):
         load = Load(serving, routers, kinds)
         rate = share * load.capacity()
         load.start(rate)
-        time.sleep(1)
-        replaced = []
-        for kind in order:
-            for name in sorted(n for n in serving.pids() if n.startswith(kind)):
-                router = int(name.split("-")[1]) if kind == "router" else None
-                if router is not None:
-                    load.in_rotation.discard(router)
-                    time.sleep(0.5)
-                replace(serving, name, number, routers)
-                if router is not None:
-                    load.in_rotation.add(router)
-                replaced.append(name)
-        requests = load.finish()
+        try:
+            time.sleep(1)
+            replaced = []
+            for kind in order:
+                for name in sorted(n for n in serving.pids() if n.startswith(kind)):
+                    router = int(name.split("-")[1]) if kind == "router" else None
+                    if router is not None:
+                        load.in_rotation.discard(router)
+                        time.sleep(0.5)
+                    replace(serving, name, number, routers)
+                    if router is not None:
+                        load.in_rotation.add(router)
+                    replaced.append(name)
+        finally:
+            requests = load.finish()
         assert not load.failures, f"{len(load.failures)} of {requests} failed: " + "\n".join(load.failures[:5])
         assert requests > 10 and all(load.done[kind] > 3 for kind in kinds), load.done
         gaps = sorted(load.gaps)
