@@ -34,7 +34,8 @@ void AddClusterFlags(CLI::App& app, ClusterOptions& options) {
   app.add_option("--activation-bits", options.activation_bits, "8 or 12")->check(CLI::IsMember({8, 12}));
   app.add_option("--kv-cache-dtype", options.kv_cache_dtype, "f16, f32, bf16 or int8")
       ->check(CLI::IsMember({"f16", "f32", "bf16", "int8"}));
-  app.add_option("--kv-cache-memory-bytes", options.kv_cache_memory_bytes, "KV cache of each worker: 1G");
+  app.add_option("--kv-cache-memory-bytes", options.kv_cache_memory_bytes, "KV cache of each worker: 1G")
+      ->check(IsByteSize());
   app.add_option("--max-num-batched-tokens", options.max_num_batched_tokens, "token rows of one step");
   app.add_option("--max-num-seqs", options.max_num_seqs, "sequences that run at the same time");
   app.add_option("--max-queued-requests", options.max_queued_requests, "requests that may wait, per pipeline");
@@ -155,6 +156,10 @@ absl::StatusOr<int64_t> ParseBytes(const std::string& text) {
     return absl::InvalidArgumentError(absl::StrCat("'", text, "' is too many bytes"));
   }
   return value << shift;
+}
+
+CLI::Validator IsByteSize() {
+  return Checked([](const std::string& text) { return ParseBytes(text).status(); });
 }
 
 }  // namespace pagoda::cli

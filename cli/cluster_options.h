@@ -72,5 +72,6 @@ std::string DefaultServedName(const std::string& model, const std::string& local
 
 // "16G", "512M", "1000": binary units.
 absl::StatusOr<int64_t> ParseBytes(const std::string& text);
+CLI::Validator IsByteSize();  // what ParseBytes takes, for ->check(...)
 
 }  // namespace pagoda::cli

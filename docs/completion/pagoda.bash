@@ -40,6 +40,8 @@ _pagoda_values() {
     'pagoda serve --kv-cache-dtype') echo 'f16 f32 bf16 int8' ;;
     'pagoda serve --isa') echo 'auto scalar avx2 avx512 amx' ;;
     'pagoda deploy apply --activation-bits') echo '8 12' ;;
+    'pagoda deploy apply --kv-cache-dtype') echo 'f16 f32 bf16 int8' ;;
+    'pagoda plan --kv-cache-dtype') echo 'f16 f32 bf16 int8' ;;
     'pagoda keys create --scopes') echo 'inference metrics admin' ;;
     'pagoda config check --for') echo 'router coordinator worker serve' ;;
   esac

@@ -93,6 +93,7 @@ def what_is_wrong_is_named_with_file_and_line():
             ("router:\n  coordinators: a:1\n  api-key-file: /nonexistent\n", "--api-key-file: cannot read /nonexistent"),
             ("router: [\n", f"{path}:2: "),
             ("serve:\n  tensor-parallel-sise: 2\n", f"{path}:2: there is no option 'tensor-parallel-sise' here; is 'tensor-parallel-size' meant?"),
+            ("serve:\n  kv-cache-memory-bytes: lots\n", f"{path}:2: --kv-cache-memory-bytes: 'lots' is not a number of bytes such as 512M or 4G"),
         ]
         for text, message in cases:
             path.write_text(text)
