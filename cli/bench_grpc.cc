@@ -1,6 +1,7 @@
 // The load over gRPC: pagoda.v1.Inference/Generate with token ids. One thread on one completion queue.
 #include <grpcpp/grpcpp.h>
 
+#include <algorithm>
 #include <chrono>
 #include <memory>
 
@@ -85,7 +86,8 @@ class GrpcLoad {
     request.mutable_stopping()->set_ignore_eos(!options_.stop_at_eos);
     auto call = std::make_unique<Call>();
     call->index = index;
-    call->context.set_deadline(Clock::now() + std::chrono::milliseconds(options_.timeout_ms));
+    const int limit_ms = options_.deadline_ms > 0 ? std::min(options_.deadline_ms, options_.timeout_ms) : options_.timeout_ms;
+    call->context.set_deadline(Clock::now() + std::chrono::milliseconds(limit_ms));
     if (!options_.api_key.empty()) call->context.AddMetadata("authorization", "Bearer " + options_.api_key);
     call->reader = stub_->PrepareAsyncGenerate(&call->context, request, &queue_);
     call->reader->StartCall(call.get());

@@ -51,7 +51,7 @@ std::string BodyOf(const BenchOptions& options, const PlannedRequest& request) {
 // What the report counts refusals by: the code, and what the server says unless it says something else each time.
 std::string RefusalText(unsigned code, const std::string& body) {
   const std::string said = TextAt(nlohmann::json::parse(body, nullptr, false), "/error/message");
-  const bool same = code != 429 && code != 503 && !said.empty();  // those tell how long to wait
+  const bool same = code != 429 && code != 503 && code != 504 && !said.empty();  // those tell a time, another one each
   return same ? absl::StrCat("HTTP ", code, ": ", said.substr(0, 300)) : absl::StrCat("HTTP ", code);
 }
 
@@ -164,6 +164,7 @@ class HttpLoad {
     message.set(http::field::host, server_.ToString());
     message.set(http::field::content_type, "application/json");
     if (!options_.api_key.empty()) message.set(http::field::authorization, "Bearer " + options_.api_key);
+    if (options_.deadline_ms > 0) message.set("Pagoda-Deadline-Ms", std::to_string(options_.deadline_ms));
     message.body() = body;
     message.prepare_payload();
     if (!idle_.empty()) {

@@ -100,7 +100,10 @@ void AddBenchFlags(CLI::App& app, BenchOptions& options) {
       ->check(CLI::ExistingFile);
   app.add_option("--cancel-fraction", options.cancel_fraction, "share of requests dropped in the middle")
       ->check(CLI::Range(0.0, 1.0));
-  app.add_option("--timeout-ms", options.timeout_ms, "of one request");
+  app.add_option("--timeout-ms", options.timeout_ms, "of one request: when the client gives up");
+  app.add_option("--deadline-ms", options.deadline_ms,
+                 "of one request, told to the server, which may refuse what it cannot do in time; 0: none")
+      ->check(CLI::Range(0, 3'600'000));
   app.add_option("--seed", options.seed, "of lengths, prompts, gaps and cancels");
   app.add_option("--slo-ttft-ms", options.slo_ttft_ms, "goodput: time to first token at most");
   app.add_option("--slo-itl-ms", options.slo_itl_ms, "goodput: mean time between tokens at most");

@@ -50,7 +50,8 @@ struct BenchOptions {
   std::string prompt_file;      // a text that each request's prompt is; empty: random tokens
   std::string prompt_text;      // its content
   double cancel_fraction = 0;
-  int timeout_ms = 600'000;     // of one request
+  int timeout_ms = 600'000;     // of one request: the client gives up
+  int deadline_ms = 0;          // of one request, told to the server; 0: none
   uint64_t seed = 1;
   double slo_ttft_ms = 0;       // goodput; 0: not judged
   double slo_itl_ms = 0;        // mean gap of the request

@@ -46,6 +46,7 @@ BenchReport MakeReport(const BenchOptions& options, const std::vector<RequestRec
   report.has_slo = options.slo_ttft_ms > 0 || options.slo_itl_ms > 0 || options.slo_e2e_ms > 0;
   std::vector<double> ttft, itl, tpot, e2e;
   int good = 0;
+  int64_t good_tokens = 0;
   for (const RequestRecord& record : records) {
     report.output_tokens += record.output_tokens;
     if (!record.error.empty()) {
@@ -63,11 +64,14 @@ BenchReport MakeReport(const BenchOptions& options, const std::vector<RequestRec
     ++report.completed;
     if (record.output_tokens > 1) tpot.push_back(TimePerToken(record) * 1000);
     e2e.push_back((record.end_s - record.start_s) * 1000);
-    good += WithinSlo(options, record) ? 1 : 0;
+    if (!WithinSlo(options, record)) continue;
+    ++good;
+    good_tokens += record.output_tokens;
   }
   const double seconds = std::max(duration_s, 1e-9);
   report.requests_per_s = report.completed / seconds;
   report.goodput_requests_per_s = good / seconds;
+  report.goodput_tokens_per_s = static_cast<double>(good_tokens) / seconds;
   report.output_tokens_per_s = static_cast<double>(report.output_tokens) / seconds;
   report.total_tokens_per_s = static_cast<double>(report.output_tokens + report.input_tokens) / seconds;
   report.ttft_ms = Summarise(std::move(ttft));
@@ -99,6 +103,7 @@ nlohmann::json ToJson(const BenchReport& report, const BenchOptions& options) {
         {"output_len", options.output_length},
         {"shared_prefix_len", options.shared_prefix},
         {"cancel_fraction", options.cancel_fraction},
+        {"deadline_ms", options.deadline_ms},
         {"temperature", options.temperature},
         {"seed", options.seed}}},
       {"duration_s", report.duration_s},
@@ -119,6 +124,7 @@ nlohmann::json ToJson(const BenchReport& report, const BenchOptions& options) {
       {"client_cpu_share", report.client_cpu_s / std::max(report.duration_s, 1e-9)}};
   if (report.has_slo) {
     json["goodput_requests_per_s"] = report.goodput_requests_per_s;
+    json["goodput_tokens_per_s"] = report.goodput_tokens_per_s;
     json["options"]["slo_ms"] = {{"ttft", options.slo_ttft_ms}, {"itl", options.slo_itl_ms}, {"e2e", options.slo_e2e_ms}};
   }
   return json;
@@ -140,7 +146,10 @@ std::string ToText(const BenchReport& report) {
       {"requests/s", number(report.requests_per_s)},
       {"output tokens/s", number(report.output_tokens_per_s)},
       {"total tokens/s", number(report.total_tokens_per_s)}};
-  if (report.has_slo) counts.push_back({"goodput requests/s", number(report.goodput_requests_per_s)});
+  if (report.has_slo) {
+    counts.push_back({"goodput requests/s", number(report.goodput_requests_per_s)});
+    counts.push_back({"goodput tokens/s", number(report.goodput_tokens_per_s)});
+  }
   counts.push_back({"client CPU", number(100 * report.client_cpu_s / std::max(report.duration_s, 1e-9)) + "% of a core"});
   std::vector<std::vector<std::string>> times = {{"ms", "mean", "p50", "p90", "p99", "max"}};
   const std::pair<const char*, const Distribution*> rows[] = {{"time to first token", &report.ttft_ms},

@@ -39,6 +39,7 @@ struct BenchReport {
   double output_tokens_per_s = 0;
   double total_tokens_per_s = 0;
   double goodput_requests_per_s = 0;  // those within every SLO given
+  double goodput_tokens_per_s = 0;    // their output
   bool has_slo = false;
   Distribution ttft_ms, itl_ms, tpot_ms, e2e_ms;
   double client_cpu_s = 0;

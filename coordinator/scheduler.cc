@@ -180,6 +180,11 @@ int64_t Scheduler::PredictedWaitNs(const std::string& tenant, int priority) cons
   return times_.WaitNs(std::max<int64_t>(0, ahead - std::max(0, places)), settings_.max_sequences);
 }
 
+// What no token ends (ignore_eos) goes on to its last one.
+int64_t Scheduler::ServiceNs(const Sampling& sampling) const {
+  return times_.ServiceNs(sampling.stop_token_ids.empty() ? sampling.max_tokens : sampling.min_tokens, sampling.max_tokens);
+}
+
 // Early refusal: better than to wait and be late. What was accepted once is never turned away.
 absl::Status Scheduler::CheckLoad(const Request& request, int64_t now_ns, int& retry_after_ms) const {
   const bool replay = request.accepted || std::any_of(request.choices.begin(), request.choices.end(),
@@ -193,7 +198,7 @@ absl::Status Scheduler::CheckLoad(const Request& request, int64_t now_ns, int& r
                                                      wait_ms, " ms (at most ", settings_.max_queue_wait_ns / 1'000'000, ")"));
   }
   const int64_t done_ns =
-      now_ns + wait_ns + times_.ServiceNs(request.sampling.max_tokens) + times_.EndMarginNs();
+      now_ns + wait_ns + ServiceNs(request.sampling) + times_.EndMarginNs();
   if (request.deadline_ns > 0 && done_ns > request.deadline_ns) {
     retry_after_ms = static_cast<int>(std::clamp<int64_t>((done_ns - request.deadline_ns) / 1'000'000, 100, 60'000));
     return absl::ResourceExhaustedError(
@@ -205,13 +210,13 @@ absl::Status Scheduler::CheckLoad(const Request& request, int64_t now_ns, int& r
 
 bool Scheduler::WouldMissDeadline(const RequestState& request, int64_t now_ns) const {
   return request.deadline_ns > 0 && !request.started && !running_.empty() &&
-         now_ns + times_.ServiceNs(request.sampling->max_tokens) + times_.ServiceMarginNs() > request.deadline_ns;
+         now_ns + ServiceNs(*request.sampling) + times_.ServiceMarginNs() > request.deadline_ns;
 }
 
 void Scheduler::LearnFrom(const RequestState& request, const Sequence& sequence) {
   if (request.foretold_end_ns == 0 || sequence.first_scheduled_ns == 0) return;
   times_.CameAfter(now_ns_ - request.foretold_end_ns);
-  times_.TookMore(now_ns_ - sequence.first_scheduled_ns - times_.ServiceNs(request.sampling->max_tokens));
+  times_.TookMore(now_ns_ - sequence.first_scheduled_ns - ServiceNs(*request.sampling));
 }
 
 void Scheduler::Accept(Request request, int64_t now_ns) {
@@ -254,7 +259,7 @@ void Scheduler::Accept(Request request, int64_t now_ns) {
   if (request.accepted || state->started) {
     state->start_tag = shares_.now();  // it had its turn before
   } else {
-    const int64_t service_ns = times_.ServiceNs(state->sampling->max_tokens);
+    const int64_t service_ns = ServiceNs(*state->sampling);
     if (service_ns > 0) state->foretold_end_ns = now_ns + PredictedWaitNs(state->tenant, state->priority) + service_ns;
     state->charged = static_cast<double>(state->prompt_length) +
                      static_cast<double>(state->unfinished) * state->sampling->max_tokens;

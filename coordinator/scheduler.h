@@ -201,6 +201,7 @@ class Scheduler {
   // scheduler.cc: life of a request.
   absl::Status Validate(const Request& request, RefusalCode& code) const;
   absl::Status CheckLoad(const Request& request, int64_t now_ns, int& retry_after_ms) const;
+  int64_t ServiceNs(const Sampling& sampling) const;  // foretold, from its first row
   bool WouldMissDeadline(const RequestState& request, int64_t now_ns) const;
   void LearnFrom(const RequestState& request, const Sequence& sequence);  // its end, or the end of its time
   void Refuse(const RequestState& request, RefusalCode code, std::string message);

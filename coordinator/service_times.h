@@ -41,13 +41,14 @@ class ServiceTimes {
   int64_t WaitNs(int64_t ahead, int max_sequences) const {
     if (ahead <= 0) return 0;
     double interval = interval_ns_;
-    if (interval < 0) interval = std::max(0.0, static_cast<double>(ServiceNs(1 << 30))) / std::max(1, max_sequences);
+    if (interval < 0) interval = std::max(0.0, static_cast<double>(ServiceNs(1, 1 << 30))) / std::max(1, max_sequences);
     return static_cast<int64_t>(interval * static_cast<double>(ahead));
   }
-  // From the first row to the last token. 0: not known.
-  int64_t ServiceNs(int max_tokens) const {
+  // From the first row to the last token of a request of so many tokens at least and at most; as many as others had, between
+  // the two. 0: not known.
+  int64_t ServiceNs(int least_tokens, int most_tokens) const {
     if (prefill_ns_ < 0) return 0;
-    const double tokens = std::min<double>(max_tokens, std::max(1.0, output_tokens_));
+    const double tokens = std::min<double>(most_tokens, std::max({1.0, output_tokens_, static_cast<double>(least_tokens)}));
     return static_cast<int64_t>(prefill_ns_ + std::max(0.0, token_ns_) * (tokens - 1));
   }
 

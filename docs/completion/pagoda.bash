@@ -15,7 +15,7 @@ _pagoda_words() {
     'pagoda deploy drain') echo '--help --coordinators --tls --timeout-ms --config' ;;
     'pagoda deploy delete') echo '--help --coordinators --tls --config' ;;
     'pagoda top') echo '--help --coordinators --tls --interval-ms --once --config' ;;
-    'pagoda bench') echo '--help --url --grpc --model --api-key --ssl-ca-certs --grpc-tls --num-prompts --max-concurrency --request-rate --burstiness --input-len --output-len --max-len --shared-prefix-len --stop-at-eos --temperature --top-p --top-k --num-speculative-tokens --prompt-file --cancel-fraction --timeout-ms --seed --slo-ttft-ms --slo-itl-ms --slo-e2e-ms --token-id-low --token-id-high --output --config' ;;
+    'pagoda bench') echo '--help --url --grpc --model --api-key --ssl-ca-certs --grpc-tls --num-prompts --max-concurrency --request-rate --burstiness --input-len --output-len --max-len --shared-prefix-len --stop-at-eos --temperature --top-p --top-k --num-speculative-tokens --prompt-file --cancel-fraction --timeout-ms --deadline-ms --seed --slo-ttft-ms --slo-itl-ms --slo-e2e-ms --token-id-low --token-id-high --output --config' ;;
     'pagoda plan') echo '--help --pipeline-parallel-size --tensor-parallel-size --layers-per-stage --max-model-len --kv-cache-dtype --kv-cache-memory-bytes --memory --cache-dir --json --config' ;;
     'pagoda certs') echo '--help --hosts --days --renew --config' ;;
     'pagoda keys') echo 'create list revoke' ;;

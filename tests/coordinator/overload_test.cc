@@ -242,6 +242,24 @@ TEST(OverloadTest, AQueuedRequestThatCannotBeInTimeAnyMoreGivesItsPlaceAway) {
   EXPECT_EQ(line.tokens[5].size(), 10u);
 }
 
+TEST(OverloadTest, WhatNoTokenEndsIsForetoldByItsOwnLength) {
+  Line line(Settings(1));
+  for (uint64_t id = 1; id <= 8; ++id) line.Submit(MakeRequest(id, 10));
+  line.RunOut();  // ten tokens a request are known
+  line.Submit(MakeRequest(9, 10));
+  line.Step();
+  Request ended = MakeRequest(10, 100);
+  ended.deadline_ns = line.now + 400 * kMs;
+  ended.sampling.stop_token_ids = {kVocabulary - 1};
+  line.Submit(ended);
+  EXPECT_FALSE(line.refused.count(10)) << "others' end after ten tokens: it may";
+  Request endless = MakeRequest(11, 100);
+  endless.deadline_ns = line.now + 900 * kMs;
+  line.Submit(endless);
+  EXPECT_TRUE(line.refused.count(11)) << "a hundred steps of 10 ms are more than 900 ms";
+  line.RunOut();
+}
+
 TEST(TrialTest, ADeathIsCountedForWhatWasInFlightAlone) {
   Line line;
   line.Submit(MakeRequest(1, 20));
