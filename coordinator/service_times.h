@@ -1,6 +1,7 @@
 // How quickly a pipeline has served lately, and what follows for a request that comes now: moving means of the time between
 // admissions while somebody waits, of prefill, of a token, of a request's tokens. What came later than was foretold widens a
-// margin quickly, what came earlier narrows it slowly: about nine of ten come within it. A plain state machine, owned by the
+// margin quickly, what came earlier narrows it slowly: nearly all come within it (a request cut off at its deadline has cost
+// nearly as much as one in time; one that is refused costs nothing). A plain state machine, owned by the
 // scheduler. It knows nothing until requests have run, and then predicts nothing: never refuse on a guess.
 #pragma once
 
@@ -55,7 +56,7 @@ class ServiceTimes {
  private:
   struct Margin {
     double ns = 0;
-    void Add(double late_ns) { ns = std::max(0.0, ns + (late_ns > ns ? 0.3 : 0.03) * (late_ns - ns)); }
+    void Add(double late_ns) { ns = std::max(0.0, ns + (late_ns > ns ? 0.3 : 0.01) * (late_ns - ns)); }
   };
   static void Mix(double& mean, double value, double share) {
     mean = mean < 0 ? value : mean + share * (value - mean);
