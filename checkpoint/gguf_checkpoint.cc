@@ -228,9 +228,11 @@ absl::StatusOr<std::string> TextHeader(const ByteSource& source, const GgufHeade
 absl::Status AddFile(Checkpoint::RemoteFile file, const GgufHeader& header, OpenedModel& model) {
   const int index = static_cast<int>(model.files.size());
   for (const GgufTensorHeader& tensor_header : header.tensors) {
-    PAGODA_ASSIGN_OR_RETURN(TensorInfo tensor, ReadTensorInfo(tensor_header, header.data_begin,
-                                                              file.source->size(), index));
-    model.tensors.push_back(std::move(tensor));
+    absl::StatusOr<TensorInfo> tensor =
+        ReadTensorInfo(tensor_header, header.data_begin, file.source->size(), index);
+    if (!tensor.ok())
+      return Annotate(tensor.status(), absl::StrCat("GGUF header, offset ", tensor_header.at));
+    model.tensors.push_back(*std::move(tensor));
   }
   std::vector<const TensorInfo*> own;
   for (const TensorInfo& tensor : model.tensors) {

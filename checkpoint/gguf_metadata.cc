@@ -261,6 +261,7 @@ void ReadTensors(Cursor& cursor, uint64_t count, uint64_t alignment,
   std::set<std::string> names;
   for (uint64_t i = 0; i < count && cursor.ok(); ++i) {
     GgufTensorHeader tensor;
+    tensor.at = cursor.offset();
     tensor.name = cursor.String(kMaxKeyBytes);
     const uint32_t dimensions = cursor.Number<uint32_t>();
     if (dimensions > kMaxDimensions) {

@@ -19,6 +19,7 @@ struct GgufTensorHeader {
   std::vector<uint64_t> dimensions;  // as in the file: columns first
   uint32_t type = 0;
   uint64_t offset = 0;  // from data_begin
+  uint64_t at = 0;      // this entry's place in the file, for errors
 };
 
 // Arrays keep their element kind; integers are widened to (u)int64, floats to double.

@@ -135,7 +135,7 @@ absl::StatusOr<SafetensorsHeader> ReadSafetensorsHeader(const ByteSource& source
     return absl::InvalidArgumentError("too short for a safetensors file");
   PAGODA_RETURN_IF_ERROR(source.Read(0, std::as_writable_bytes(std::span(&length, 1))));
   if (length > source.size() - kLengthBytes || length > limits::kMaxModelHeaderBytes) {
-    return absl::InvalidArgumentError(absl::StrCat("the safetensors header announces ", length,
+    return absl::InvalidArgumentError(absl::StrCat("offset 0: the safetensors header announces ", length,
                                                    " bytes, the file has ", source.size()));
   }
   std::string text(length, '\0');
@@ -151,8 +151,13 @@ absl::StatusOr<SafetensorsHeader> ReadSafetensorsHeader(const ByteSource& source
   std::vector<Range> ranges;
   for (const auto& [name, entry] : json.items()) {
     if (name == "__metadata__") continue;
-    PAGODA_ASSIGN_OR_RETURN(Range range, ReadEntry(name, entry, data_size, file, header));
-    ranges.push_back(std::move(range));
+    absl::StatusOr<Range> range = ReadEntry(name, entry, data_size, file, header);
+    if (!range.ok()) {
+      const size_t at = text.find(Json(name).dump());
+      if (at == std::string::npos) return range.status();  // written with escapes
+      return Annotate(range.status(), absl::StrCat("offset ", kLengthBytes + at));
+    }
+    ranges.push_back(*std::move(range));
   }
   PAGODA_RETURN_IF_ERROR(CheckCover(std::move(ranges), data_size));
   return header;

@@ -22,8 +22,14 @@ absl::StatusOr<Json> ParseJsonObject(std::string_view text, std::string_view wha
     }
     return problem.empty();
   };
-  Json parsed = Json::parse(text.begin(), text.end(), watch, /*allow_exceptions=*/false);
-  if (problem.empty() && parsed.is_discarded()) problem = "is not valid JSON";
+  Json parsed;
+  try {
+    parsed = Json::parse(text.begin(), text.end(), watch);
+  } catch (const Json::parse_error& error) {
+    if (problem.empty()) problem = absl::StrCat("is not valid JSON (character ", error.byte, ")");
+  } catch (const Json::exception&) {  // a number that no type holds
+    if (problem.empty()) problem = "is not valid JSON";
+  }
   if (problem.empty() && !parsed.is_object()) problem = "is not a JSON object";
   if (!problem.empty()) return absl::InvalidArgumentError(absl::StrCat(AsAbsl(what), " ", problem));
   return parsed;

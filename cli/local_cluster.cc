@@ -260,7 +260,10 @@ absl::Status LocalCluster::Deploy() {
     const bool all_joined = state->workers_size() >= static_cast<int>(worker_names_.size());
     for (const v1::Deployment& deployment : state->deployments()) {
       if (deployment.spec().name() != served_name_) continue;
-      if (deployment.state() == v1::DEPLOYMENT_STATE_READY) return true;
+      if (deployment.state() == v1::DEPLOYMENT_STATE_READY) {
+        note_ = deployment.message();
+        return true;
+      }
       if (deployment.state() == v1::DEPLOYMENT_STATE_FAILED) {
         failure = absl::FailedPreconditionError(absl::StrCat("cannot serve ", model_path_, ": ", deployment.message()));
         return true;

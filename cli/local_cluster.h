@@ -38,6 +38,7 @@ class LocalCluster {
   const std::vector<HostPort>& coordinator_metrics() const { return coordinator_metrics_; }
   // What an HTTPS client of these routers trusts: a file; empty without TLS.
   std::string authority() const { return options_.tls.empty() ? "" : ServerFolder(options_.tls) + "/ca.crt"; }
+  const std::string& note() const { return note_; }  // of the deployment, what is not as asked; empty: all is
   int signals() const { return supervisor_->signals(); }
 
  private:
@@ -58,6 +59,7 @@ class LocalCluster {
   const ClusterOptions options_;
   const std::string served_name_;
   const std::string model_path_;
+  std::string note_;
   std::string state_folder_;
   int lock_ = -1;
   std::unique_ptr<Supervisor> supervisor_;

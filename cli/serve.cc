@@ -94,6 +94,7 @@ int Serve(ClusterOptions options) {
   absl::Status status = cluster.Start();
   if (status.ok()) {
     std::cout << "ready: " << name << std::endl;
+    if (!cluster.note().empty()) std::cerr << "pagoda: warning: " << cluster.note() << std::endl;
     PrintAddresses(cluster, name, tls, keys);
     if (!no_example) {
       if (const absl::Status example = PrintExample(cluster, name); !example.ok()) {

@@ -70,6 +70,10 @@ std::vector<WorkerId> ClusterState::ChooseWorkers(const PipelineRecord& pipeline
   for (const auto& [id, worker] : workers_) {
     if (worker.phase == WorkerPhase::kIdle) idle.push_back(&worker);
   }
+  // Where others are enough, one in which a step stalled is left out, whatever it has loaded.
+  const auto blamed = [this](const WorkerRecord* worker) { return worker->blamed_until_ns > ticked_ns_; };
+  const auto sound = std::count_if(idle.begin(), idle.end(), [&](const auto* worker) { return !blamed(worker); });
+  if (sound >= needed) std::erase_if(idle, blamed);
   // One that comes and goes is taken last.
   const auto flaps = [this](const WorkerRecord* worker) {
     const int count = FlapsOf(worker->info.name, ticked_ns_);
@@ -156,6 +160,18 @@ std::vector<WorkerResources> ClusterState::ResourcesOf(const std::vector<WorkerI
   return resources;
 }
 
+// Whoever is still letting go of the last epoch, with a shard of this pipeline, and was not the reason for its end: to wait for it
+// costs less than to load its shard elsewhere. It has a deadline (release_deadline_ns).
+bool ClusterState::HolderIsReleasing(const PipelineRecord& pipeline, const DeploymentRecord& deployment) const {
+  for (const auto& [id, worker] : workers_) {
+    if (worker.phase != WorkerPhase::kReleasing || worker.shard.empty() || worker.blamed_until_ns > ticked_ns_) continue;
+    for (const RankPlacement& rank : pipeline.placement.ranks) {
+      if (worker.shard == ShardName(pipeline, deployment, rank.stage, rank.rank)) return true;
+    }
+  }
+  return false;
+}
+
 void ClusterState::TryAssemble(PipelineRecord& pipeline, int64_t now_ns) {
   if (now_ns < pipeline.not_before_ns) return;
   const auto found = deployments_.find(pipeline.deployment);
@@ -185,6 +201,7 @@ void ClusterState::TryAssemble(PipelineRecord& pipeline, int64_t now_ns) {
     }
     return;
   }
+  if (HolderIsReleasing(pipeline, deployment)) return;
   const std::vector<WorkerId> chosen = ChooseWorkers(pipeline, deployment, *needed);
   if (WaitsForHolders(pipeline, chosen, deployment, now_ns)) {
     pipeline.message = "waits for the workers that have its shards loaded";

@@ -6,6 +6,7 @@
 namespace pagoda::coordinator {
 namespace {
 
+constexpr int64_t kBlameNs = 60'000'000'000;
 constexpr int64_t kFlapsForgottenNs = 60'000'000'000;
 
 }  // namespace
@@ -327,7 +328,15 @@ void ClusterState::StepStalled(PipelineId id, Epoch epoch, StepNumber step, cons
   if (found == pipelines_.end() || found->second.epoch != epoch || found->second.workers.empty()) return;
   const Diagnosis diagnosis = DiagnoseStall(RanksOf(found->second, now_ns), step.value());
   std::string worker;
-  if (diagnosis.culprit >= 0) worker = workers_.at(found->second.workers[static_cast<size_t>(diagnosis.culprit)]).info.name;
+  if (diagnosis.culprit >= 0) {
+    WorkerRecord& culprit = workers_.at(found->second.workers[static_cast<size_t>(diagnosis.culprit)]);
+    worker = culprit.info.name;
+    // Of a link that carries nothing nobody knows which end it is.
+    if (diagnosis.kind != FaultKind::kPartition) {
+      culprit.blamed_until_ns = now_ns + kBlameNs;
+      CountFlap(worker, now_ns);
+    }
+  }
   const std::string text = absl::StrCat(why, ": ", diagnosis.text);
   Do(ReportFault{diagnosis.kind, worker, id, text});
   EpochFailed(id, epoch, text, now_ns);

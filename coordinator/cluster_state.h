@@ -78,6 +78,7 @@ class ClusterState {
   void Reconcile(int64_t now_ns);
   void MatchReplicas(DeploymentRecord& deployment, int64_t now_ns);
   void TryAssemble(PipelineRecord& pipeline, int64_t now_ns);
+  bool HolderIsReleasing(const PipelineRecord& pipeline, const DeploymentRecord& deployment) const;
   std::vector<WorkerId> ChooseWorkers(const PipelineRecord& pipeline, const DeploymentRecord& deployment, int needed) const;
   bool KeepsItsPlaces(const PipelineRecord& pipeline, const std::vector<WorkerId>& chosen) const;
   bool WaitsForHolders(const PipelineRecord& pipeline, const std::vector<WorkerId>& chosen, const DeploymentRecord& deployment,

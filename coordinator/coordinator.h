@@ -140,6 +140,7 @@ class Coordinator {
   void StepDown(const std::string& why);
   void WatchLeader(int64_t now_ns);
   absl::Status CheckLeads() const;
+  absl::Status StoreReplicas(const std::string& name, int replicas);
   void Run();
   void TickNow();
   void Act();

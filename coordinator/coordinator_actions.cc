@@ -188,7 +188,7 @@ void Coordinator::Do(const StopPipeline& action) {
     return;
   }
   ForgetMove(action.pipeline);
-  engine->Stop("UNAVAILABLE: the deployment was deleted");
+  engine->Stop("NOT_FOUND: the model is not served any more: its deployment was deleted");
   retired_.push_back(engine);
   rates_.erase(action.pipeline);
   MutexLock lock(&engines_mutex_);

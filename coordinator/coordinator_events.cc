@@ -177,12 +177,22 @@ void Coordinator::Apply(DeploymentSpec spec, ModelFacts model, Done done) {
   if (!posted) done(absl::UnavailableError("the coordinator is shutting down or overloaded"));
 }
 
+// What is not in the store has not happened: a leader that was deposed, or cannot reach the store, changes nothing.
+absl::Status Coordinator::StoreReplicas(const std::string& name, int replicas) {
+  PAGODA_RETURN_IF_ERROR(CheckLeads());
+  const auto found = state_.deployments().find(name);
+  if (found == state_.deployments().end() || replicas < 0) return absl::OkStatus();  // the state says what is wrong
+  DeploymentSpec spec = found->second.spec;
+  spec.replicas = replicas;
+  PAGODA_ASSIGN_OR_RETURN(spec, Settle(std::move(spec)));
+  return store_->PutDeployment(spec);
+}
+
 void Coordinator::Scale(std::string name, int replicas, Done done) {
   const bool posted = Post([this, name = std::move(name), replicas, done] {
-    absl::Status status = CheckLeads();
+    absl::Status status = StoreReplicas(name, replicas);
     if (status.ok()) status = state_.Scale(name, replicas, NowNs());
     if (status.ok()) Tell("deployment", absl::StrCat(name, " is scaled to ", replicas, " replicas"));
-    if (status.ok()) status = store_->PutDeployment(state_.deployments().at(name).spec);
     done(status);
   });
   if (!posted) done(absl::UnavailableError("the coordinator is shutting down or overloaded"));
@@ -190,11 +200,10 @@ void Coordinator::Scale(std::string name, int replicas, Done done) {
 
 void Coordinator::Drain(std::string name, int timeout_ms, Done done) {
   const bool posted = Post([this, name = std::move(name), timeout_ms, done] {
-    absl::Status status = CheckLeads();
+    absl::Status status = StoreReplicas(name, 0);
     if (status.ok()) status = state_.Drain(name, NowNs());
     if (status.ok()) Tell("deployment", absl::StrCat(name, " is being drained"));
     if (status.ok() && timeout_ms > 0) drain_deadlines_[name] = NowNs() + timeout_ms * kNsPerMs;
-    if (status.ok()) status = store_->PutDeployment(state_.deployments().at(name).spec);
     done(status);
   });
   if (!posted) done(absl::UnavailableError("the coordinator is shutting down or overloaded"));
@@ -203,9 +212,9 @@ void Coordinator::Drain(std::string name, int timeout_ms, Done done) {
 void Coordinator::Delete(std::string name, Done done) {
   const bool posted = Post([this, name = std::move(name), done] {
     absl::Status status = CheckLeads();
+    if (status.ok() && state_.deployments().contains(name)) status = store_->DeleteDeployment(name);
     if (status.ok()) status = state_.Delete(name, NowNs());
     if (status.ok()) Tell("deployment", absl::StrCat(name, " was deleted"));
-    if (status.ok()) status = store_->DeleteDeployment(name);
     done(status);
   });
   if (!posted) done(absl::UnavailableError("the coordinator is shutting down or overloaded"));

@@ -252,7 +252,8 @@ bool PipelineEngine::TrySubmit(Request request) {
   if (options_.tracer != nullptr && request.trace.sampled()) request.trace.span = options_.tracer->NewSpanId();
   const bool replay = request.accepted || std::any_of(request.choices.begin(), request.choices.end(),
                                                       [](const ChoiceProgress& choice) { return !choice.tokens.empty(); });
-  if (!replay && queued_.load(std::memory_order_relaxed) >= options_.max_queued_requests) return false;
+  // Whose turn it is to be refused in a full queue is the scheduler's to say; this is the bound of memory.
+  if (!replay && queued_.load(std::memory_order_relaxed) >= kFullQueues * options_.max_queued_requests) return false;
   queued_.fetch_add(1, std::memory_order_relaxed);
   return inbox_.TryPush(std::move(request));
 }

@@ -123,6 +123,16 @@ void Scheduler::Submit(Request request, int64_t now_ns) {
   Accept(std::move(request), now_ns);
 }
 
+// A tenant that has little in a queue that others filled is not turned away for their sake: as much again as the queue holds is set
+// aside for such, a sixteenth of it at most for each.
+bool Scheduler::HasRoomOfItsOwn(const Request& request) const {
+  const size_t most = static_cast<size_t>(settings_.max_queued_requests);
+  if (request.tenant.empty() || waiting_.size() + request.choices.size() > kFullQueues * most) return false;
+  const auto own = std::count_if(waiting_.begin(), waiting_.end(),
+                                 [&](const SequencePointer& sequence) { return sequence->request->tenant == request.tenant; });
+  return static_cast<size_t>(own) + request.choices.size() <= std::max<size_t>(1, most / 16);
+}
+
 absl::Status Scheduler::Validate(const Request& request, RefusalCode& code) const {
   if (!ever_open_) {
     code = RefusalCode::kUnavailable;
@@ -160,7 +170,8 @@ absl::Status Scheduler::Validate(const Request& request, RefusalCode& code) cons
                                                    settings_.max_queued_requests, " choices may ever wait"));
   }
   // A replay was accepted once: it is not turned away.
-  if (!replay && static_cast<int>(waiting_.size() + request.choices.size()) > settings_.max_queued_requests) {
+  if (!replay && static_cast<int>(waiting_.size() + request.choices.size()) > settings_.max_queued_requests &&
+      !HasRoomOfItsOwn(request)) {
     code = RefusalCode::kResourceExhausted;
     return absl::ResourceExhaustedError(absl::StrCat(
         "the queue is full (", waiting_.size(), " waiting, max_queued_requests ", settings_.max_queued_requests, ")"));
@@ -436,10 +447,10 @@ void Scheduler::Tick(int64_t now_ns) {
     if (live.state->deadline_ns > 0 && live.state->deadline_ns <= now_ns) expired.push_back(live.state);
   }
   for (const auto& request : expired) {
-    const std::string message = "DEADLINE_EXCEEDED: the request's deadline passed";
+    const std::string message = "the request's deadline passed";
     if (request->started) {
       LearnFrom(*request, *live_.at(request->id).sequences.front());
-      Abandon(request->id, FinishReason::kError, message);
+      Abandon(request->id, FinishReason::kError, "DEADLINE_EXCEEDED: " + message);
     } else {
       Refuse(*request, RefusalCode::kDeadlineExceeded, message + " while it waited");
       Abandon(request->id, FinishReason::kNone, "");

@@ -95,6 +95,9 @@ struct SchedulerStats {
   int64_t quarantined = 0;
 };
 
+// What may wait in all, in times max_queued_requests: the second time is for tenants that have little there.
+inline constexpr int kFullQueues = 2;
+
 class Scheduler {
  public:
   Scheduler();
@@ -201,6 +204,7 @@ class Scheduler {
   // scheduler.cc: life of a request.
   absl::Status Validate(const Request& request, RefusalCode& code) const;
   absl::Status CheckLoad(const Request& request, int64_t now_ns, int& retry_after_ms) const;
+  bool HasRoomOfItsOwn(const Request& request) const;
   int64_t ServiceNs(const Sampling& sampling) const;  // foretold, from its first row
   bool WouldMissDeadline(const RequestState& request, int64_t now_ns) const;
   void LearnFrom(const RequestState& request, const Sequence& sequence);  // its end, or the end of its time

@@ -332,6 +332,7 @@ void Scheduler::AddForks(Draft& draft, const SequencePointer& leader, int rows_i
     if (free_slots_.empty() || draft.samples_left == 0) return;
     if (static_cast<int>(running_.size()) + finished_in_flight_ >= settings_.max_sequences) return;
     waiting_.erase(sequence);
+    if (waiting_.empty()) times_.QueueEmpty();
     sequence->state = SequenceState::kRunning;
     running_.insert(sequence);
     sequence->slot = free_slots_.back();

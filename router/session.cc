@@ -71,6 +71,11 @@ int64_t Session::output_tokens() const {
   return sum;
 }
 
+namespace {
+// What a coordinator's text says after its code.
+std::string WithoutCode(std::string_view text) { return std::string(text.substr(text.find(": ") + 2)); }
+}  // namespace
+
 Session::Update Session::OnTokens(const TokenBatch& batch) {
   Update update;
   if (batch.attempt != attempt_ || batch.choice < 0 || batch.choice >= request_.choices)
@@ -81,10 +86,12 @@ Session::Update Session::OnTokens(const TokenBatch& batch) {
     // A coordinator begins its text with the code when it is one of these.
     const std::string_view text = batch.error;
     update.kind = text.starts_with("UNAVAILABLE:") ? Update::Kind::kLost : Update::Kind::kFailed;
-    if (text.starts_with("DEADLINE_EXCEEDED:")) {
-      update.error = absl::DeadlineExceededError(batch.error);
-    } else if (text.starts_with("ABORTED:")) {
-      update.error = absl::AbortedError(batch.error);
+    if (text.starts_with("DEADLINE_EXCEEDED: ")) {
+      update.error = absl::DeadlineExceededError(WithoutCode(text));
+    } else if (text.starts_with("NOT_FOUND: ")) {
+      update.error = absl::NotFoundError(WithoutCode(text));
+    } else if (text.starts_with("ABORTED: ")) {
+      update.error = absl::AbortedError(WithoutCode(text));
     } else {
       update.error =
           absl::InternalError(text.empty() ? "the pipeline failed this request" : batch.error);

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_format.h"
 #include "common/limits.h"
+#include "common/sampling.h"
 #include "router/request_status.h"
 
 namespace pagoda::router {
@@ -57,7 +58,7 @@ absl::Status CheckNumbers(const GenerationFields& f) {
            RealRange{"top_p", f.top_p, 0, 1, true},
            RealRange{"min_p", f.min_p, 0, 1},
            RealRange{"typical_p", f.typical_p, 0, 1, true},
-           RealRange{"repetition_penalty", f.repetition_penalty, 0, 1e6, true},
+           RealRange{"repetition_penalty", f.repetition_penalty, 1e-6, 1e6},
            RealRange{"presence_penalty", f.presence_penalty, -2, 2},
            RealRange{"frequency_penalty", f.frequency_penalty, -2, 2},
        }) {
@@ -68,7 +69,7 @@ absl::Status CheckNumbers(const GenerationFields& f) {
            IntegerRange{f.max_tokens_name, f.max_tokens, 1, kInt32Max},
            IntegerRange{"min_tokens", f.min_tokens, 0, kInt32Max},
            IntegerRange{"top_k", f.top_k, -1, kInt32Max},
-           IntegerRange{"no_repeat_ngram_size", f.no_repeat_ngram_size, 0, kInt32Max},
+           IntegerRange{"no_repeat_ngram_size", f.no_repeat_ngram_size, 0, limits::kMaxPromptTokens},
            IntegerRange{f.logprobs_name, f.logprobs, 0, limits::kMaxTopLogprobs},
            IntegerRange{"prompt_logprobs", f.prompt_logprobs, 0, limits::kMaxPromptLogprobs},
            IntegerRange{"num_speculative_tokens", f.num_speculative_tokens, 0, limits::kMaxDraftTokens},
@@ -257,7 +258,7 @@ absl::StatusOr<GenerationRequest> Settle(SettleInput input) {
   s.temperature = f.temperature.value_or(InRangeOr(defaults.temperature, 0, 2, 1));
   s.top_p = f.top_p.value_or(InRangeOr(defaults.top_p, 1e-9, 1, 1));
   s.top_k = static_cast<int>(f.top_k.value_or(std::max(0, defaults.top_k.value_or(0))));
-  if (s.top_k < 0) s.top_k = 0;
+  if (s.top_k < 0 || s.top_k > limits::kMaxVocabulary) s.top_k = 0;  // all
   s.min_p = f.min_p.value_or(0);
   s.typical_p = f.typical_p.value_or(1);
   s.repetition_penalty =
@@ -272,7 +273,7 @@ absl::StatusOr<GenerationRequest> Settle(SettleInput input) {
   if (f.num_speculative_tokens) {
     s.speculative_tokens = *f.num_speculative_tokens == 0 ? -1 : static_cast<int>(*f.num_speculative_tokens);
   }
-  if (request.choices > 1 && s.temperature == 0) {
+  if (request.choices > 1 && s.temperature < kGreedyBelow) {
     return InvalidField("n", "must be 1 with temperature 0: all choices would be the same");
   }
   request.stop = f.stop;

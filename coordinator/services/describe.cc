@@ -19,6 +19,10 @@ void Describe(const DeploymentRecord& deployment, const ClusterView& view, v1::D
     if (message.empty()) message = Explain(pipeline.record, view.now_ns);
     if (pipeline.record.phase == PipelinePhase::kReady) out.set_max_model_len(pipeline.record.placement.max_model_len);
   }
+  if (message.empty() && out.max_model_len() > 0 && out.max_model_len() < deployment.spec.max_model_len) {
+    message = absl::StrCat("max_model_len is ", out.max_model_len(), " and not ", deployment.spec.max_model_len,
+                           ": the KV cache of its workers holds no more");
+  }
   out.set_replicas_ready(ready);
   out.set_message(message);
   if (deployment.spec.replicas == 0) {

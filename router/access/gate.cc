@@ -22,6 +22,13 @@ Gate::Left LeftOf(const Bucket& bucket, MonotonicNs now) {
 
 }  // namespace
 
+absl::Status CheckPriority(const Caller& caller, int priority) {
+  if (priority >= 0 || caller.MayJumpTheQueue()) return absl::OkStatus();
+  const absl::Status denied = absl::PermissionDeniedError(
+      "priority: below 0 a request goes before those of all tenants, which needs a key of scope admin besides");
+  return WithCode(WithParam(denied, "priority"), "insufficient_scope");
+}
+
 absl::StatusOr<std::unique_ptr<Gate>> Gate::Open(const std::string& key_file) {
   std::unique_ptr<Gate> gate(new Gate(key_file));
   PAGODA_RETURN_IF_ERROR(gate->Reload());

@@ -23,8 +23,13 @@ struct Caller {
   std::string tenant() const { return key == nullptr ? "" : key->tenant; }
   std::string key_id() const { return key == nullptr ? "" : key->id; }
   bool MayUse(std::string_view model) const { return key == nullptr || key->MayUse(model); }
+  // Before everybody else's, other tenants' too: for who looks after the cluster.
+  bool MayJumpTheQueue() const { return key == nullptr || key->Has(security::Scope::kAdmin); }
   bool sees_all_models() const { return key == nullptr || key->models.empty(); }
 };
+
+// kPermissionDenied: a priority that is not this caller's to ask for.
+absl::Status CheckPriority(const Caller& caller, int priority);
 
 class Gate {
  public:

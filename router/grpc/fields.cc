@@ -57,9 +57,12 @@ absl::StatusOr<std::string> RenderChat(const v1::ChatPrompt& chat, const ServedM
                                        int64_t now_unix) {
   openai::ChatInput input;
   if (chat.messages().empty()) return InvalidField("messages", "must not be empty");
+  if (absl::Status status = openai::CheckMessageCount(static_cast<size_t>(chat.messages_size())); !status.ok()) return status;
   input.messages = openai::Json::array();
   for (const v1::ChatMessage& message : chat.messages()) {
-    if (message.role().empty()) return InvalidField("messages", "has an entry without a role");
+    if (!openai::IsRole(message.role())) {
+      return InvalidField("messages", "has an entry without a role, which is a word of at most 64 letters, digits, _ and -");
+    }
     input.messages.push_back({{"role", message.role()}, {"content", message.content()}});
   }
   input.add_generation_prompt = !chat.has_add_generation_prompt() || chat.add_generation_prompt();

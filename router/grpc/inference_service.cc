@@ -53,7 +53,8 @@ class InferenceService : public v1::Inference::CallbackService {
     auto call = std::make_shared<GenerateCall>(context, parts_.loop, parts_.dispatcher,
                                                parts_.metrics, now, options_.access_log);
     call->Hold();
-    call->Name(request->request_id(), request->model());
+    const RequestId id = RequestId::Random();  // a refusal's too has one in the log
+    call->Name(request->request_id().empty() ? id.ToString() : request->request_id(), request->model());
     const absl::Status status = Begin(*context, *request, now, *call);
     if (!status.ok()) call->End(status);
     return call.get();
@@ -135,6 +136,10 @@ class InferenceService : public v1::Inference::CallbackService {
                                : draining_                         ? "draining"
                                                                    : "invalid");
       return HideModels(prepared.status(), caller);
+    }
+    if (absl::Status fair = CheckPriority(caller, prepared->priority); !fair.ok()) {
+      parts_.metrics->Rejected("invalid");
+      return fair;
     }
     auto reserved = parts_.gate->ReserveTokens(caller, MostTokens(*prepared), now);
     if (!reserved.ok()) {

@@ -122,7 +122,7 @@ void Exchange::Refuse(int status, std::string_view code, std::string_view messag
 
 void Exchange::SendError(const absl::Status& status) {
   const int http_status = HttpStatusOf(status);
-  code_ = CodeOf(status).value_or("");
+  code_ = CodeOf(status).value_or(std::string(DefaultCode(http_status)));
   http::Headers headers = CommonHeaders();
   if (http_status == 401) headers.emplace_back("WWW-Authenticate", "Bearer realm=\"pagoda\"");
   if (const auto retry_ms = RetryAfterMsOf(status)) {

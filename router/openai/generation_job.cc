@@ -272,6 +272,10 @@ void GenerationJob::OpenChunk(int choice) {
 
 void GenerationJob::CloseChunk(bool with_usage) {
   pending_ += "}]";
+  CloseChunkAfter(with_usage);
+}
+
+void GenerationJob::CloseChunkAfter(bool with_usage) {
   if (with_usage && prepared_.input.continuous_usage) {
     pending_ += ",\"usage\":";
     AppendUsage(pending_);
@@ -293,11 +297,10 @@ void GenerationJob::StreamRole(int choice) {
       ",\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":"
       "null";
   const Part& part = parts_[static_cast<size_t>(choice / per_prompt_)];
-  if (prepared_.input.return_token_ids) {
-    pending_ += ",\"token_ids\":[],\"prompt_token_ids\":";
-    AppendIntegers(pending_, part.prompt);
-  }
-  CloseChunk(true);
+  if (!prepared_.input.return_token_ids) return CloseChunk(true);
+  pending_ += ",\"token_ids\":[]}],\"prompt_token_ids\":";
+  AppendIntegers(pending_, part.prompt);
+  CloseChunkAfter(true);
 }
 
 void GenerationJob::StreamEcho(int prompt, int choice) {

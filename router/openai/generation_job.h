@@ -72,6 +72,7 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
   // Opens an event up to its choice's own fields: data: {...,"choices":[{"index":N
   void OpenChunk(int choice);
   void CloseChunk(bool with_usage);
+  void CloseChunkAfter(bool with_usage);  // the choices are closed already
   void CloseEvent();
   void StreamRole(int choice);
   void StreamEcho(int prompt, int choice);

@@ -80,8 +80,11 @@ absl::StatusOr<std::string> RenderChat(const ChatInput& chat, const text::TextMo
   context["tools"] = chat.tools;
   context["documents"] = chat.documents;
   auto rendered = model.chat_template->Render(context, now_unix);
-  if (!rendered.ok())
-    return WithParam(Annotate(rendered.status(), "the chat template"), "messages");
+  if (!rendered.ok()) {
+    // Also of a budget: the same messages would go over it again, so it is no 429.
+    const absl::Status wrong = absl::InvalidArgumentError(rendered.status().message());
+    return WithParam(Annotate(wrong, "the chat template"), "messages");
+  }
   if (!chat.continue_final_message) return *std::move(rendered);
   // The last message is left open: nothing after its content.
   const std::string last = chat.messages.back()["content"].get<std::string>();

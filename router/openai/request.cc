@@ -115,14 +115,6 @@ absl::Status OpenToolCalls(Json& message) {
   return absl::OkStatus();
 }
 
-// A role becomes part of the prompt, often unescaped: no character of it may look like more than a word.
-bool IsRole(const Json& role) {
-  if (!role.is_string()) return false;
-  const auto& name = role.get_ref<const std::string&>();
-  return !name.empty() && name.size() <= 64 &&
-         std::ranges::all_of(name, [](unsigned char c) { return std::isalnum(c) || c == '_' || c == '-'; });
-}
-
 absl::Status CheckTools(const Json& tools) {
   if (!tools.is_array() || tools.size() > kMaxTools)
     return InvalidField("tools", absl::StrCat("must be a list of at most ", kMaxTools));
@@ -290,6 +282,16 @@ absl::Status ReadChat(Fields& in, const Json& body, GenerationInput& out) {
 
 }  // namespace
 
+bool IsRole(std::string_view name) {
+  return !name.empty() && name.size() <= 64 &&
+         std::ranges::all_of(name, [](unsigned char c) { return std::isalnum(c) || c == '_' || c == '-'; });
+}
+
+absl::Status CheckMessageCount(size_t messages) {
+  if (messages <= kMaxMessages) return absl::OkStatus();
+  return InvalidField("messages", absl::StrCat("has ", messages, " entries; the limit is ", kMaxMessages));
+}
+
 absl::StatusOr<ChatInput> ReadChatInput(const Json& body) {
   Fields in(body);
   ChatInput chat;
@@ -297,15 +299,12 @@ absl::StatusOr<ChatInput> ReadChatInput(const Json& body) {
   if (messages == nullptr) return InvalidField("messages", "is required");
   if (!messages->is_array() || messages->empty())
     return InvalidField("messages", "must be a list of at least one message");
-  if (messages->size() > kMaxMessages) {
-    return InvalidField("messages", absl::StrCat("has ", messages->size(),
-                                                 " entries; the limit is ", kMaxMessages));
-  }
+  if (absl::Status status = CheckMessageCount(messages->size()); !status.ok()) return status;
   chat.messages = *messages;
   for (Json& message : chat.messages) {
     if (!message.is_object()) return InvalidField("messages", "has an entry that is not an object");
     const auto role = message.find("role");
-    if (role == message.end() || !IsRole(*role)) {
+    if (role == message.end() || !role->is_string() || !IsRole(role->get_ref<const std::string&>())) {
       return InvalidField("messages", "has an entry without a role, which is a word of at most 64 letters, digits, _ and -");
     }
     if (absl::Status status = FlattenContent(message); !status.ok()) return status;
@@ -366,7 +365,8 @@ absl::StatusOr<GenerationInput> ReadGenerationInput(Endpoint endpoint, const Jso
       endpoint == Endpoint::kChat ? ReadChat(in, body, out) : ReadCompletions(in, out);
   if (!status.ok()) return status;
   if (out.stream && in.Find("prompt_logprobs") != nullptr) {
-    return InvalidField("prompt_logprobs", "is not available with stream");
+    if (out.fields.prompt_logprobs != 0) return InvalidField("prompt_logprobs", "is not available with stream");
+    out.fields.prompt_logprobs.reset();  // as vLLM has it: nothing is asked for
   }
   if (absl::Status checked = CheckFields(out.fields); !checked.ok()) return checked;
   return out;

@@ -51,6 +51,11 @@ struct GenerationInput {
 
 absl::StatusOr<GenerationInput> ReadGenerationInput(Endpoint endpoint, const Json& body);
 
+// A role becomes part of the prompt, often unescaped: a word of at most 64 letters, digits, _ and -, whoever says it. And how many
+// messages a chat may have.
+bool IsRole(std::string_view name);
+absl::Status CheckMessageCount(size_t messages);
+
 // Of /tokenize: a prompt or messages. Checks the messages and flattens their contents.
 absl::StatusOr<ChatInput> ReadChatInput(const Json& body);
 

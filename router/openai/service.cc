@@ -300,6 +300,9 @@ void Service::StartJob(std::shared_ptr<Exchange> exchange, Endpoint endpoint, in
           state.set_body(done->request().body);
           resumable->router_state = state.SerializeAsString();
         }
+        if (!prepared.requests.empty()) {
+          if (const absl::Status fair = CheckPriority(done->caller, prepared.requests.front().priority); !fair.ok()) return done->SendError(fair);
+        }
         int64_t tokens = 0;
         for (GenerationRequest& request : prepared.requests) {
           request.tenant = done->caller.tenant();

@@ -96,6 +96,43 @@ TEST(ClusterFailover, ASpareTakesTheLostPlaceAndTheOthersKeepTheirs) {
   for (size_t s = 0; s < stages.size(); ++s) EXPECT_EQ(cluster.pipeline().placement.stages[s].layer_begin, stages[s].layer_begin);
 }
 
+TEST(ClusterFailover, WhoStalledGivesItsPlaceToASpare) {
+  for (const bool slow_leaves_first : {true, false}) {
+    Cluster cluster;
+    cluster.state.Apply(SmallDeployment(2, 1, 1), SmallModel(), cluster.now);
+    const WorkerId slow = cluster.Join("slow");
+    const WorkerId sound = cluster.Join("sound");
+    cluster.Join("spare");
+    ASSERT_EQ(cluster.pipeline().phase, PipelinePhase::kReady);
+    const Epoch epoch = cluster.pipeline().epoch;
+    WorkerProgress progress;
+    progress.epoch = epoch.value();
+    progress.last_step = 4;
+    progress.current_step = 5;
+    progress.operation = "run the layers";
+    cluster.Beat(slow, progress);
+    progress.operation = progress.waiting_for = "receive from stage 0 rank 0";
+    cluster.Beat(sound, progress);
+    cluster.state.StepStalled(cluster.pipeline().id, epoch, StepNumber(5), "no result of step 5", cluster.now);
+    // They let go one after the other; in between the spare and one of them would be enough.
+    std::vector<WorkerId> released;
+    for (const Action& action : cluster.state.TakeActions()) {
+      if (const auto* release = std::get_if<SendRelease>(&action)) released.push_back(release->worker);
+    }
+    ASSERT_EQ(released.size(), 2u);
+    cluster.now += 5'000 * kMs;  // the pause after a failed epoch
+    for (const WorkerId id : slow_leaves_first ? std::vector{slow, sound} : std::vector{sound, slow}) {
+      cluster.state.Left(id, epoch, cluster.now);
+      cluster.Obey();
+    }
+    cluster.Pass(1'000, {slow, sound});
+    ASSERT_EQ(cluster.pipeline().phase, PipelinePhase::kReady) << cluster.pipeline().message;
+    EXPECT_EQ(cluster.assigned.at("spare").stage, 0);
+    EXPECT_EQ(cluster.assigned.at("sound").stage, 1);
+    EXPECT_EQ(cluster.state.FindWorker(slow)->phase, WorkerPhase::kIdle);
+  }
+}
+
 TEST(ClusterFailover, ASpareWithoutRoomForTheShardMeansAnotherPlacement) {
   Cluster cluster;
   cluster.state.Apply(SmallDeployment(2, 1, 1), SmallModel(), cluster.now);

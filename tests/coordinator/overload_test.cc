@@ -204,6 +204,22 @@ TEST(OverloadTest, WhoWouldBeLateIsRefusedAtOnceWithATimeToComeBack) {
   line.RunOut();
 }
 
+TEST(OverloadTest, AFullQueueStillTakesOfWhoHasLittleInIt) {
+  EpochSettings settings = Settings(1);
+  settings.max_queued_requests = 32;
+  Line line(settings);
+  for (uint64_t id = 1; id <= 60; ++id) line.Submit(MakeRequest(id, 5, "flood"));
+  ASSERT_FALSE(line.refused.empty());
+  for (uint64_t id = 101; id <= 104; ++id) line.Submit(MakeRequest(id, 5, "quiet"));
+  EXPECT_FALSE(line.refused.count(101));
+  EXPECT_FALSE(line.refused.count(102));
+  EXPECT_TRUE(line.refused.count(103)) << "a sixteenth of the queue, no more";
+  line.Submit(MakeRequest(200, 5));
+  EXPECT_TRUE(line.refused.count(200)) << "nobody's request: there are no tenants";
+  line.RunOut();
+  EXPECT_LT(line.ended_ns[101], line.ended_ns[20]) << "and it does not wait behind the flood";
+}
+
 TEST(OverloadTest, AQueueThatIsTooLongInTimeRefuses) {
   EpochSettings settings = Settings(1);
   settings.max_queue_wait_ns = 500 * kMs;
@@ -240,6 +256,23 @@ TEST(OverloadTest, AQueuedRequestThatCannotBeInTimeAnyMoreGivesItsPlaceAway) {
     EXPECT_EQ(line.refused[3].code, RefusalCode::kDeadlineExceeded);
   }
   EXPECT_EQ(line.tokens[5].size(), 10u);
+}
+
+TEST(OverloadTest, APauseAfterABurstOfForksIsNotTakenForASlowQueue) {
+  Line line(Settings(4));
+  const auto fan = [](uint64_t id) {
+    Request request = MakeRequest(id, 1);
+    request.choices.resize(4);
+    return request;
+  };
+  for (uint64_t id = 1; id <= 6; ++id) line.Submit(fan(id));
+  line.RunOut();
+  line.now += 60'000 * kMs;
+  for (uint64_t id = 11; id <= 26; ++id) line.Submit(fan(id));
+  for (int i = 0; i < 3; ++i) line.Step();
+  EXPECT_LT(line.scheduler.PredictedWaitNs("", 0), 2'000 * kMs);
+  EXPECT_TRUE(line.refused.empty());
+  line.RunOut();
 }
 
 TEST(OverloadTest, WhatNoTokenEndsIsForetoldByItsOwnLength) {

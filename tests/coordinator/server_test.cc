@@ -208,10 +208,12 @@ TEST_F(ServerTest, AStreamThatMovedIsNotGeneratedWhereItWasToo) {
   ASSERT_TRUE(Apply(1, 1, 2).ok());
   AttachClient client(server_->address());
   ASSERT_NE(client.WaitForPipeline(), 0u);
-  for (int i = 0; i < 200 && (client.snapshot().pipelines_size() < 2 || !client.snapshot().pipelines(1).ready()); ++i) {
-    absl::SleepFor(absl::Milliseconds(20));
-  }
-  ASSERT_EQ(client.snapshot().pipelines_size(), 2);
+  const auto both_ready = [&] {
+    const internal::v1::Snapshot snapshot = client.snapshot();
+    return snapshot.pipelines_size() == 2 && snapshot.pipelines(0).ready() && snapshot.pipelines(1).ready();
+  };
+  for (int i = 0; i < 200 && !both_ready(); ++i) absl::SleepFor(absl::Milliseconds(20));
+  ASSERT_TRUE(both_ready());
   const uint64_t from = client.snapshot().pipelines(0).pipeline(), to = client.snapshot().pipelines(1).pipeline();
   client.Send(AttachClient::MakeSubmit(1, from, Prompt(20, 1), 400, 1));
   ASSERT_TRUE(client.WaitFor([&] { return client.streams_locked()[{1, 0}].tokens.size() > 3; }));

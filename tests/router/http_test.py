@@ -64,6 +64,11 @@ def test_streams(c):
         check(all(x["finish_reason"] is None for x in own[:-1]), own)
         text = "".join(x["delta"].get("content", "") for x in own)
         check(index == 1 or text == ANSWER, text)
+        lead = next(x for x in chunks if x["choices"] and x["choices"][0]["index"] == index)
+        check("prompt_token_ids" not in lead, lead)
+    ids = stream(c, "/v1/chat/completions", messages=[{"role": "user", "content": "Hi"}], return_token_ids=True, prompt_logprobs=0)
+    check(ids[0]["prompt_token_ids"] and ids[0]["choices"][0]["token_ids"] == [], ids[0])
+    check(all("prompt_token_ids" not in x for x in ids[1:]) and "prompt_token_ids" not in ids[0]["choices"][0], ids)
     check(chunks[-1]["choices"] == [] and chunks[-1]["usage"]["completion_tokens"] > 0, chunks[-1])
     check(all(x["usage"] is None for x in chunks[:-1]), chunks[0])
 

@@ -310,6 +310,9 @@ TEST(SamplerTest, MasksAndBias) {
   SamplerParams nothing{.allowed_token_ids = {0}};
   nothing.bad_words = {{0}};
   EXPECT_EQ(sample(nothing), 0);  // everything is masked: the raw logits decide
+  SamplerParams list{.allowed_token_ids = {30, 40}};
+  list.bad_words = {{30}, {40}};
+  EXPECT_EQ(sample(list), 30);  // and never anything outside of the list
 }
 
 TEST(SamplerTest, Penalties) {

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "common/sampling.h"
 #include "common/status.h"
 #include "worker/sampler/fixed_math.h"
 #include "worker/sampler/philox.h"
@@ -12,7 +13,6 @@ namespace pagoda::worker {
 namespace {
 
 constexpr float kMasked = -std::numeric_limits<float>::infinity();
-constexpr double kGreedyBelow = 1e-5;  // temperature
 
 struct LogSumExp {
   float top = 0;
@@ -37,7 +37,11 @@ Sampled Sampler::Sample(std::span<const float> logits, const SamplingContext& co
     Mask(context);
     Penalise(context);
     scores = edited_;
-    if (Largest(scores) == kMasked) scores = logits;
+    if (Largest(scores) == kMasked) {
+      edited_.assign(logits.begin(), logits.end());
+      KeepAllowed(params);
+      scores = edited_;
+    }
   }
   Sampled sampled;
   sampled.token = params.temperature < kGreedyBelow ? ArgMax(scores) : ChooseAtRandom(scores, context);
@@ -117,19 +121,22 @@ bool Sampler::NeedsEditing(const SamplingContext& context) {
          context.output_index < params.min_tokens || !params.logit_bias.empty() || params.UsesCounts();
 }
 
+void Sampler::KeepAllowed(const SamplerParams& params) {
+  if (params.allowed_token_ids.empty()) return;
+  scratch_.assign(static_cast<size_t>(vocabulary_), kMasked);
+  for (const TokenId token : params.allowed_token_ids) {
+    if (token >= 0 && token < vocabulary_) scratch_[static_cast<size_t>(token)] = edited_[static_cast<size_t>(token)];
+  }
+  edited_.swap(scratch_);
+}
+
 void Sampler::Mask(const SamplingContext& context) {
   const SamplerParams& params = *context.params;
   const auto in_range = [&](TokenId token) { return token >= 0 && token < vocabulary_; };
   const auto forbid = [&](TokenId token) {
     if (in_range(token)) edited_[static_cast<size_t>(token)] = kMasked;
   };
-  if (!params.allowed_token_ids.empty()) {
-    scratch_.assign(static_cast<size_t>(vocabulary_), kMasked);
-    for (const TokenId token : params.allowed_token_ids) {
-      if (in_range(token)) scratch_[static_cast<size_t>(token)] = edited_[static_cast<size_t>(token)];
-    }
-    edited_.swap(scratch_);
-  }
+  KeepAllowed(params);
   const std::span<const TokenId> output =
       context.tokens.subspan(std::min(context.tokens.size(), static_cast<size_t>(context.prompt_length)));
   for (const std::vector<TokenId>& word : params.bad_words) {

@@ -10,7 +10,8 @@
 //      the one before left, renormalised; then one uniform number of Philox(seed, choice, output index) picks by inverse CDF
 //      in id order. Weights are integers (2^-30 of the likeliest token's; less counts as nothing), so their sums have one value
 //      whatever the order: a cut is a threshold, and nothing is sorted.
-// If everything is masked the raw logits' largest is taken. NaN never wins.
+// If everything is masked the raw logits' largest is taken, of allowed_token_ids when there are any: nothing else ever comes
+// out of that list. NaN never wins.
 // Thread rule: one thread per Sampler (it owns scratch).
 #pragma once
 
@@ -111,6 +112,7 @@ class Sampler {
   };
 
   static bool NeedsEditing(const SamplingContext& context);
+  void KeepAllowed(const SamplerParams& params);
   void Mask(const SamplingContext& context);
   void MaskRepeatedNgrams(const SamplingContext& context);
   void Penalise(const SamplingContext& context);

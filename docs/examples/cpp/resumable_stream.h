@@ -70,11 +70,32 @@ class ResumableStream {
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
     const auto stub = pagoda::v1::Inference::NewStub(
         grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments));
+    // Declared in this order: a call's context and queue outlive its reader.
+    grpc::CompletionQueue queue;
     grpc::ClientContext context;
-    const auto stream = stub->Generate(&context, request_);
+    grpc::Status status;
     pagoda::v1::GenerateResponse message;
-    while (stream->Read(&message)) on_message(message);
-    return stream->Finish();
+    bool silent = false;
+    // Whether the step that was asked for last is done and was possible. What takes longer than kGiveUp is cancelled.
+    const auto done = [&] {
+      void* tag = nullptr;
+      bool ok = false;
+      while (queue.AsyncNext(&tag, &ok, std::chrono::system_clock::now() + kGiveUp) == grpc::CompletionQueue::TIMEOUT) {
+        silent = true;
+        context.TryCancel();
+      }
+      return ok;
+    };
+    const auto stream = stub->AsyncGenerate(&context, request_, &queue, nullptr);
+    for (bool more = done(); more;) {
+      stream->Read(&message, nullptr);
+      more = done();
+      if (more) on_message(message);
+    }
+    stream->Finish(&status, nullptr);
+    done();
+    queue.Shutdown();
+    return silent ? grpc::Status(grpc::StatusCode::DEADLINE_EXCEEDED, "nothing came for 120 s") : status;
   }
 
   const std::vector<std::string> addresses_;

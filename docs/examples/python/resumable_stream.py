@@ -30,6 +30,7 @@ class ResumableStream:
                         **(headers or {})}
         self.give_up_s = give_up_s
         self.read_timeout_s = read_timeout_s
+        self.queue_timeout_s = max(read_timeout_s, 90)  # until the first event: a request may wait in a queue for 60 s
         self.last_event_id = None
         self.reconnects = -1  # the first connection is none
         self.at = 0           # which of the addresses
@@ -64,6 +65,10 @@ class ResumableStream:
         kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
         connection = kind(url.hostname, url.port, timeout=self.read_timeout_s)
         try:
+            connection.connect()
+            socket = connection.sock
+            if self.last_event_id is None:
+                socket.settimeout(self.queue_timeout_s)
             headers = dict(self.headers)
             if self.last_event_id is not None:
                 headers["Last-Event-ID"] = self.last_event_id
@@ -92,6 +97,7 @@ class ResumableStream:
                     if "error" in event:
                         raise StreamFailed(str(event["error"]))
                     self.last_event_id = event_id or self.last_event_id
+                    socket.settimeout(self.read_timeout_s)
                     data, event_id = [], None
                     yield event
         finally:
