@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -89,6 +90,14 @@ absl::StatusOr<std::vector<MadeCertificate>> MakeCertificateFolder(const Certifi
   char name[256] = {};
   if (gethostname(name, sizeof(name) - 1) == 0 && name[0] != '\0') server.hosts.emplace_back(name);
   server.hosts.insert(server.hosts.end(), options.hosts.begin(), options.hosts.end());
+  // Made anew, it is still for all that the one before was for.
+  const std::string before = absl::StrCat(ServerFolder(options.folder), "/", security::kCertificateFile);
+  if (options.renew && std::filesystem::exists(before)) {
+    PAGODA_ASSIGN_OR_RETURN(const std::vector<std::string> hosts, security::HostsOfCertificate(before));
+    for (const std::string& host : hosts) {
+      if (std::find(server.hosts.begin(), server.hosts.end(), host) == server.hosts.end()) server.hosts.push_back(host);
+    }
+  }
   PAGODA_ASSIGN_OR_RETURN(made.emplace_back(), MakeOne(options, authority, "server", server));
   return made;
 }

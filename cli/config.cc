@@ -45,6 +45,8 @@ int RunAndWait(const std::vector<std::string>& command) {
 
 absl::StatusOr<std::vector<std::string>> SectionsOf(const std::string& file) {
   std::vector<std::string> sections;
+  std::error_code ignored;
+  if (std::filesystem::is_directory(file, ignored)) return absl::InvalidArgumentError(absl::StrCat(file, " is a folder, not a file"));
   try {
     const YAML::Node root = YAML::LoadFile(file);
     for (const Process& process : Processes()) {

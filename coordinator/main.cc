@@ -99,6 +99,12 @@ void AddFlags(CLI::App& app, Flags& flags) {
 }
 
 absl::Status Validate(const Flags& flags) {
+  // A mistyped address must not become a file that each coordinator has for itself.
+  if (!pagoda::coordinator::IsEtcdAddress(flags.server.store) &&
+      (flags.server.store.starts_with("etcd:") || flags.server.store.find("://") != std::string::npos)) {
+    return absl::InvalidArgumentError(absl::StrCat("--store is '", flags.server.store,
+                                                   "': it must be a file, or begin with etcd:// or etcds://"));
+  }
   if (pagoda::coordinator::IsEtcdAddress(flags.server.store)) {
     PAGODA_RETURN_IF_ERROR(pagoda::coordinator::ParseEtcdAddress(flags.server.store).status());
     const auto listen = pagoda::ParseHostPort(flags.server.listen);

@@ -248,6 +248,27 @@ absl::StatusOr<Issued> IssueCertificate(const Issued& authority, const Certifica
 
 std::string CertificateIn(const std::string& folder) { return folder.empty() ? "" : absl::StrCat(folder, "/", kCertificateFile); }
 
+absl::StatusOr<std::vector<std::string>> HostsOfCertificate(const std::string& path) {
+  PAGODA_ASSIGN_OR_RETURN(const auto chain, ReadCertificates(path));
+  std::vector<std::string> hosts;
+  auto* names = static_cast<GENERAL_NAMES*>(X509_get_ext_d2i(chain[0].get(), NID_subject_alt_name, nullptr, nullptr));
+  for (int i = 0; i < sk_GENERAL_NAME_num(names); ++i) {
+    const GENERAL_NAME* name = sk_GENERAL_NAME_value(names, i);
+    if (name->type != GEN_DNS && name->type != GEN_IPADD) continue;
+    const ASN1_STRING* value = name->type == GEN_DNS ? name->d.dNSName : name->d.iPAddress;
+    const auto* bytes = ASN1_STRING_get0_data(value);
+    const int length = ASN1_STRING_length(value);
+    char text[INET6_ADDRSTRLEN] = {};
+    if (name->type == GEN_DNS) {
+      hosts.emplace_back(reinterpret_cast<const char*>(bytes), static_cast<size_t>(length));
+    } else if (inet_ntop(length == 4 ? AF_INET : AF_INET6, bytes, text, sizeof(text)) != nullptr && (length == 4 || length == 16)) {
+      hosts.emplace_back(text);
+    }
+  }
+  GENERAL_NAMES_free(names);
+  return hosts;
+}
+
 absl::StatusOr<int64_t> EndOfCertificate(const std::string& path) {
   PAGODA_ASSIGN_OR_RETURN(const auto chain, ReadCertificates(path));
   std::tm end{};

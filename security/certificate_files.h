@@ -41,6 +41,9 @@ struct CertificateRequest {
 };
 absl::StatusOr<Issued> IssueCertificate(const Issued& authority, const CertificateRequest& request);
 
+// The names and addresses that it is for.
+absl::StatusOr<std::vector<std::string>> HostsOfCertificate(const std::string& path);
+
 // When it ends, in seconds since 1970.
 absl::StatusOr<int64_t> EndOfCertificate(const std::string& path);
 

@@ -93,6 +93,7 @@ def what_is_wrong_is_named_with_file_and_line():
             ("router:\n  coordinators: a:1\n  api-key-file: /nonexistent\n", "--api-key-file: cannot read /nonexistent"),
             ("router: [\n", f"{path}:2: "),
             ("serve:\n  tensor-parallel-sise: 2\n", f"{path}:2: there is no option 'tensor-parallel-sise' here; is 'tensor-parallel-size' meant?"),
+            ("coordinator:\n  store: etcd:a:2379\n", "--store is 'etcd:a:2379': it must be a file, or begin with etcd:// or etcds://"),
             ("serve:\n  kv-cache-memory-bytes: lots\n", f"{path}:2: --kv-cache-memory-bytes: 'lots' is not a number of bytes such as 512M or 4G"),
         ]
         for text, message in cases:
@@ -103,6 +104,7 @@ def what_is_wrong_is_named_with_file_and_line():
         assert "none of the sections" in run("pagoda", "config", "check", path, check=1).stderr
         run("pagoda", "config", "check", path, "--for", "worker,coordinator", check=0)
         assert "cannot read" in run("pagoda", "config", "check", f"{folder}/nothing", check=1).stderr
+        assert "is a folder, not a file" in run("pagoda", "config", "check", folder, check=1).stderr
 
 
 def a_running_process_takes_up_a_new_log_level():

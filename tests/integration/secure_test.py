@@ -405,6 +405,17 @@ def a_worker_of_another_authority_does_not_join(secured):
     print(f"  the coordinator's workers looked at {looks} times")
 
 
+def a_renewed_certificate_is_for_the_same_hosts():
+    with tempfile.TemporaryDirectory() as folder:
+        pagoda("certs", folder, "--hosts", "10.79.0.1,fd00::1,llm.example.com")
+        names = lambda: subprocess.run(["openssl", "x509", "-in", f"{folder}/server/tls.crt", "-noout", "-ext", "subjectAltName"],  # noqa: E731
+                                       check=True, capture_output=True, text=True).stdout
+        before = names()
+        assert "10.79.0.1" in before and "FD00:0:0:0:0:0:0:1" in before and "llm.example.com" in before, before
+        pagoda("certs", folder, "--renew", "--hosts", "more.example.com")
+        assert names().replace(", DNS:more.example.com", "") == before, names()
+
+
 def certificates_change_under_a_running_cluster(secured):
     def shown():
         with socket.create_connection(("127.0.0.1", secured.cluster.http_port)) as raw, secured.context().wrap_socket(raw, server_hostname="localhost") as tls:
@@ -488,4 +499,4 @@ if __name__ == "__main__":
     except ImportError:
         print("skipped: the Python package grpcio is not there (tests/requirements.txt)")
         sys.exit(cluster.SKIPPED)
-    cluster.run(all_of_it)
+    cluster.run(a_renewed_certificate_is_for_the_same_hosts, all_of_it)
