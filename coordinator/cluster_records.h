@@ -87,6 +87,7 @@ struct WorkerRecord {
   std::string shard_digest;                // of what it has, as it names it
   std::shared_ptr<const HeldBlocks> held;  // of its KV, when this epoch began
   int64_t probed_ns = 0;                   // its silence was looked into; 0: it is not silent
+  int64_t forget_at_ns = 0;                // lost: until then it is shown as such
   int64_t blamed_until_ns = 0;             // a step stalled in it: another takes its place, where there is one
   std::string wedged;                      // what was found then, when it seems wedged; it has a moment left
   std::string shard;    // what it still has in memory: "digest stage rank layers"; empty: nothing

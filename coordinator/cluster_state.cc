@@ -6,6 +6,8 @@
 namespace pagoda::coordinator {
 namespace {
 
+constexpr int64_t kLeftShownNs = 60'000'000'000;  // a restart is over by then, and keeps its turn
+constexpr int64_t kLostShownNs = 3600 * int64_t{1'000'000'000};
 constexpr int64_t kBlameNs = 60'000'000'000;
 constexpr int64_t kFlapsForgottenNs = 60'000'000'000;
 
@@ -88,6 +90,7 @@ void ClusterState::Gone(WorkerId id, const std::string& why, int64_t now_ns, boo
   const int stage = worker.stage;
   const int rank = worker.rank;
   worker.phase = WorkerPhase::kLost;
+  worker.forget_at_ns = now_ns + (planned ? kLeftShownNs : kLostShownNs);
   worker.pipeline = PipelineId();
   worker.shard.clear();
   worker.held.reset();
@@ -348,6 +351,10 @@ void ClusterState::Tick(int64_t now_ns) {
     for (auto& [id, worker] : workers_) worker.heard_ns = std::min(now_ns, worker.heard_ns + (now_ns - ticked_ns_));
   }
   ticked_ns_ = now_ns;
+  // Who left on purpose is missed by nobody; who was lost is, for a while.
+  std::erase_if(workers_, [now_ns](const auto& entry) {
+    return entry.second.phase == WorkerPhase::kLost && now_ns >= entry.second.forget_at_ns;
+  });
   LookIntoSilence(now_ns);
   std::vector<std::pair<WorkerId, std::string>> late;
   for (const auto& [id, worker] : workers_) {

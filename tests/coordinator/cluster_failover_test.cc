@@ -96,6 +96,24 @@ TEST(ClusterFailover, ASpareTakesTheLostPlaceAndTheOthersKeepTheirs) {
   for (size_t s = 0; s < stages.size(); ++s) EXPECT_EQ(cluster.pipeline().placement.stages[s].layer_begin, stages[s].layer_begin);
 }
 
+TEST(ClusterFailover, WhoLeftIsForgottenAndWhoWasLostIsShownForAnHour) {
+  Cluster cluster;
+  cluster.state.Apply(SmallDeployment(2, 1, 1), SmallModel(), cluster.now);
+  const WorkerId left = cluster.Join("left");
+  const WorkerId lost = cluster.Join("lost");
+  cluster.state.Gone(left, "it was told to stop", cluster.now, /*planned=*/true);
+  cluster.state.Gone(lost, "killed", cluster.now);
+  cluster.Obey();
+  cluster.now += 61'000 * kMs;
+  cluster.Pass(200, {});
+  EXPECT_EQ(cluster.state.FindWorker(left), nullptr);
+  ASSERT_NE(cluster.state.FindWorker(lost), nullptr);
+  EXPECT_EQ(cluster.state.FindWorker(lost)->phase, WorkerPhase::kLost);
+  cluster.now += 3'600'000 * kMs;
+  cluster.Pass(200, {});
+  EXPECT_EQ(cluster.state.FindWorker(lost), nullptr);
+}
+
 TEST(ClusterFailover, WhoStalledGivesItsPlaceToASpare) {
   for (const bool slow_leaves_first : {true, false}) {
     Cluster cluster;
