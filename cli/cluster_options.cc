@@ -33,7 +33,7 @@ void AddClusterFlags(CLI::App& app, ClusterOptions& options) {
   app.add_option("--max-model-len", options.max_model_len, "longest context in tokens; default: the model's own");
   app.add_option("--activation-bits", options.activation_bits, "8 or 12")->check(CLI::IsMember({8, 12}));
   app.add_option("--kv-cache-dtype", options.kv_cache_dtype, "f16, f32, bf16 or int8")
-      ->check(CLI::IsMember({"f16", "f32", "bf16", "int8"}));
+      ->check(IsKvType());
   app.add_option("--kv-cache-memory-bytes", options.kv_cache_memory_bytes, "KV cache of each worker: 1G")
       ->check(IsByteSize());
   app.add_option("--max-num-batched-tokens", options.max_num_batched_tokens, "token rows of one step");
@@ -157,6 +157,8 @@ absl::StatusOr<int64_t> ParseBytes(const std::string& text) {
   }
   return value << shift;
 }
+
+CLI::Validator IsKvType() { return CLI::IsMember({"f16", "f32", "bf16", "int8"}); }
 
 CLI::Validator IsByteSize() {
   return Checked([](const std::string& text) { return ParseBytes(text).status(); });

@@ -72,6 +72,7 @@ std::string DefaultServedName(const std::string& model, const std::string& local
 
 // "16G", "512M", "1000": binary units.
 absl::StatusOr<int64_t> ParseBytes(const std::string& text);
+CLI::Validator IsKvType();    // of --kv-cache-dtype
 CLI::Validator IsByteSize();  // what ParseBytes takes, for ->check(...)
 
 }  // namespace pagoda::cli

@@ -110,7 +110,7 @@ void AddSpecFlags(CLI::App& app, Arguments& arguments) {
   app.add_option("--max-model-len", arguments.max_model_len, "longest context; default: the model's own");
   app.add_option("--activation-bits", arguments.activation_bits, "8 or 12")->check(CLI::IsMember({8, 12}));
   app.add_option("--kv-cache-dtype", arguments.kv_cache_dtype, "f16, f32, bf16 or int8")
-      ->check(CLI::IsMember({"f16", "f32", "bf16", "int8"}));
+      ->check(IsKvType());
   app.add_option("--kv-cache-memory-bytes", arguments.kv_cache_memory, "of each worker: 1G; default: what it offers")
       ->check(IsByteSize());
   app.add_option("--max-num-batched-tokens", arguments.max_num_batched_tokens, "token rows of one step");

@@ -135,7 +135,7 @@ int RunPlan(int argc, const char* const* argv) {
   app.add_option("--layers-per-stage", arguments.request.layers_per_stage, "16,14; default: balanced")->delimiter(',');
   app.add_option("--max-model-len", arguments.request.max_model_len, "longest context; default: the model's own");
   app.add_option("--kv-cache-dtype", arguments.kv_cache_dtype, "f16, f32, bf16 or int8")
-      ->check(CLI::IsMember({"f16", "f32", "bf16", "int8"}));
+      ->check(IsKvType());
   app.add_option("--kv-cache-memory-bytes", arguments.kv_cache_memory, "per worker: 1G; default: what is left")
       ->check(IsByteSize());
   app.add_option("--memory", arguments.memory, "of each worker: 16G; default: this machine's, shared among them")

@@ -8,4 +8,7 @@ namespace pagoda {
 // The client came back elsewhere, or somebody asked in its name: whoever still has it lets go, and leaves alone what runs now.
 inline constexpr std::string_view kTakenOverError = "ABORTED: another router goes on with this stream";
 
+// Nobody will ever go on with it.
+inline constexpr std::string_view kDeletedError = "NOT_FOUND: the model is not served any more: its deployment was deleted";
+
 }  // namespace pagoda

@@ -9,6 +9,7 @@
 
 #include "common/clock.h"
 #include "common/log.h"
+#include "common/stream_errors.h"
 #include "coordinator/pipeline_facts.h"
 
 namespace pagoda::coordinator {
@@ -188,7 +189,7 @@ void Coordinator::Do(const StopPipeline& action) {
     return;
   }
   ForgetMove(action.pipeline);
-  engine->Stop("NOT_FOUND: the model is not served any more: its deployment was deleted");
+  engine->Stop(std::string(kDeletedError));
   retired_.push_back(engine);
   rates_.erase(action.pipeline);
   MutexLock lock(&engines_mutex_);

@@ -181,7 +181,7 @@ void Coordinator::Apply(DeploymentSpec spec, ModelFacts model, Done done) {
 absl::Status Coordinator::StoreReplicas(const std::string& name, int replicas) {
   PAGODA_RETURN_IF_ERROR(CheckLeads());
   const auto found = state_.deployments().find(name);
-  if (found == state_.deployments().end() || replicas < 0) return absl::OkStatus();  // the state says what is wrong
+  if (found == state_.deployments().end()) return absl::OkStatus();  // the state says so
   DeploymentSpec spec = found->second.spec;
   spec.replicas = replicas;
   PAGODA_ASSIGN_OR_RETURN(spec, Settle(std::move(spec)));

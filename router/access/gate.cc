@@ -23,7 +23,7 @@ Gate::Left LeftOf(const Bucket& bucket, MonotonicNs now) {
 }  // namespace
 
 absl::Status CheckPriority(const Caller& caller, int priority) {
-  if (priority >= 0 || caller.MayJumpTheQueue()) return absl::OkStatus();
+  if (priority >= 0 || caller.key == nullptr || caller.key->Has(security::Scope::kAdmin)) return absl::OkStatus();
   const absl::Status denied = absl::PermissionDeniedError(
       "priority: below 0 a request goes before those of all tenants, which needs a key of scope admin besides");
   return WithCode(WithParam(denied, "priority"), "insufficient_scope");

@@ -23,12 +23,11 @@ struct Caller {
   std::string tenant() const { return key == nullptr ? "" : key->tenant; }
   std::string key_id() const { return key == nullptr ? "" : key->id; }
   bool MayUse(std::string_view model) const { return key == nullptr || key->MayUse(model); }
-  // Before everybody else's, other tenants' too: for who looks after the cluster.
-  bool MayJumpTheQueue() const { return key == nullptr || key->Has(security::Scope::kAdmin); }
   bool sees_all_models() const { return key == nullptr || key->models.empty(); }
 };
 
-// kPermissionDenied: a priority that is not this caller's to ask for.
+// kPermissionDenied: a priority that is not this caller's to ask for. Below 0 a request goes before those of all tenants: where
+// there are keys, for who looks after the cluster.
 absl::Status CheckPriority(const Caller& caller, int priority);
 
 class Gate {

@@ -300,11 +300,12 @@ void Service::StartJob(std::shared_ptr<Exchange> exchange, Endpoint endpoint, in
           state.set_body(done->request().body);
           resumable->router_state = state.SerializeAsString();
         }
-        if (!prepared.requests.empty()) {
-          if (const absl::Status fair = CheckPriority(done->caller, prepared.requests.front().priority); !fair.ok()) return done->SendError(fair);
-        }
         int64_t tokens = 0;
         for (GenerationRequest& request : prepared.requests) {
+          if (const absl::Status fair = CheckPriority(done->caller, request.priority); !fair.ok()) {
+            parts_.metrics->Rejected("invalid");
+            return done->SendError(fair);
+          }
           request.tenant = done->caller.tenant();
           tokens += MostTokens(request);
         }

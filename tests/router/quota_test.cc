@@ -2,12 +2,28 @@
 
 #include <gtest/gtest.h>
 
+#include <memory>
 #include <random>
+
+#include "router/access/gate.h"
 
 namespace pagoda::router {
 namespace {
 
 constexpr MonotonicNs kSecond = kNsPerSecond;
+
+TEST(PriorityTest, BelowZeroIsForWhoLooksAfterTheClusterWhereThereAreKeys) {
+  security::ApiKey tenant;
+  tenant.scopes = {security::Scope::kInference};
+  security::ApiKey admin;
+  admin.scopes = {security::Scope::kInference, security::Scope::kAdmin};
+  const Caller of_tenant{std::make_shared<const security::ApiKey>(tenant)}, of_admin{std::make_shared<const security::ApiKey>(admin)};
+  EXPECT_TRUE(absl::IsPermissionDenied(CheckPriority(of_tenant, -1)));
+  EXPECT_TRUE(CheckPriority(of_tenant, 0).ok());
+  EXPECT_TRUE(CheckPriority(of_tenant, 7).ok());
+  EXPECT_TRUE(CheckPriority(of_admin, -1).ok());
+  EXPECT_TRUE(CheckPriority(Caller{}, -1).ok()) << "no keys, no tenants";
+}
 
 TEST(BucketTest, AMinutesWorthAtOnceThenOneByOne) {
   Bucket bucket(60, 0);

@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "common/stream_errors.h"
 #include "tests/router/byte_tokenizer.h"
 
 namespace pagoda::router {
@@ -201,6 +202,19 @@ TEST(SessionTest, ATokenOutsideOfTheVocabularyFailsTheRequest) {
   batch.attempt = 1;
   batch.tokens = tokens;
   EXPECT_EQ(session.OnTokens(batch).kind, Kind::kFailed);
+}
+
+TEST(SessionTest, AStreamOfADeletedDeploymentEndsAndIsNotTriedAgain) {
+  Session session(Request());
+  session.NextSubmission();
+  TokenBatch batch;
+  batch.attempt = 1;
+  batch.finish = FinishReason::kError;
+  batch.error = std::string(kDeletedError);
+  const Session::Update update = session.OnTokens(batch);
+  EXPECT_EQ(update.kind, Session::Update::Kind::kFailed);
+  EXPECT_TRUE(absl::IsNotFound(update.error));
+  EXPECT_FALSE(std::string(update.error.message()).starts_with("NOT_FOUND"));
 }
 
 TEST(SessionTest, ErrorsAndUnaskedCancelsAreToldApart) {

@@ -283,7 +283,7 @@ void SimCoordinator::Do(const Action& action) {
       engine.draining = true;
       return;
     }
-    engine.scheduler->FailAll("UNAVAILABLE: the deployment was deleted");
+    engine.scheduler->FailAll(std::string(kDeletedError));
     Publish(engine);
     engines_.erase(stop->pipeline);
   }
