@@ -88,8 +88,12 @@ void Declare(CLI::App& app, Flags& flags) {
   app.add_option("--prefix-index-bytes", o.dispatcher.prefix_index_bytes,
                  "memory for prefix affinity")
       ->capture_default_str();
-  app.add_option("--max-connections", o.http.connections, "open HTTP connections")
+  app.add_option("--max-connections", o.http.connections, "open HTTP connections; at the limit idle ones are closed, and probes are still answered")
       ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  app.add_option("--max-connections-per-address", o.http.connections_per_address,
+                 "of them, from one client address; 0: no limit. Not behind a proxy, which is one address")
+      ->check(CLI::Range(0, 1 << 20))
       ->capture_default_str();
   app.add_option("--max-body-bytes", o.http.body_bytes, "of one HTTP request")
       ->check(CLI::Range(size_t{1024}, size_t{limits::kMaxGrpcMessageBytes}))

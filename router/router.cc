@@ -61,6 +61,7 @@ struct Router::State {
                    &registry, &metrics),
         service({.version = kVersion,
                  .request_timeout_ms = o.request_timeout_ms,
+                 .hold_ms = o.dispatcher.hold_ms,
                  .access_log = o.access_log,
                  .refuse_public_names = o.api_key_file.empty() && IsLoopback(o.http_listen.host),
                  .allowed_hosts = o.allowed_hosts},
@@ -77,9 +78,7 @@ struct Router::State {
                     return upstream->Send(link, std::move(message));
                   },
               .may_see_cluster =
-                  [this](const http::Request& request) {
-                    return gate->Admit(request.Header("authorization"), security::Scope::kAdmin).status();
-                  }},
+                  [this](std::string_view authorization) { return gate->Admit(authorization, security::Scope::kAdmin).status(); }},
              &metrics) {}
 
   absl::Status Listen();
@@ -125,6 +124,7 @@ absl::Status Router::State::Listen() {
   };
   events.request_id = [](std::string_view given) { return openai::RequestIdFrom(given); };
   events.rejected = [this](std::string_view reason) { metrics.Rejected(reason); };
+  events.is_probe = [](std::string_view path) { return openai::Service::IsProbe(path); };
   events.connections_changed = [this](int64_t count) { metrics.SetConnections(count); };
   std::unique_ptr<security::HttpsContext> https;
   if (const security::ServerFiles& files = options.tls; !files.certificate.empty()) {
@@ -185,7 +185,7 @@ void Router::State::OnTick() {
   pulse.Beat();
   dispatcher.Tick();
   PublishModels();
-  const bool now_serving = service.Ready() && stop_at_ns == 0;
+  const bool now_serving = service.TakesRequests() && stop_at_ns == 0;
   if (now_serving != serving) {
     serving = now_serving;
     grpc->SetServing(serving);

@@ -16,6 +16,7 @@
 #include <ctime>
 #include <optional>
 #include <thread>
+#include <vector>
 
 #include "common/config.h"
 #include "common/log.h"
@@ -35,7 +36,7 @@ using Tcp = asio::ip::tcp;
 using Request = http::request<http::empty_body>;
 using Response = http::response<http::string_body>;
 
-constexpr int kMostConnections = 64;
+constexpr size_t kMostConnections = 64;
 constexpr auto kPatience = std::chrono::seconds(10);  // for a handshake, a request, an answer
 constexpr auto kIdle = std::chrono::seconds(75);
 constexpr uint32_t kMaxHeaderBytes = 8192;
@@ -58,13 +59,26 @@ struct StatusServer::State {
   asio::awaitable<void> Answer(Stream& stream, beast::tcp_stream& lowest);
   Response AnswerTo(const Request& request);
 
+  // A stream's place in `open`.
+  class Opened {
+   public:
+    Opened(State* state, beast::tcp_stream* stream) : state_(state), stream_(stream) { state->open.push_back(stream); }
+    ~Opened() { std::erase(state_->open, stream_); }
+    Opened(const Opened&) = delete;
+    Opened& operator=(const Opened&) = delete;
+
+   private:
+    State* const state_;
+    beast::tcp_stream* const stream_;
+  };
+
   const StatusServerOptions options;
+  std::vector<beast::tcp_stream*> open;  // the oldest first; outlives what `context` runs
   asio::io_context context{1};
   Tcp::acceptor acceptor;
   KeyFile keys;
   CertificateAge certificate_age;
   std::unique_ptr<HttpsContext> https;
-  int connections = 0;
   std::thread thread;
 };
 
@@ -99,21 +113,27 @@ asio::awaitable<void> StatusServer::State::Accept() {
       co_await pause.async_wait(asio::redirect_error(asio::use_awaitable, error));
       continue;
     }
-    if (connections < kMostConnections) asio::co_spawn(context, Serve(std::move(socket)), asio::detached);
+    // The newest stay: however many come and say nothing, a probe has been answered long before it is its turn to go.
+    if (open.size() >= kMostConnections) {
+      open.front()->close();
+      open.erase(open.begin());
+    }
+    asio::co_spawn(context, Serve(std::move(socket)), asio::detached);
   }
 }
 
 asio::awaitable<void> StatusServer::State::Serve(Tcp::socket socket) {
-  ++connections;
   try {
     if (https == nullptr) {
       beast::tcp_stream stream(std::move(socket));
+      const Opened opened(this, &stream);
       co_await Answer(stream, stream);
     } else {
       const std::shared_ptr<SSL_CTX> current = https->Current(NowNs());
       SSL_CTX_up_ref(current.get());
       asio::ssl::context tls(current.get());  // takes one reference
       beast::ssl_stream<beast::tcp_stream> stream(std::move(socket), tls);
+      const Opened opened(this, &stream.next_layer());
       stream.next_layer().expires_after(kPatience);
       co_await stream.async_handshake(asio::ssl::stream_base::server, asio::use_awaitable);
       co_await Answer(stream, stream.next_layer());
@@ -121,7 +141,6 @@ asio::awaitable<void> StatusServer::State::Serve(Tcp::socket socket) {
   } catch (const std::exception&) {
     // The client went away, was too slow, or spoke something else: the connection ends.
   }
-  --connections;
 }
 
 template <typename Stream>

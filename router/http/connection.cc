@@ -1,10 +1,7 @@
 #include "router/http/connection.h"
 
 #include <boost/asio/buffer.hpp>
-#include <boost/asio/write.hpp>
-#include <charconv>
 
-#include "absl/strings/str_format.h"
 #include "router/event_loop_asio.h"
 #include "router/http/head.h"
 
@@ -17,47 +14,7 @@ namespace beast = boost::beast;
 constexpr size_t kMaxReadAhead = 64u << 10;  // pipelined bytes kept while a request is answered
 constexpr size_t kMaxChunkHeader =
     16u << 10;  // unparsed bytes of a chunked body: size line, extensions, trailers
-constexpr int64_t kLingerMs =
-    1000;  // after a refusal: reading on, so that the client sees the answer
-
-std::string_view ReasonPhrase(int status) {
-  switch (status) {
-    case 200:
-      return "OK";
-    case 400:
-      return "Bad Request";
-    case 401:
-      return "Unauthorized";
-    case 403:
-      return "Forbidden";
-    case 404:
-      return "Not Found";
-    case 405:
-      return "Method Not Allowed";
-    case 408:
-      return "Request Timeout";
-    case 413:
-      return "Payload Too Large";
-    case 415:
-      return "Unsupported Media Type";
-    case 421:
-      return "Misdirected Request";
-    case 429:
-      return "Too Many Requests";
-    case 431:
-      return "Request Header Fields Too Large";
-    case 500:
-      return "Internal Server Error";
-    case 501:
-      return "Not Implemented";
-    case 503:
-      return "Service Unavailable";
-    case 504:
-      return "Gateway Timeout";
-    default:
-      return "Status";
-  }
-}
+constexpr int64_t kProbeMs = 2000;  // for the header of a probe beyond the limit of connections
 
 }  // namespace
 
@@ -96,8 +53,10 @@ class ConnectionResponse : public Response {
   const uint64_t serial_;
 };
 
-Connection::Connection(std::shared_ptr<Server::State> server, asio::ip::tcp::socket socket)
-    : server_(std::move(server)),
+Connection::Connection(std::shared_ptr<Server::State> server, asio::ip::tcp::socket socket, std::string from, bool probes)
+    : address(std::move(from)),
+      for_probes(probes),
+      server_(std::move(server)),
       socket_(std::move(socket)),
       timer_(socket_.get_executor()),
       tls_(server_->https == nullptr
@@ -105,8 +64,27 @@ Connection::Connection(std::shared_ptr<Server::State> server, asio::ip::tcp::soc
                : std::make_unique<security::TlsSession>(server_->https->Current(NowNs()))) {}
 
 void Connection::Start() {
-  SetDeadline(server_->limits.header_timeout_ms);
+  SetDeadline(for_probes ? std::min(kProbeMs, server_->limits.header_timeout_ms) : server_->limits.header_timeout_ms);
   Read();
+}
+
+void Connection::GiveWay() {
+  if (phase_ == Phase::kHead && tls_ == nullptr) {
+    boost::system::error_code ignored;
+    socket_.write_some(asio::buffer(server_->RefusalText()), ignored);
+    socket_.shutdown(asio::ip::tcp::socket::shutdown_send, ignored);
+  }
+  Close();
+}
+
+void Connection::SetIdle(bool idle) {
+  if (idle == idle_place_.has_value()) return;
+  if (idle) {
+    idle_place_ = server_->idle.insert(server_->idle.end(), this);
+  } else {
+    server_->idle.erase(*idle_place_);
+    idle_place_.reset();
+  }
 }
 
 void Connection::SetDeadline(int64_t ms) {
@@ -158,6 +136,7 @@ void Connection::OnRead(const boost::system::error_code& error, size_t bytes) {
   if (phase_ == Phase::kLingering) return Read();  // thrown away
   if (phase_ == Phase::kHead && !head_begun_) {
     head_begun_ = true;
+    SetIdle(false);
     received_ns_ = NowNs();
     if (!first_request_) SetDeadline(server_->limits.header_timeout_ms);
   }
@@ -240,6 +219,14 @@ void Connection::ParseHead() {
   http11_ = parser_->get().version() >= 11;
   keep_alive_ = parser_->get().keep_alive();
   head_only_ = parser_->get().method() == beast::http::verb::head;
+  if (for_probes) {
+    const std::string_view target(parser_->get().target().data(), parser_->get().target().size());
+    if (!server_->events.is_probe(target.substr(0, target.find('?')))) {
+      server_->events.rejected("connections");
+      return Refuse(503, kTooManyConnections, kTooManyConnectionsText);
+    }
+    keep_alive_ = false;
+  }
   const auto length = parser_->content_length();
   if (length && *length > server_->limits.body_bytes) {
     server_->events.rejected("too_large");
@@ -341,164 +328,9 @@ void Connection::Refuse(int status, std::string_view code, std::string_view mess
   phase_ = Phase::kAnswering;
   ++serial_;
   started_ = streaming_ = complete_ = false;
-  Respond(serial_, status, "application/json", server_->events.error_body(status, code, message),
-          {{"X-Request-Id", server_->events.request_id(given)}});
-}
-
-void Connection::AppendHead(int status, std::string_view content_type, const Headers& headers) {
-  if (server_->draining) keep_alive_ = false;
-  absl::StrAppend(&next_, "HTTP/1.1 ", status, " ", AsAbsl(ReasonPhrase(status)), "\r\n");
-  if (!content_type.empty())
-    absl::StrAppend(&next_, "Content-Type: ", AsAbsl(content_type), "\r\n");
-  for (const auto& [name, value] : headers) absl::StrAppend(&next_, name, ": ", value, "\r\n");
-  if (!keep_alive_) {
-    next_ += "Connection: close\r\n";
-  } else if (!http11_) {
-    next_ += "Connection: keep-alive\r\n";
-  }
-}
-
-void Connection::Respond(uint64_t serial, int status, std::string_view content_type,
-                         std::string body, Headers headers) {
-  if (serial != serial_ || phase_ != Phase::kAnswering || started_) return;
-  started_ = complete_ = true;
-  closed_ = nullptr;
-  AppendHead(status, content_type, headers);
-  absl::StrAppend(&next_, "Content-Length: ", body.size(), "\r\n\r\n");
-  if (!head_only_) next_ += body;
-  Flush();
-}
-
-void Connection::BeginStream(uint64_t serial, int status, std::string_view content_type,
-                             Headers headers) {
-  if (serial != serial_ || phase_ != Phase::kAnswering || started_) return;
-  started_ = streaming_ = true;
-  if (!http11_) keep_alive_ = false;  // the end of the connection ends the stream
-  AppendHead(status, content_type, headers);
-  next_ += http11_ ? "Transfer-Encoding: chunked\r\n\r\n" : "\r\n";
-}
-
-bool Connection::WriteStream(uint64_t serial, std::string_view data) {
-  if (serial != serial_ || phase_ != Phase::kAnswering || !streaming_ || complete_) return false;
-  if (data.empty()) return true;
-  const auto too_much = [&] { return out_.size() + next_.size() + data.size() > server_->limits.unread_bytes; };
-  if (too_much()) Flush();
-  if (phase_ != Phase::kAnswering) return false;
-  if (too_much()) {
-    CloseWith(Response::CloseReason::kSlowReader);
-    return false;
-  }
-  if (http11_) {
-    char size[16];
-    const auto [end, error] = std::to_chars(size, size + sizeof(size), data.size(), 16);
-    (void)error;
-    next_.append(size, end);
-    next_ += "\r\n";
-    next_ += data;
-    next_ += "\r\n";
-  } else {
-    next_ += data;
-  }
-  FlushSoon();
-  return true;
-}
-
-void Connection::AbortStream(uint64_t serial) {
-  if (serial != serial_ || phase_ != Phase::kAnswering) return;
-  closed_ = nullptr;
-  Flush();
-  Close();
-}
-
-void Connection::FinishStream(uint64_t serial) {
-  if (serial != serial_ || phase_ != Phase::kAnswering || !streaming_ || complete_) return;
-  complete_ = true;
-  closed_ = nullptr;
-  if (http11_) next_ += "0\r\n\r\n";
-  FlushSoon();
-}
-
-// After what waits for the loop already: tokens of several steps, or a token and the stream's end, go out in one write.
-void Connection::FlushSoon() {
-  if (flush_posted_) return;
-  flush_posted_ = true;
-  asio::post(socket_.get_executor(), [self = shared_from_this()] {
-    self->flush_posted_ = false;
-    self->Flush();
-  });
-}
-
-void Connection::Flush() {
-  if (writing_ || phase_ == Phase::kClosed) return;
-  if (next_.empty() && wire_.empty()) {
-    if (complete_ && phase_ == Phase::kAnswering) AnswerComplete();
-    return;
-  }
-  if (tls_ == nullptr) {
-    std::swap(out_, next_);
-  } else {
-    out_.clear();
-    std::swap(out_, wire_);
-    if (!next_.empty()) tls_->Send(next_, out_);
-  }
-  next_.clear();
-  // Most writes fit in the socket's buffer: try at once, without a turn of the loop.
-  boost::system::error_code error;
-  const size_t sent = socket_.write_some(asio::buffer(out_), error);
-  if (error && error != asio::error::would_block && error != asio::error::try_again) return Close();
-  if (!error && sent == out_.size()) {
-    out_.clear();
-    if (complete_ && phase_ == Phase::kAnswering) AnswerComplete();
-    return;
-  }
-  out_.erase(0, error ? 0 : sent);
-  writing_ = true;
-  if (phase_ == Phase::kAnswering) SetDeadline(server_->limits.write_timeout_ms);
-  asio::async_write(socket_, asio::buffer(out_),
-                    [self = shared_from_this()](const boost::system::error_code& failure, size_t) {
-                      self->OnWritten(failure);
-                    });
-}
-
-void Connection::OnWritten(const boost::system::error_code& error) {
-  writing_ = false;
-  if (phase_ == Phase::kClosed) return;
-  if (error) return Close();
-  out_.clear();
-  if (phase_ == Phase::kAnswering) {  // else it was of a handshake, whose deadline stays
-    ++timer_serial_;
-    timer_.cancel();
-  }
-  Flush();
-}
-
-void Connection::AnswerComplete() {
-  ReleaseBody();
-  if (!keep_alive_) {
-    // The client may still be sending: closing now could reset the connection before it has read
-    // the answer.
-    phase_ = Phase::kLingering;
-    boost::system::error_code ignored;
-    if (tls_ != nullptr) {
-      std::string goodbye;
-      tls_->Close(goodbye);
-      socket_.write_some(asio::buffer(goodbye), ignored);
-    }
-    socket_.shutdown(asio::ip::tcp::socket::shutdown_send, ignored);
-    SetDeadline(kLingerMs);
-    return Read();
-  }
-  phase_ = Phase::kHead;
-  head_begun_ = !in_.empty();
-  received_ns_ = NowNs();
-  SetDeadline(in_.empty() ? server_->limits.idle_timeout_ms : server_->limits.header_timeout_ms);
-  if (in_.empty()) return Read();
-  // A pipelined request is there already; parse it from the loop, so that a long pipeline does not
-  // nest.
-  asio::post(socket_.get_executor(), [self = shared_from_this()] {
-    self->Advance();
-    self->Read();
-  });
+  Headers headers = {{"X-Request-Id", server_->events.request_id(given)}};
+  if (status == 503) headers.emplace_back("Retry-After", "1");
+  Respond(serial_, status, "application/json", server_->events.error_body(status, code, message), std::move(headers));
 }
 
 void Connection::ReleaseBody() {
@@ -515,6 +347,7 @@ void Connection::CloseWith(Response::CloseReason reason) {
   const auto self = shared_from_this();
   phase_ = Phase::kClosed;
   ReleaseBody();
+  SetIdle(false);
   boost::system::error_code ignored;
   socket_.close(ignored);
   timer_.cancel();

@@ -9,8 +9,10 @@
 #include <boost/asio/steady_timer.hpp>
 #include <boost/beast/http/parser.hpp>
 #include <boost/beast/http/string_body.hpp>
+#include <list>
 #include <optional>
 
+#include "absl/container/flat_hash_map.h"
 #include "router/http/server.h"
 #include "security/tls_session.h"
 
@@ -18,10 +20,17 @@ namespace pagoda::router::http {
 
 class Connection;
 
+inline constexpr std::string_view kTooManyConnections = "too_many_connections";
+inline constexpr std::string_view kTooManyConnectionsText = "this server has its limit of connections open, in all or from your address";
+
 struct Server::State : std::enable_shared_from_this<Server::State> {
   State(EventLoop* l, Limits given, Events e);
   void Accept();
   void Forget(Connection* connection);
+  // Makes room if there is none. None: the connection is refused.
+  enum class Place { kOrdinary, kForProbes, kNone };
+  Place FindPlace(const std::string& address);
+  std::string RefusalText() const;  // of a connection too many: a whole answer
 
   EventLoop* const loop;
   const Limits limits;
@@ -29,6 +38,9 @@ struct Server::State : std::enable_shared_from_this<Server::State> {
   boost::asio::ip::tcp::acceptor acceptor;
   boost::asio::steady_timer accept_pause;
   std::vector<std::shared_ptr<Connection>> connections;  // a connection knows its index
+  std::list<Connection*> idle;        // between two requests, the longest first
+  std::vector<Connection*> for_probes;  // beyond the limit of connections, the oldest first; among `connections`
+  absl::flat_hash_map<std::string, int> per_address;  // empty without a limit per address
   size_t body_bytes = 0;                                 // held by all connections
   bool draining = false;
   std::unique_ptr<security::HttpsContext> https;  // null: plain HTTP
@@ -36,12 +48,15 @@ struct Server::State : std::enable_shared_from_this<Server::State> {
 
 class Connection : public std::enable_shared_from_this<Connection> {
  public:
-  Connection(std::shared_ptr<Server::State> server, boost::asio::ip::tcp::socket socket);
+  Connection(std::shared_ptr<Server::State> server, boost::asio::ip::tcp::socket socket, std::string address, bool for_probes);
   void Start();
+  void GiveWay();  // to another one: refuses what has not begun to be answered, and closes
   void Close();  // at once; tells a handler that still answers
   void CloseIfIdle();
   bool busy() const { return phase_ == Phase::kAnswering || writing_; }
   size_t index = 0;  // in State::connections
+  const std::string address;  // as in State::per_address
+  const bool for_probes;      // answers one request, and only if it is a probe
 
  private:
   friend class ConnectionResponse;
@@ -75,6 +90,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void AnswerComplete();
   void CloseWith(Response::CloseReason reason);
   void ReleaseBody();
+  void SetIdle(bool idle);
 
   const std::shared_ptr<Server::State> server_;
   boost::asio::ip::tcp::socket socket_;
@@ -84,6 +100,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool reading_ = false;
   bool first_request_ = true;
   bool head_begun_ = false;  // bytes of the next request have come
+  std::optional<std::list<Connection*>::iterator> idle_place_;  // in State::idle
   const std::unique_ptr<security::TlsSession> tls_;  // null: plain HTTP
   std::array<char, 8192> chunk_;
   std::string in_;  // received and not parsed

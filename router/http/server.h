@@ -29,6 +29,7 @@ struct Limits {
   size_t body_bytes = limits::kMaxBodyBytes;
   size_t all_bodies_bytes = 64 * limits::kMaxBodyBytes;  // of all requests being read or answered
   int connections = limits::kMaxConnections;
+  int connections_per_address = 0;  // of one client's address; 0: no limit of its own
   int64_t header_timeout_ms =
       limits::kHeaderTimeoutMs;  // from the first byte (or the connection) to the end of the header
   int64_t body_timeout_ms = limits::kBodyTimeoutMs;
@@ -78,6 +79,8 @@ struct Events {
   // Its X-Request-Id; `given` is the client's, empty when there is none or it was not read.
   std::function<std::string(std::string_view given)> request_id;
   std::function<void(std::string_view reason)> rejected;  // too_large, connections, invalid
+  // What is answered beyond the limit of connections too, on a few kept for it: probes must not fail because there is much to do.
+  std::function<bool(std::string_view path)> is_probe;
   std::function<void(int64_t)> connections_changed;
 };
 

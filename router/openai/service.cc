@@ -101,11 +101,22 @@ const Service::Route Service::kRoutes[] = {
 
 Service::Service(Options options, Parts parts) : options_(std::move(options)), parts_(parts) {}
 
-bool Service::Ready() const {
+bool Service::IsProbe(std::string_view path) {
+  return std::ranges::any_of(kRoutes, [path](const Route& route) { return !route.scope.has_value() && path == route.path; });
+}
+
+bool Service::ModelReady() const {
   for (const ServedModel& model : parts_.registry->models()->models) {
     if (model.pipelines_ready > 0 && model.text != nullptr) return true;
   }
   return false;
+}
+
+bool Service::TakesRequests() {
+  const MonotonicNs now = NowNs();
+  was_ready_ = was_ready_ || ModelReady();
+  if (parts_.dispatcher->attached() > 0) attached_ns_ = now;
+  return was_ready_ && !draining_ && now - attached_ns_ <= options_.hold_ms * kNsPerMs;
 }
 
 void Service::Handle(std::shared_ptr<http::Request> request,
@@ -393,11 +404,11 @@ void Service::Model(std::shared_ptr<Exchange> exchange) {
 }
 
 void Service::Health(std::shared_ptr<Exchange> exchange) {
-  exchange->Send(Ready() ? 200 : 503, "", "");
+  exchange->Send(ModelReady() ? 200 : 503, "", "");
 }
 void Service::Live(std::shared_ptr<Exchange> exchange) { exchange->Send(200, "", ""); }
 void Service::ReadyProbe(std::shared_ptr<Exchange> exchange) {
-  exchange->Send(Ready() && !draining_ ? 200 : 503, "", "");
+  exchange->Send(TakesRequests() ? 200 : 503, "", "");
 }
 
 void Service::Version(std::shared_ptr<Exchange> exchange) {

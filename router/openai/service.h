@@ -23,6 +23,7 @@ class Service {
   struct Options {
     std::string version;
     int64_t request_timeout_ms = limits::kMaxRequestMs;
+    int64_t hold_ms = limits::kHoldMs;
     size_t inline_bytes = 8u << 10;  // a longer body is prepared on the pool
     bool access_log = true;
     // Open to everybody on this machine alone: then pages of the browser on it must not get in by a name of their own.
@@ -40,11 +41,17 @@ class Service {
   };
   Service(Options options, Parts parts);
 
+  // Open to everybody, cheap, and answered when there is no room for other connections.
+  static bool IsProbe(std::string_view path);
   void Handle(std::shared_ptr<http::Request> request, std::shared_ptr<http::Response> response);
   // New generations are refused, /readyz says no.
   void Drain() { draining_ = true; }
-  // A model can be asked: attached to a coordinator, a pipeline is ready, its tokenizer is loaded.
-  bool Ready() const;
+  // A model can be asked now: attached to a coordinator, a pipeline is ready, its tokenizer is loaded. What /health says.
+  bool ModelReady() const;
+  // Clients should come here, which is /readyz and grpc.health.v1: a model could be asked once, a coordinator is attached or was a
+  // hold time ago, and this router is not being stopped. A lost pipeline does not count: all routers lose it alike, requests wait for
+  // it or get a named error with Retry-After here, and behind a Service without endpoints they would get neither.
+  bool TakesRequests();
 
  private:
   using Handler = void (Service::*)(std::shared_ptr<Exchange>);
@@ -94,6 +101,8 @@ class Service {
   const Options options_;
   const Parts parts_;
   bool draining_ = false;
+  bool was_ready_ = false;
+  MonotonicNs attached_ns_ = 0;  // when a coordinator was last seen to be attached
 };
 
 }  // namespace pagoda::router::openai

@@ -89,7 +89,7 @@ void StatusPage::Handle(const http::Request& request, std::shared_ptr<http::Resp
   for (const PageFile& file : PageFiles()) {
     if (reads && path == file.path) return Answer(*response, 200, file.content_type, std::string(file.text));
   }
-  if (const absl::Status status = edges_.may_see_cluster(request); !status.ok()) {
+  if (const absl::Status status = edges_.may_see_cluster(request.Header("authorization")); !status.ok()) {
     const int code = HttpStatusOf(status);
     http::Headers headers = PageHeaders();
     if (code == 401) headers.emplace_back("WWW-Authenticate", "Bearer realm=\"pagoda\"");
@@ -100,10 +100,10 @@ void StatusPage::Handle(const http::Request& request, std::shared_ptr<http::Resp
   if (!reads) return refuse(405, "the status page is only read", "method_not_allowed");
   if (path != "/ui/events") return refuse(404, absl::StrCat("no such page: ", request.path.substr(0, 200)), "not_found");
   if (request.method == "HEAD") return Answer(*response, 200, "text/event-stream; charset=utf-8", "");
-  Stream(std::move(response));
+  Stream(std::string(request.Header("authorization")), std::move(response));
 }
 
-void StatusPage::Stream(std::shared_ptr<http::Response> response) {
+void StatusPage::Stream(std::string authorization, std::shared_ptr<http::Response> response) {
   Sweep();
   if (draining_ || viewers_.size() >= limits::kMaxPageViewers) {
     return Answer(*response, 503, "application/json",
@@ -119,6 +119,7 @@ void StatusPage::Stream(std::shared_ptr<http::Response> response) {
   metrics_->RequestEnded("other", 200, 0);
   auto viewer = std::make_shared<Viewer>();
   viewer->response = response;
+  viewer->authorization = std::move(authorization);
   response->OnClosed([weak = std::weak_ptr(viewer)](http::Response::CloseReason) {
     if (const auto held = weak.lock()) held->gone = true;
   });
@@ -208,17 +209,22 @@ void StatusPage::OnLinkLost(int link) {
 void StatusPage::EverySecond() {
   const FigureSample sample = metrics_->live().EndSecond(UnixSeconds());
   if (viewers_.empty()) return;
+  for (const auto& viewer : viewers_) {  // a key that was taken away ends what it opened
+    if (!edges_.may_see_cluster(viewer->authorization).ok()) End(*viewer);
+  }
   Sweep();
   const std::string data = JsonOf(sample);
   for (const auto& viewer : viewers_) Write(*viewer, "sample", data);
 }
 
+void StatusPage::End(Viewer& viewer) {
+  if (!viewer.gone) viewer.response->EndStream();
+  viewer.gone = true;
+}
+
 void StatusPage::Drain() {
   draining_ = true;
-  for (const auto& viewer : viewers_) {
-    if (!viewer->gone) viewer->response->EndStream();
-    viewer->gone = true;
-  }
+  for (const auto& viewer : viewers_) End(*viewer);
   Sweep();
 }
 

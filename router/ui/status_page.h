@@ -32,8 +32,9 @@ class StatusPage {
   };
   struct Edges {
     std::function<bool(int link, std::unique_ptr<internal::v1::RouterMessage>)> send;
-    // Who may see the cluster. The page itself (no data in it) and the playground's API are not asked about here.
-    std::function<absl::Status(const http::Request&)> may_see_cluster;
+    // Whether the cluster may be seen with that Authorization header; asked again each second while somebody looks. The page itself (no
+    // data in it) and the playground's API are not asked about here.
+    std::function<absl::Status(std::string_view authorization)> may_see_cluster;
   };
   StatusPage(Options options, Edges edges, Metrics* metrics);
   ~StatusPage();
@@ -51,6 +52,7 @@ class StatusPage {
  private:
   struct Viewer {
     std::shared_ptr<http::Response> response;
+    std::string authorization;
     std::map<int, uint64_t> told;  // by link: the last event's number
     bool gone = false;
   };
@@ -61,7 +63,8 @@ class StatusPage {
     std::vector<std::pair<uint64_t, std::string>> events;  // number, JSON; oldest first
   };
 
-  void Stream(std::shared_ptr<http::Response> response);
+  void Stream(std::string authorization, std::shared_ptr<http::Response> response);
+  void End(Viewer& viewer);
   void Watch(int link, bool on);
   void TellEvents(int link, Viewer& viewer);
   void Write(Viewer& viewer, std::string_view event, std::string_view data);

@@ -70,7 +70,7 @@ class Processes:
         cluster.admin_call(self.addresses[self.leader()], "ApplyDeployment", spec={
             "name": self.name, "model": cluster.model_path(), "pipeline_parallel_size": 2, "tensor_parallel_size": [1], "replicas": 1,
             "max_model_len": 512, "kv_cache_bytes": 64 << 20})
-        self.wait(lambda: self.ask("/readyz") == 200, 60)
+        self.wait(lambda: self.ask("/health") == 200, 60)
         return self
 
     def __exit__(self, kind, value, trace):
@@ -153,7 +153,7 @@ def losses_one_after_the_other():
         epochs = len(serving.events(new, "pipeline_ready"))
         os.kill(serving.children[new].pid, signal.SIGCONT)
         serving.wait(lambda: len(serving.events(new, "leads_no_more")) > 0, 15)
-        serving.wait(lambda: serving.ask("/readyz") == 200, 30)
+        serving.wait(lambda: serving.ask("/health") == 200, 30)
         stream = stream_of(serving)
         assert stream.read() and stream.ids == whole.ids
         assert len(serving.events(new, "pipeline_ready")) == epochs, "an epoch without the lease"

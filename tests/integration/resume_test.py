@@ -320,7 +320,7 @@ def routers_go_under_streams():
 def ready(serving, router):
     try:
         connection = http.client.HTTPConnection("127.0.0.1", serving.router_port(router), timeout=5)
-        connection.request("GET", "/readyz")
+        connection.request("GET", "/health")
         return connection.getresponse().status == 200
     except (OSError, http.client.HTTPException):
         return False

@@ -56,7 +56,8 @@ class Secured:
         pagoda("certs", self.tls)
         self.secrets = {}
         for name, more in (("inference", ["--scopes", "inference"]), ("metrics", ["--scopes", "metrics"]), ("admin", ["--scopes", "admin"]),
-                           ("other-model", ["--models", "another"]), ("second-tenant", []), ("to-revoke", [])):
+                           ("other-model", ["--models", "another"]), ("second-tenant", []), ("to-revoke", []),
+                           ("watching", ["--scopes", "admin"])):
             self.secrets[name] = pagoda("keys", "create", "--file", self.keys, "--tenant", name, *more).stdout.strip()
         self.cluster = Cluster("--tls", self.tls, "--api-key-file", self.keys, "--pipeline-parallel-size", "2",
                                "--kv-cache-memory-bytes", "64M", "--max-model-len", "512", *self.arguments)
@@ -445,6 +446,15 @@ def a_revoked_key_ends_within_seconds_and_at_once_on_a_signal(secured):
     deadline = time.monotonic() + 1
     while secured.complete(key)[0] != 401:
         assert time.monotonic() < deadline, "SIGHUP does not revoke"
+    # A stream that the key opened ends with it.
+    watching = http.client.HTTPSConnection("127.0.0.1", secured.cluster.http_port, timeout=10, context=secured.context())
+    watching.request("GET", "/ui/events", headers={"Authorization": f"Bearer {secured.secrets['watching']}"})
+    events = watching.getresponse()
+    assert events.status == 200 and events.readline().startswith(b"event: hello")
+    pagoda("keys", "revoke", "--file", secured.keys, secured.secrets["watching"].split("-")[2])
+    deadline = time.monotonic() + 10
+    while events.readline():  # until the end
+        assert time.monotonic() < deadline, "the status page goes on after its key was revoked"
     fresh = pagoda("keys", "create", "--file", secured.keys, "--tenant", "fresh").stdout.strip()
     secured.secrets["fresh"] = fresh
     deadline = time.monotonic() + 10

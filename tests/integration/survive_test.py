@@ -44,7 +44,7 @@ def wait_for_all(serving, killed):
         try:
             state = serving.state()
             if (killed not in serving.pids().values() and state.deployments[0].replicas_ready == state.deployments[0].spec.replicas
-                    and serving.request("GET", "/readyz")[0] == 200):
+                    and serving.request("GET", "/health")[0] == 200):
                 return
         except Exception:  # noqa: BLE001 (a coordinator that is not back yet)
             pass

@@ -166,7 +166,9 @@ TEST_F(FailoverTest, NoReadyPipelineIsServiceUnavailable) {
   StartRouter();
   only.SetReady(1, false);
   ASSERT_TRUE(
-      Eventually([&] { return Http(router_->http_port(), "GET", "/readyz", "").status == 503; }));
+      Eventually([&] { return Http(router_->http_port(), "GET", "/health", "").status == 503; }));
+  EXPECT_EQ(Http(router_->http_port(), "GET", "/readyz", "").status, 200)
+      << "clients still come here: they are told why, which a Service without endpoints would not do";
   const HttpAnswer answer = Complete(R"("max_tokens":5)");
   EXPECT_EQ(answer.status, 503);
   EXPECT_NE(answer.head.find("Retry-After"), std::string::npos);
@@ -185,7 +187,8 @@ TEST_F(FailoverTest, NewRequestsWaitForALostCoordinatorAndNotForEver) {
   const std::string address = only.address();
   coordinators_.front().reset();
   ASSERT_TRUE(
-      Eventually([&] { return Http(router_->http_port(), "GET", "/readyz", "").status == 503; }));
+      Eventually([&] { return Http(router_->http_port(), "GET", "/health", "").status == 503; }));
+  EXPECT_EQ(Http(router_->http_port(), "GET", "/readyz", "").status, 200) << "within the time that requests wait";
   HttpAnswer held;
   std::thread client([&] { held = Complete(R"("max_tokens":5)"); });
   std::this_thread::sleep_for(std::chrono::milliseconds(200));  // it is on its way before the successor

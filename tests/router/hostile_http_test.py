@@ -1,4 +1,5 @@
 """What hostile clients send over real sockets: each gets a 4xx or is cut, and the router serves the next one."""
+import http.client
 import json
 import os
 import re
@@ -155,6 +156,42 @@ def test_connection_limit(c):
     check(c.get("/livez")[0] == 200, "alive")
 
 
+def test_probes_at_the_limit(c):
+    """Full of connections that wait: probes are answered, others are told why not; idle connections give way to new ones."""
+    silent = [socket.create_connection((c.host, c.port), timeout=5) for _ in range(280)]
+    for path in ("/livez", "/readyz", "/health"):
+        check(c.get(path)[0] == 200, path + " at the limit of connections")
+    status, headers, data = c.post("/v1/completions", {"prompt": "a", "max_tokens": 2})
+    check(status == 503 and b"too_many_connections" in data and headers.get("retry-after") == "1", (status, headers, data))
+    for sock in silent:
+        sock.close()
+    idle = []
+    for _ in range(250):
+        connection = http.client.HTTPConnection(c.host, c.port, timeout=5)
+        connection.request("GET", "/livez")
+        check(connection.getresponse().read() == b"", "kept alive")
+        idle.append(connection)
+    status, _, data = c.post("/v1/completions", {"prompt": "a", "max_tokens": 2})
+    check(status == 200, ("an idle connection gives way", status, data))
+    for connection in idle:
+        connection.close()
+
+
+def test_limit_per_address():
+    with Cluster(router_flags=["--max-connections-per-address", "20", "--log-level", "warning"]) as c:
+        here = [socket.create_connection((c.host, c.port), timeout=5) for _ in range(20)]
+        with socket.create_connection((c.host, c.port), timeout=5) as sock:
+            check(b"503" in sock.recv(100), "the 21st of an address is refused")
+        with socket.create_connection((c.host, c.port), timeout=5, source_address=("127.0.0.2", 0)) as sock:
+            sock.sendall(b"GET /livez HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            check(b"200" in sock.recv(100), "another address is not concerned")
+        here.pop().close()
+        time.sleep(0.1)
+        check(c.get("/livez")[0] == 200, "room again")
+        for sock in here:
+            sock.close()
+
+
 def test_slow_reader(c):
     before = c.metric('pagoda_router_streams_cut_total{reason="slow_reader"}')
     with socket.socket() as sock:
@@ -176,11 +213,14 @@ def main():
     flags = ["--header-timeout-ms", str(TIMEOUT_MS), "--body-timeout-ms", str(TIMEOUT_MS), "--max-connections", "250",
              "--log-level", "warning", "--write-timeout-ms", "1000"]
     with Cluster(router_flags=flags) as cluster:
-        for test in (test_bodies, test_framing, test_slow, test_half_open, test_connection_limit, test_slow_reader):
+        for test in (test_bodies, test_framing, test_slow, test_half_open, test_connection_limit,
+                     test_probes_at_the_limit, test_slow_reader):
             test(cluster)
             print("passed", test.__name__)
             status, _, data = cluster.post("/v1/completions", {"prompt": "a", "max_tokens": 3})
             check(status == 200, ("after", test.__name__, status, data))
+    test_limit_per_address()
+    print("passed test_limit_per_address")
 
 
 main()

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 #include <netdb.h>
+#include <netinet/in.h>
 #include <prometheus/counter.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -78,6 +79,23 @@ TEST(StatusServerTest, WithKeysOnlyHealthIsOpen) {
   EXPECT_EQ(CodeOf(Get(port, "/metrics", "Authorization: Bearer " + inference.secret + "\r\n")), 403);
   EXPECT_EQ(CodeOf(Get(port, "/metrics", "Authorization: Bearer " + metrics.secret + "\r\n")), 200);
   std::remove(path.c_str());
+}
+
+TEST(StatusServerTest, WhoSaysNothingDoesNotKeepProbesOut) {
+  auto server = StatusServer::Start({.listen = "127.0.0.1:0", .registry = Sample(), .tls = "", .api_key_file = ""});
+  ASSERT_TRUE(server.ok()) << server.status();
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(static_cast<uint16_t>((*server)->port()));
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  std::vector<int> silent;
+  for (int i = 0; i < 200; ++i) {
+    silent.push_back(socket(AF_INET, SOCK_STREAM, 0));
+    ASSERT_EQ(connect(silent.back(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
+  }
+  EXPECT_EQ(CodeOf(Get((*server)->port(), "/livez")), 200);
+  EXPECT_EQ(CodeOf(Get((*server)->port(), "/readyz")), 200);
+  for (const int fd : silent) close(fd);
 }
 
 }  // namespace
