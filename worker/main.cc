@@ -271,7 +271,7 @@ absl::Status Serve(const WorkerOptions& options, const CLI::App& app) {
   PAGODA_ASSIGN_OR_RETURN(const std::unique_ptr<security::StatusServer> metrics_server,
                           security::StatusServer::Start({.listen = options.metrics_listen,
                                                          .registry = metrics.registry(),
-                                                         .ready = [&metrics] { return metrics.connected(); },
+                                                         .ready = [&metrics] { return metrics.Ready(); },
                                                          .tls = options.metrics_tls ? options.tls : "",
                                                          .api_key_file = options.api_key_file,
                                                          .certificate = security::CertificateIn(options.tls)}));

@@ -118,7 +118,7 @@ class Load:
 def answers(serving, router):
     try:
         connection = http.client.HTTPConnection("127.0.0.1", serving.router_port(router), timeout=5)
-        connection.request("GET", "/readyz")
+        connection.request("GET", "/health")
         return connection.getresponse().status == 200
     except (OSError, http.client.HTTPException, ValueError):
         return False
@@ -269,14 +269,37 @@ def two_versions_work_together():
                 assert complete(port, serving.name) == expected
 
 
-def answers_at(port):
+def a_worker_is_ready_when_its_pipeline_runs():
+    """What a rollout waits for: idle, or linked with the others; not while it loads or waits for them."""
+    with tempfile.TemporaryDirectory(prefix="pagoda-readiness-") as folder, \
+            Process(folder, "pagoda-coordinator", "a-coordinator", "--listen", "127.0.0.1:0", "--lease-ms", "20000") as coordinator:
+        address = coordinator.ready_text()[0]
+        flags = ["--coordinators", address, "--threads", "1", "--metrics-listen", "127.0.0.1:0"]
+        with Process(folder, "pagoda-worker", "first", *flags) as first, Process(folder, "pagoda-worker", "second", *flags) as second:
+            ports = [int(worker.ready_text()[2]) for worker in (first, second)]
+            for port in ports:
+                wait_for(lambda port=port: answers_at(port, "/readyz"), "an idle worker is not ready")
+            os.kill(second.process.pid, signal.SIGSTOP)
+            admin, _ = cluster.protos()
+            cluster.admin_call(address, "ApplyDeployment", spec=admin.DeploymentSpec(
+                name="a-model", model=cluster.model_path(), replicas=1, max_model_len=512, kv_cache_bytes=64 << 20, pipeline_parallel_size=2,
+                tensor_parallel_size=[1]))
+            wait_for(lambda: not answers_at(ports[0], "/readyz"), "a worker that waits for another one counts as ready")
+            time.sleep(1)
+            assert not answers_at(ports[0], "/readyz") and answers_at(ports[0], "/livez")
+            os.kill(second.process.pid, signal.SIGCONT)
+            for port in ports:
+                wait_for(lambda port=port: answers_at(port, "/readyz"), "a worker of a running pipeline is not ready")
+
+
+def answers_at(port, path="/health"):
     try:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-        connection.request("GET", "/readyz")
+        connection.request("GET", path)
         return connection.getresponse().status == 200
     except (OSError, http.client.HTTPException):
         return False
 
 
 if __name__ == "__main__":
-    cluster.run(two_versions_work_together, every_process_is_replaced_under_load, plain_clients_bear_killed_workers_and_coordinators)
+    cluster.run(two_versions_work_together, a_worker_is_ready_when_its_pipeline_runs, every_process_is_replaced_under_load, plain_clients_bear_killed_workers_and_coordinators)

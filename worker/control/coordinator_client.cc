@@ -256,7 +256,10 @@ void CoordinatorClient::OnFault(const FaultReport& fault) {
   options_.metrics->OnFault();
   Write(ToWire(fault));
 }
-void CoordinatorClient::OnLeft(Epoch epoch) { Write(LeftMessage(epoch)); }
+void CoordinatorClient::OnLeft(Epoch epoch) {
+  options_.metrics->OnLeft();
+  Write(LeftMessage(epoch));
+}
 void CoordinatorClient::OnKvFilled(const KvFilled& filled) { Write(ToWire(filled)); }
 void CoordinatorClient::OnStep(const Assignment& assignment, const StepTimes& times,
                                const Transport::Counters& counters) {

@@ -43,6 +43,7 @@ struct WorkerMetrics::State {
   prometheus::Gauge& weights = prometheus::BuildGauge().Name("pagoda_worker_weights_bytes").Help("Bytes of loaded weights.").Register(*registry).Add({});
   prometheus::Gauge& kv = prometheus::BuildGauge().Name("pagoda_worker_kv_cache_bytes").Help("Bytes of the KV cache.").Register(*registry).Add({});
   prometheus::Gauge& connected = prometheus::BuildGauge().Name("pagoda_worker_connected").Help("1 while registered at a coordinator.").Register(*registry).Add({});
+  prometheus::Gauge& loading = prometheus::BuildGauge().Name("pagoda_worker_loading").Help("1 from an assignment until its pipeline is linked: the stage is loaded, or waits for others.").Register(*registry).Add({});
   prometheus::Counter& faults = prometheus::BuildCounter().Name("pagoda_worker_faults_total").Help("Epochs that this worker saw fail.").Register(*registry).Add({});
 
   Mutex mutex;
@@ -93,13 +94,18 @@ void WorkerMetrics::OnStep(const Assignment& assignment, const StepTimes& times,
 }
 
 void WorkerMetrics::OnLoad(const LoadReport& report) {
+  state_->loading.Set(report.phase == LoadPhase::kLinked ? 0 : 1);
   if (report.phase == LoadPhase::kLoading) return;
   state_->weights.Set(static_cast<double>(report.weights_bytes));
   state_->kv.Set(static_cast<double>(report.kv_bytes));
 }
 
 void WorkerMetrics::OnFault() { state_->faults.Increment(); }
-void WorkerMetrics::SetConnected(bool connected) { state_->connected.Set(connected ? 1 : 0); }
-bool WorkerMetrics::connected() const { return state_->connected.Value() > 0; }
+void WorkerMetrics::OnLeft() { state_->loading.Set(0); }
+void WorkerMetrics::SetConnected(bool connected) {
+  state_->loading.Set(0);  // what was under way ends with the attachment; an assignment sets it again
+  state_->connected.Set(connected ? 1 : 0);
+}
+bool WorkerMetrics::Ready() const { return state_->connected.Value() > 0 && state_->loading.Value() == 0; }
 
 }  // namespace pagoda::worker

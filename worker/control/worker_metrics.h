@@ -20,8 +20,10 @@ class WorkerMetrics {
   void OnStep(const Assignment& assignment, const StepTimes& times, const Transport::Counters& counters);
   void OnLoad(const LoadReport& report);
   void OnFault();
+  void OnLeft();
   void SetConnected(bool connected);
-  bool connected() const;
+  // Registered, and not on the way to a running pipeline: idle, or linked with the others of its pipeline.
+  bool Ready() const;
 
  private:
   struct State;
