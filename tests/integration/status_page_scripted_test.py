@@ -222,10 +222,56 @@ def events_picture_a_lost_worker(opened):
         assert page.script("return [...document.querySelectorAll('svg')].every((s) => s.getAttribute('aria-label'))")
 
 
+def what_stays_is_not_made_anew(opened):
+    """Who reads, selects or scrolls is not thrown out every second; who wants it still gets it still."""
+    with ScriptedRouter() as router:
+        page = Opened(opened, router)
+        page.wait("live", "#connection")
+        router.tell("cluster", state())
+        router.tell("sample", sample())
+        page.wait("step 12.5 ms", ".rank")
+        page.script("""window.kept = ['.rank', '[data-pipeline]', '#tiles div', 'table', 'figure svg text'].map((s) => document.querySelector(s));
+                       document.querySelector('.scroll').focus();""")
+        router.tell("cluster", state(step_ms=14.5, state="loading", load_progress=0.5))
+        router.tell("sample", sample(output_tokens=77))
+        page.wait("loading, 50%", ".rank")
+        wait_for("the tile", lambda: page.tiles()["Output"] == "77 tok/s", 10)
+        assert page.script("return window.kept.every((node) => node.isConnected) && document.activeElement.matches('.scroll')")
+        # A worker goes and another comes: each box stays its own worker's.
+        many = state()
+        many["cluster"]["workers"] += [{**many["cluster"]["workers"][0], "id": str(n), "name": f"w{n}", "rank": n} for n in (1, 2)]
+        router.tell("cluster", many)
+        page.wait("w2", "#coordinators")
+        page.script("window.second = document.querySelector('[data-worker=w2]')")
+        del many["cluster"]["workers"][1]
+        router.tell("cluster", many)
+        wait_for("w1 to go", lambda: "w1" not in page.seen("#coordinators"), 10)
+        assert page.script("return window.second.isConnected && window.second.dataset.worker === 'w2'")
+        pause = opened.find_element("css selector", "#pause")
+        pause.click()
+        assert pause.get_attribute("aria-pressed") == "true" and "stands still" in page.script("return document.querySelector('#announce').textContent")
+        router.tell("cluster", state(pipeline="draining"))
+        router.tell("sample", sample(output_tokens=99))
+        router.tell("events", {"link": 1, "coordinator": "c0", "events": [{"number": "1", "unix_ms": str(int(1000 * time.time())), "kind": "worker_lost",
+                                                                         "text": "w0 is lost"}]})
+        wait_for("who cannot see it", lambda: page.script("return document.querySelector('#announce').textContent") == "w0 is lost", 10)
+        assert "draining" not in page.seen("#coordinators") and page.tiles()["Output"] == "77 tok/s" and "w0 is lost" not in page.seen("#event-list")
+        pause.click()
+        page.wait("draining", "#coordinators")
+        page.wait("w0 is lost", "#event-list")
+        assert page.tiles()["Output"] == "99 tok/s"
+        # What scrolls can be reached by keyboard, and every field has a short name.
+        assert page.script("""return [...document.querySelectorAll('#event-list, .scroll, #conversation')].every((e) => e.tabIndex === 0 &&
+          (e.getAttribute('aria-label') || e.getAttribute('aria-labelledby')))""")
+        names = page.script("return [...document.querySelectorAll('input, select, textarea')].map((e) => e.labels[0]?.textContent.trim() ?? '')")
+        assert all(0 < len(name) < 20 for name in names), names
+        assert page.script("return document.querySelector('#timings').getAttribute('role')") is None, "each token would be read out"
+
+
 def in_a_browser():
     with browser() as opened:
         for part in (without_a_key_the_page_asks_for_one, a_lost_pipeline_has_no_rates, what_is_old_is_not_shown_as_if_it_were_of_now,
-                     events_picture_a_lost_worker):
+                     events_picture_a_lost_worker, what_stays_is_not_made_anew):
             opened.get("about:blank")
             part(opened)
             bad = [entry for entry in opened.get_log("browser") if entry["level"] == "SEVERE" and "Failed to load resource" not in entry["message"]]

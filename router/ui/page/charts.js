@@ -1,22 +1,7 @@
 // Line charts over the last seconds, and small bars. SVG by hand; every picture has a sentence for those who do not see it.
-const NAMESPACE = "http://www.w3.org/2000/svg";
+import {element, patch, svg} from "./dom.js";
+
 const HEIGHT = 150, LEFT = 44, BOTTOM = 18, TOP = 8, SECONDS = 300;
-
-export function svg(name, attributes = {}, ...children) {
-  const element = document.createElementNS(NAMESPACE, name);
-  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-  element.append(...children);
-  return element;
-}
-
-export function element(name, attributes = {}, ...children) {
-  const made = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) {
-    if (value !== undefined && value !== null) made.setAttribute(key, value);
-  }
-  made.append(...children.filter((child) => child !== null && child !== undefined));
-  return made;
-}
 
 export function number(value) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
@@ -84,11 +69,11 @@ export class Chart {
       parts.push(label);
     }
     this.series.forEach(({key}, index) => parts.push(...this.line(samples, key, index ? "b" : "a", x, y)));
-    this.picture.replaceChildren(...parts);
+    patch(this.picture, parts);
     const last = (live ? samples[samples.length - 1] : null) ?? {};
     const words = this.series.map(({key, name}) => `${name} ${this.format(last[key] ?? null)}`);
     this.picture.setAttribute("aria-label", `${this.title}, now: ${words.join(", ")}; highest of five minutes ${this.format(most)}`);
-    this.legend.replaceChildren(...this.series.flatMap(({}, index) => [
+    patch(this.legend, this.series.flatMap(({}, index) => [
       element("span", {class: index ? "key-b" : "key-a", "aria-hidden": "true"}), words[index] + (index + 1 < words.length ? "\u2003" : "")]));
   }
 

@@ -1,5 +1,6 @@
 // Draws what coordinators tell: deployments, pipelines as rows of stages, a box per rank, and workers without a place.
-import {bytes, element, meter, number} from "./charts.js";
+import {bytes, meter, number} from "./charts.js";
+import {element, patch} from "./dom.js";
 
 const WORKER_KIND = {ready: "good", loading: "warn", releasing: "warn", idle: "", lost: "bad"};
 const PIPELINE_KIND = {ready: "good", assembling: "warn", draining: "warn", pending: "bad", failed: "bad"};
@@ -85,7 +86,7 @@ function deploymentTable(cluster) {
       element("td", {}, `${entry.replicas_ready} of ${entry.spec.replicas}`), element("td", {}, number(entry.spec.pipeline_parallel_size || 1)),
       element("td", {}, Number(entry.max_model_len) ? number(Number(entry.max_model_len)) : "–"), element("td", {}, entry.message));
   });
-  return element("div", {class: "card scroll"}, element("table", {}, element("thead", {}, head), element("tbody", {}, ...rows)));
+  return element("div", {class: "card scroll", role: "region", "aria-label": "Deployments", tabindex: 0}, element("table", {}, element("thead", {}, head), element("tbody", {}, ...rows)));
 }
 
 function coordinatorBlock({cluster, fresh, at}) {
@@ -102,10 +103,10 @@ function coordinatorBlock({cluster, fresh, at}) {
 // Each entry: {cluster, fresh, at (milliseconds since 1970)}.
 export function drawClusters(parent, clusters) {
   if (clusters.size === 0) {
-    parent.replaceChildren(element("p", {class: "bad"}, "No coordinator is attached to this router."));
+    patch(parent, [element("p", {class: "bad"}, "No coordinator is attached to this router.")]);
     return;
   }
-  parent.replaceChildren(...[...clusters.values()].map(coordinatorBlock));
+  patch(parent, [...clusters.values()].map(coordinatorBlock));
 }
 
 // What the tiles show; null when nothing is known of now.

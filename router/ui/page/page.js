@@ -1,6 +1,7 @@
 // Puts the page together: one stream of events from the router, kept up; what it tells is drawn.
-import {Chart, element, milliseconds, number, svg} from "./charts.js";
+import {Chart, milliseconds, number} from "./charts.js";
 import {drawClusters, totals} from "./cluster.js";
+import {element, patch, svg} from "./dom.js";
 import {loadModels, serverEvents, startPlayground} from "./playground.js";
 
 const byId = (id) => document.getElementById(id);
@@ -14,6 +15,7 @@ const clusters = new Map();  // link -> {cluster, fresh, at}
 let samples = [];
 let happened = [];           // newest first: {at, kind, text}
 let live = false;            // the router's stream is there
+let paused = false;          // what comes is kept, and drawn later
 
 const charts = [
   new Chart(byId("chart-grid"), "Tokens", "per second", [{key: "output_tokens", name: "out"}, {key: "prompt_tokens", name: "in"}]),
@@ -23,24 +25,25 @@ const charts = [
 ];
 
 function drawTiles() {
+  if (paused) return;
   const sums = totals(clusters);
   const last = live ? samples.at(-1) : undefined;
   const recent = last && samples.filter((sample) => sample.first_token_p95_ms !== null && last.unix_s - sample.unix_s < RECENT_SECONDS).at(-1);
   const tile = (name, value, small = "", kind = "") =>
     element("div", {}, element("dt", {}, name), element("dd", {class: kind}, value, small ? element("small", {}, " " + small) : null));
-  byId("tiles").replaceChildren(
+  patch(byId("tiles"), [
     tile("Pipelines ready", sums ? `${sums.ready} of ${sums.pipelines}` : "–", "", sums && sums.ready < sums.pipelines ? "bad" : ""),
     tile("Workers", sums ? number(sums.workers) : "–", sums?.lost ? `${sums.lost} lost` : "", sums?.lost ? "warn" : ""),
     tile("Running", sums ? number(sums.running) : "–", sums ? `${number(sums.waiting)} waiting` : ""),
     tile("Output", last ? number(last.output_tokens) : "–", last ? "tok/s" : ""),
     tile("First token, p95", recent ? milliseconds(recent.first_token_p95_ms) : "–"),
-    tile("KV cache", sums?.blocks ? `${Math.round(100 * sums.used / sums.blocks)}%` : "–", sums?.blocks ? "in use" : ""));
+    tile("KV cache", sums?.blocks ? `${Math.round(100 * sums.used / sums.blocks)}%` : "–", sums?.blocks ? "in use" : "")]);
 }
 
 function drawCluster(waiting = "") {
   if (waiting) {
-    byId("coordinators").replaceChildren(element("p", {class: "quiet"}, waiting));
-  } else {
+    patch(byId("coordinators"), [element("p", {class: "quiet"}, waiting)]);
+  } else if (!paused) {
     drawClusters(byId("coordinators"), clusters);
   }
   drawTiles();
@@ -77,18 +80,21 @@ function eventPicture(kind) {
 
 function drawEvents(nothing = "Nothing has happened since this page was opened.") {
   if (happened.length === 0) {
-    byId("event-list").replaceChildren(element("li", {class: "quiet"}, nothing));
+    patch(byId("event-list"), [element("li", {class: "quiet"}, nothing)]);
     return;
   }
-  byId("event-list").replaceChildren(...happened.map((event) => {
+  if (paused) return;
+  patch(byId("event-list"), happened.map((event) => {
     const when = new Date(event.at);
-    return element("li", {"data-kind": event.kind}, element("time", {datetime: when.toISOString()}, when.toLocaleTimeString([], {hour12: false})),
+    return element("li", {"data-kind": event.kind, "data-number": event.number}, element("time", {datetime: when.toISOString()}, when.toLocaleTimeString([], {hour12: false})),
       eventPicture(event.kind), element("span", {class: EVENT_KIND[event.kind] ?? ""}, event.kind.replaceAll("_", " ")), element("span", {}, event.text));
   }));
 }
 
+let tellings = 0;
+
 function tellEvent(at, kind, text) {
-  happened.push({at, kind, text});
+  happened.push({at, kind, text, number: ++tellings});
   happened.sort((a, b) => b.at - a.at);
   happened = happened.slice(0, KEPT_EVENTS);
   drawEvents();
@@ -100,7 +106,9 @@ function addSample(sample) {
   if (sample.retries > 0) tellEvent(1000 * sample.unix_s, "failover", `${number(sample.retries)} streams were submitted again in this second`);
 }
 
-const drawCharts = () => charts.forEach((chart) => chart.draw(samples, live));
+function drawCharts() {
+  if (!paused) charts.forEach((chart) => chart.draw(samples, live));
+}
 
 function forget() {
   samples = [];
@@ -153,8 +161,21 @@ function setLive(now) {
   drawTiles();
 }
 
+function pause(now) {
+  paused = now;
+  byId("pause").setAttribute("aria-pressed", String(paused));
+  byId("pause").textContent = paused ? "Go on" : "Pause";
+  byId("announce").textContent = paused ? "The page stands still. What happens meanwhile is shown when it goes on." : "The page shows what is now.";
+  if (paused) return;
+  if (clusters.size > 0) drawCluster();
+  drawTiles();
+  drawCharts();
+  drawEvents();
+}
+
 // Nothing of the cluster is shown, not even zeros, until there is a key that may see it.
 function askForKey(status, key) {
+  pause(false);
   forget();
   setConnection("needs a key", "warn");
   document.body.dataset.locked = "yes";
@@ -211,6 +232,7 @@ async function follow() {
   }
 }
 
+byId("pause").addEventListener("click", () => pause(!paused));
 byId("theme").addEventListener("click", () => {
   const root = document.documentElement;
   const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;

@@ -1,5 +1,6 @@
 // A conversation over /v1/chat/completions, streamed, with the time of every piece that comes.
-import {element, milliseconds, number, svg} from "./charts.js";
+import {milliseconds, number} from "./charts.js";
+import {element, patch, svg} from "./dom.js";
 
 const byId = (id) => document.getElementById(id);
 const KEY = "pagoda-api-key";
@@ -82,8 +83,8 @@ function drawTimes(times) {
   const most = Math.max(...shown, 1);
   const bars = shown.map((time, index) => svg("rect", {x: index * 4, width: 3, y: 50 - 48 * time / most, height: Math.max(1, 48 * time / most),
                                                         class: index === 0 && shown.length === times.length ? "first" : ""}));
-  byId("token-chart").replaceChildren(svg("svg", {viewBox: `0 0 ${Math.max(240, shown.length * 4)} 50`, preserveAspectRatio: "none", role: "img",
-    "aria-label": `Time of each piece of the answer, the longest ${milliseconds(most)}`}, ...bars));
+  patch(byId("token-chart"), [svg("svg", {viewBox: `0 0 ${Math.max(240, shown.length * 4)} 50`, preserveAspectRatio: "none", role: "img",
+    "aria-label": `Time of each piece of the answer, the longest ${milliseconds(most)}`}, ...bars)]);
 }
 
 class Answer {
@@ -159,6 +160,8 @@ async function send(event) {
     if (!response.ok) throw new Error((await response.json()).error?.message ?? `HTTP ${response.status}`);
     await receive(response, answer);
     answer.tell();
+    // Said once and whole: a screen reader that read each token as it comes would never keep up.
+    byId("announce").textContent = `The model answered: ${answer.text}`;
   } catch (error) {
     if (error.name === "AbortError") {
       answer.finish = "your stop";
@@ -167,6 +170,7 @@ async function send(event) {
       answer.paragraph.classList.add("failed");
       answer.paragraph.append(` ${error.message}`);
       byId("timings").textContent = "failed";
+      byId("announce").textContent = `No answer: ${error.message}`;
     }
   }
   if (answer.text) {
