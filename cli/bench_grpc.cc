@@ -19,6 +19,12 @@ std::string GrpcAuthority(const BenchOptions& options) {
   return options.authority.empty() ? "system" : options.authority;
 }
 
+grpc::ChannelArguments GrpcArguments(const BenchOptions& options) {
+  grpc::ChannelArguments arguments;
+  if (!options.server_name.empty()) arguments.SetSslTargetNameOverride(options.server_name);
+  return arguments;
+}
+
 double Seconds(Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
 
 class GrpcLoad {
@@ -26,7 +32,8 @@ class GrpcLoad {
   GrpcLoad(const BenchOptions& options, const std::vector<PlannedRequest>& plan)
       : options_(options),
         plan_(plan),
-        stub_(v1::Inference::NewStub(grpc::CreateChannel(options.grpc, security::PublicChannelCredentials(GrpcAuthority(options))))),
+        stub_(v1::Inference::NewStub(grpc::CreateCustomChannel(
+            options.grpc, security::PublicChannelCredentials(GrpcAuthority(options)), GrpcArguments(options)))),
         records_(plan.size()) {}
 
   std::vector<RequestRecord> Run() {

@@ -177,7 +177,7 @@ class HttpLoad {
       co_await lowest.async_connect(addresses_, asio::use_awaitable);
       lowest.socket().set_option(Tcp::no_delay(true));
       if (https_) {
-        VerifyHost(*stream, server_.host);
+        VerifyHost(*stream, options_.server_name.empty() ? server_.host : options_.server_name);
         co_await stream->async_handshake(asio::ssl::stream_base::client, asio::use_awaitable);
       }
     }
@@ -255,7 +255,8 @@ absl::StatusOr<std::string> FirstModelOverHttp(const BenchOptions& options) {
   PAGODA_ASSIGN_OR_RETURN(HostPort server, ParseServer(options.url));
   HttpRequest request{.server = std::move(server),
                       .target = "/v1/models",
-                      .authority = AuthorityFor(options.url, options.authority)};
+                      .authority = AuthorityFor(options.url, options.authority),
+                      .server_name = options.server_name};
   if (!options.api_key.empty()) request.headers["Authorization"] = "Bearer " + options.api_key;
   PAGODA_ASSIGN_OR_RETURN(const HttpResponse response, HttpCall(request));
   const std::string model = TextAt(nlohmann::json::parse(response.body, nullptr, false), "/data/0/id");

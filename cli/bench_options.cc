@@ -77,6 +77,7 @@ void AddBenchFlags(CLI::App& app, BenchOptions& options) {
   app.add_option("--model", options.model, "default: the first one served");
   app.add_option("--api-key", options.api_key, "sent as a bearer token; better in the environment, where nobody else reads it")->envname("PAGODA_API_KEY");
   app.add_option("--ssl-ca-certs", options.authority, kAuthorityHelp);
+  app.add_option("--ssl-server-name", options.server_name, kServerNameHelp);
   app.add_flag("--grpc-tls", options.grpc_tls, "speak TLS to --grpc");
   app.add_option("--num-prompts", options.requests, "requests")->check(CLI::Range(1, 10'000'000));
   app.add_option("--max-concurrency", options.concurrency,

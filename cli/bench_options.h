@@ -33,6 +33,7 @@ struct BenchOptions {
   std::string model;
   std::string api_key;
   std::string authority;        // of https and of gRPC with TLS: a file
+  std::string server_name;      // what the server's certificate is for; empty: its address
   bool grpc_tls = false;
   int requests = 100;
   int concurrency = 0;          // closed loop when above 0

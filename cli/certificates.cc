@@ -68,7 +68,8 @@ absl::StatusOr<MadeCertificate> MakeOne(const CertificateFolderOptions& options,
     PAGODA_RETURN_IF_ERROR(security::WriteTextFile(in + security::kAuthorityFile, authority.certificate, /*secret=*/false));
     PAGODA_RETURN_IF_ERROR(Exchange(fresh, result.folder));
   }
-  PAGODA_ASSIGN_OR_RETURN(result.end_unix_s, security::EndOfCertificate(certificate));
+  PAGODA_ASSIGN_OR_RETURN(const security::Validity life, security::ValidityOfCertificate(certificate));
+  result.end_unix_s = life.end_unix_s;
   return result;
 }
 

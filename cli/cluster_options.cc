@@ -20,7 +20,7 @@ void AddClusterFlags(CLI::App& app, ClusterOptions& options) {
                  "stages of a pipeline; default 2, or as many as --tensor-parallel-size lists");
   app.add_option("--tensor-parallel-size", options.tensor_parallel_size, "workers per stage: one number, or one per stage: 3,1")
       ->delimiter(',');
-  app.add_option("--layers-per-stage", options.layers_per_stage, "layers of each stage: 16,14; default: balanced")
+  app.add_option("--layers-per-stage", options.layers_per_stage, "layers of each stage: 16,14; default: balanced")->check(CLI::Range(1, limits::kMaxLayers))
       ->delimiter(',');
   app.add_option("--data-parallel-size", options.data_parallel_size, "pipelines that serve the model side by side");
   app.add_option("--num-coordinators", options.num_coordinators,

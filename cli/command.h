@@ -27,6 +27,8 @@ inline constexpr const char* kTlsHelp = "folder with tls.crt, tls.key and ca.crt
 
 inline constexpr const char* kAuthorityHelp = "PEM file of the authority that signed an https server's certificate; default: this machine's";
 
+inline constexpr const char* kServerNameHelp = "name that an https server's certificate is for, where it is reached by another one; default: the address's";
+
 inline constexpr int kExitOk = 0;
 inline constexpr int kExitFailed = 1;
 inline constexpr int kExitUsage = 2;

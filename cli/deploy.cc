@@ -6,6 +6,7 @@
 #include "cli/command.h"
 #include "cli/terminal.h"
 #include "common/config.h"
+#include "common/limits.h"
 
 namespace pagoda::cli {
 namespace {
@@ -105,7 +106,7 @@ void AddSpecFlags(CLI::App& app, Arguments& arguments) {
   app.add_option("--pipeline-parallel-size", arguments.stages, "stages");
   app.add_option("--tensor-parallel-size", arguments.tensor_parallel, "one number, or one per stage: 3,1")
       ->delimiter(',');
-  app.add_option("--layers-per-stage", arguments.layers_per_stage, "16,14; default: balanced")->delimiter(',');
+  app.add_option("--layers-per-stage", arguments.layers_per_stage, "16,14; default: balanced")->check(CLI::Range(1, limits::kMaxLayers))->delimiter(',');
   app.add_option("--data-parallel-size", arguments.replicas, "pipelines");
   app.add_option("--max-model-len", arguments.max_model_len, "longest context; default: the model's own");
   app.add_option("--activation-bits", arguments.activation_bits, "8 or 12")->check(CLI::IsMember({8, 12}));

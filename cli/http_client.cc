@@ -78,7 +78,7 @@ asio::awaitable<HttpResponse> Exchange(const HttpRequest& request,
   co_await lowest.async_connect(addresses, asio::use_awaitable);
   lowest.socket().set_option(Tcp::no_delay(true));
   if (request.authority.empty()) co_return co_await Converse(lowest, lowest, request, on_body);
-  VerifyHost(stream, request.server.host);
+  VerifyHost(stream, request.server_name.empty() ? request.server.host : request.server_name);
   co_await stream.async_handshake(asio::ssl::stream_base::client, asio::use_awaitable);
   co_return co_await Converse(stream, lowest, request, on_body);
 }

@@ -20,6 +20,7 @@ struct HttpRequest {
   std::map<std::string, std::string> headers = {};
   int timeout_ms = 10'000;  // for connecting and between any two pieces of the answer
   std::string authority = {};  // https: a file of certificates, or "system"; empty: plain http
+  std::string server_name = {};  // https: what the certificate must be for; empty: the server's host
 };
 
 struct HttpResponse {

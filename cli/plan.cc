@@ -11,6 +11,7 @@
 #include "cli/model_cache.h"
 #include "cli/terminal.h"
 #include "common/config.h"
+#include "common/limits.h"
 #include "coordinator/placement.h"
 
 namespace pagoda::cli {
@@ -132,7 +133,7 @@ int RunPlan(int argc, const char* const* argv) {
   app.add_option("--pipeline-parallel-size", arguments.request.stages, "stages")->capture_default_str();
   app.add_option("--tensor-parallel-size", arguments.request.tensor_parallel, "one number, or one per stage: 3,1")
       ->delimiter(',');
-  app.add_option("--layers-per-stage", arguments.request.layers_per_stage, "16,14; default: balanced")->delimiter(',');
+  app.add_option("--layers-per-stage", arguments.request.layers_per_stage, "16,14; default: balanced")->check(CLI::Range(1, limits::kMaxLayers))->delimiter(',');
   app.add_option("--max-model-len", arguments.request.max_model_len, "longest context; default: the model's own");
   app.add_option("--kv-cache-dtype", arguments.kv_cache_dtype, "f16, f32, bf16 or int8")
       ->check(IsKvType());

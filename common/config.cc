@@ -7,6 +7,7 @@
 #include <iostream>
 #include <map>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
 #include "common/log.h"
@@ -74,7 +75,9 @@ class YamlConfig : public CLI::Config {
 
   std::vector<CLI::ConfigItem> from_config(std::istream& input) const override {
     lines_.clear();
-    const YAML::Node root = YAML::Load(input);
+    const std::vector<YAML::Node> documents = YAML::LoadAll(input);
+    if (documents.size() > 1) throw WrongEntry(File(), documents[1].Mark().line + 1, "a second document begins here (---): the file is one map of names to values");
+    const YAML::Node root = documents.empty() ? YAML::Node() : documents[0];
     std::map<std::string, CLI::ConfigItem> items;
     if (root && !root.IsNull()) {
       if (!root.IsMap()) throw WrongEntry(File(), root.Mark().line + 1, "the file is not a map of names to values");
@@ -235,6 +238,10 @@ absl::StatusOr<HostPort> ParseHostPort(const std::string& text) {
   result.host = bracketed ? text.substr(1, colon - 2) : text.substr(0, colon);
   if (!bracketed && result.host.find(':') != std::string::npos) {
     return absl::InvalidArgumentError(absl::StrCat("'", text, "' is not host:port (an IPv6 address stands in brackets: [::1]:80)"));
+  }
+  const auto in_a_host = [](char c) { return absl::ascii_isalnum(static_cast<unsigned char>(c)) || std::string_view("-._:%").find(c) != std::string_view::npos; };
+  if (!std::ranges::all_of(result.host, in_a_host)) {
+    return absl::InvalidArgumentError(absl::StrCat("'", text, "' is not host:port: a host has letters, digits, dots and dashes"));
   }
   const char* begin = text.data() + colon + 1;
   const auto [end, error] = std::from_chars(begin, text.data() + text.size(), result.port);

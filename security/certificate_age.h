@@ -1,5 +1,5 @@
-// When a process's certificates end: a metric (0 where there is none), and a warning in the log from two weeks before on, once
-// a day. Thread rule: any thread.
+// From when to when a process's certificates are good: two metrics (0 where there is none), and a warning in the log once a day
+// from two weeks before the end on, or in the last quarter of the life of one that is shorter-lived (renewals come before that). Thread rule: any thread.
 #pragma once
 
 #include <prometheus/gauge.h>
@@ -29,6 +29,7 @@ class CertificateAge {
  private:
   struct Watched {
     File file;
+    prometheus::Gauge* begin = nullptr;
     prometheus::Gauge* end = nullptr;
     int64_t warned_unix_s = 0;
   };

@@ -269,11 +269,14 @@ absl::StatusOr<std::vector<std::string>> HostsOfCertificate(const std::string& p
   return hosts;
 }
 
-absl::StatusOr<int64_t> EndOfCertificate(const std::string& path) {
+absl::StatusOr<Validity> ValidityOfCertificate(const std::string& path) {
   PAGODA_ASSIGN_OR_RETURN(const auto chain, ReadCertificates(path));
-  std::tm end{};
-  ASN1_TIME_to_tm(X509_get0_notAfter(chain[0].get()), &end);
-  return static_cast<int64_t>(timegm(&end));
+  const auto unix_s = [](const ASN1_TIME* time) {
+    std::tm parts{};
+    ASN1_TIME_to_tm(time, &parts);
+    return static_cast<int64_t>(timegm(&parts));
+  };
+  return Validity{.begin_unix_s = unix_s(X509_get0_notBefore(chain[0].get())), .end_unix_s = unix_s(X509_get0_notAfter(chain[0].get()))};
 }
 
 }  // namespace pagoda::security

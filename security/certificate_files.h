@@ -44,8 +44,12 @@ absl::StatusOr<Issued> IssueCertificate(const Issued& authority, const Certifica
 // The names and addresses that it is for.
 absl::StatusOr<std::vector<std::string>> HostsOfCertificate(const std::string& path);
 
-// When it ends, in seconds since 1970.
-absl::StatusOr<int64_t> EndOfCertificate(const std::string& path);
+// From when to when it is good.
+struct Validity {
+  int64_t begin_unix_s = 0;
+  int64_t end_unix_s = 0;
+};
+absl::StatusOr<Validity> ValidityOfCertificate(const std::string& path);
 
 absl::StatusOr<std::string> ReadTextFile(const std::string& path);
 // Written beside and renamed, so that nobody reads half of it. `secret`: for its owner alone (0600).

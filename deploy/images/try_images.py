@@ -142,7 +142,7 @@ def try_all(work, binaries, model):
         wait_for("the router's health check", control.healthy)
         wait_for("the worker's health check", worker.healthy)
         wait_for("the coordinator's", lambda: control.healthy("pagoda-answers", "17071", "/metrics"))
-        wait_for("the worker is registered", lambda: worker.healthy("pagoda-worker-connected", "7073"), 30)
+        wait_for("the worker is registered", lambda: worker.healthy("pagoda-answers", "7073", "/readyz"), 30)
         wait_for("a deployment", lambda: subprocess.run(
             ["chroot", f"--userspec={control.user}", control.root, "pagoda", "deploy", "apply", "m", "--coordinators=127.0.0.1:17070",
              f"--model=/models/{model.name}"], capture_output=True,

@@ -38,7 +38,7 @@ RUN apt-get update \
     && groupadd --gid 10001 pagoda \
     && useradd --uid 10001 --gid 10001 --home-dir /var/cache/pagoda --create-home --shell /usr/sbin/nologin pagoda
 COPY --from=build /build/bin/pagoda-worker /usr/local/bin/
-COPY --chmod=0755 deploy/images/pagoda-answers deploy/images/pagoda-worker-connected /usr/local/bin/
+COPY --chmod=0755 deploy/images/pagoda-answers /usr/local/bin/pagoda-answers
 USER 10001:10001
 WORKDIR /var/cache/pagoda
 EXPOSE 7072 7073

@@ -2,7 +2,7 @@
 # Made by docs/generate.py. Copy to /usr/share/bash-completion/completions/pagoda, or source it.
 _pagoda_words() {
   case "$1" in
-    'pagoda-router') echo '--help --config --version --check-config --coordinators --listen --grpc-listen --tls --ssl-certfile --ssl-keyfile --ssl-ca-certs --api-key-file --allowed-hosts --name --ready-file --log-level --log-format --access-log --shutdown-timeout-ms --max-requests-in-flight --request-timeout-ms --prefix-index-bytes --max-connections --max-body-bytes --header-timeout-ms --body-timeout-ms --idle-timeout-ms --write-timeout-ms --coordinator-timeout-ms --hold-ms --grpc-reflection --otlp-endpoint --trace-sampling-ratio --threads' ;;
+    'pagoda-router') echo '--help --config --version --check-config --coordinators --listen --grpc-listen --tls --ssl-certfile --ssl-keyfile --ssl-ca-certs --api-key-file --allowed-hosts --name --ready-file --log-level --log-format --access-log --shutdown-timeout-ms --max-requests-in-flight --request-timeout-ms --prefix-index-bytes --max-connections --max-connections-per-address --max-body-bytes --header-timeout-ms --body-timeout-ms --idle-timeout-ms --write-timeout-ms --coordinator-timeout-ms --hold-ms --grpc-reflection --otlp-endpoint --trace-sampling-ratio --threads' ;;
     'pagoda-coordinator') echo '--help --config --version --listen --metrics-listen --advertise --store --etcd-ca-file --etcd-certificate-file --etcd-key-file --leader-lease-ms --metrics-tls --tls --encrypt-data-plane --api-key-file --name --cache-dir --heartbeat-ms --lease-ms --step-deadline-ms --canary-every-ms --shutdown-timeout-ms --log-level --log-format --ready-file --otlp-endpoint --check-config' ;;
     'pagoda-worker') echo '--help --config --version --coordinators --tls --api-key-file --name --advertise --threads --memory-bytes --kv-cache-bytes --replay-bytes --cache-dir --device --gpu-memory-utilization --numerics --isa --pin-threads --transports --net-devices --tcp-port-range --blob-listen --metrics-listen --metrics-tls --ready-file --shutdown-timeout-ms --log-level --log-format --otlp-endpoint --check-config' ;;
     'pagoda') echo 'serve chat deploy top bench plan certs keys pull config health doctor' ;;
@@ -15,7 +15,7 @@ _pagoda_words() {
     'pagoda deploy drain') echo '--help --coordinators --tls --timeout-ms --config' ;;
     'pagoda deploy delete') echo '--help --coordinators --tls --config' ;;
     'pagoda top') echo '--help --coordinators --tls --interval-ms --once --config' ;;
-    'pagoda bench') echo '--help --url --grpc --model --api-key --ssl-ca-certs --grpc-tls --num-prompts --max-concurrency --request-rate --burstiness --input-len --output-len --max-len --shared-prefix-len --stop-at-eos --temperature --top-p --top-k --num-speculative-tokens --prompt-file --cancel-fraction --timeout-ms --deadline-ms --seed --slo-ttft-ms --slo-itl-ms --slo-e2e-ms --token-id-low --token-id-high --output --config' ;;
+    'pagoda bench') echo '--help --url --grpc --model --api-key --ssl-ca-certs --ssl-server-name --grpc-tls --num-prompts --max-concurrency --request-rate --burstiness --input-len --output-len --max-len --shared-prefix-len --stop-at-eos --temperature --top-p --top-k --num-speculative-tokens --prompt-file --cancel-fraction --timeout-ms --deadline-ms --seed --slo-ttft-ms --slo-itl-ms --slo-e2e-ms --token-id-low --token-id-high --output --config' ;;
     'pagoda plan') echo '--help --pipeline-parallel-size --tensor-parallel-size --layers-per-stage --max-model-len --kv-cache-dtype --kv-cache-memory-bytes --memory --cache-dir --json --config' ;;
     'pagoda certs') echo '--help --hosts --days --renew --config' ;;
     'pagoda keys') echo 'create list revoke' ;;
@@ -25,7 +25,7 @@ _pagoda_words() {
     'pagoda pull') echo '--help --cache-dir --config' ;;
     'pagoda config') echo 'check' ;;
     'pagoda config check') echo '--help --for' ;;
-    'pagoda health') echo '--help --ssl-ca-certs --timeout-ms' ;;
+    'pagoda health') echo '--help --ssl-ca-certs --ssl-server-name --timeout-ms' ;;
     'pagoda doctor') echo '--help --coordinators --tls --router --ssl-ca-certs --cache-dir --config' ;;
   esac
 }

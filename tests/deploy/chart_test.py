@@ -9,7 +9,7 @@ import sys
 
 import crds
 import tools
-from chart import ENVIRONMENT, EVERY, HELM, PODS, ROLE_OF, SETS, SETS_OF_OBJECTS, TEXTS, containers, is_subset, pod_of
+from chart import ENVIRONMENT, EVERY, HELM, PODS, ROLE_OF, SETS, SETS_OF_OBJECTS, TEXTS, containers, is_subset, pod_of, template
 
 yaml = tools.need("yaml", "pyyaml")
 kubernetes_validate = tools.need("kubernetes_validate", "kubernetes-validate")
@@ -262,6 +262,33 @@ def test_every_process_has_the_certificate_of_its_role_and_no_other():
 def test_authoritys_key_is_in_no_pod():
     for name, item, pod in PODS:
         assert "authority" not in str(pod["spec"].get("volumes")), f"{name}: {item['metadata']['name']}"
+
+
+def test_a_certificate_of_ones_own_for_clients_beside_those_of_cert_manager():
+    text = template("--set", "tls.existingSecrets.server=mine,tls.serverName=api.example.com,monitoring.podMonitor.enabled=true").stdout
+    objects = [item for item in yaml.safe_load_all(text) if item]
+    assert {item["metadata"]["name"] for item in objects if item["kind"] == "Certificate"} == {
+        "pagoda-authority", "pagoda-router", "pagoda-coordinator", "pagoda-worker", "pagoda-admin"}
+    router = next(item for item in objects if item["kind"] == "Deployment")
+    assert {"name": "server-tls", "secret": {"secretName": "mine", "defaultMode": 0o440}} in router["spec"]["template"]["spec"]["volumes"]
+    test = next(item for item in objects if item["kind"] == "Pod")
+    requests = next(container for container in test["spec"]["containers"] if container["name"] == "requests")
+    assert {"--ssl-ca-certs=/etc/pagoda/server/ca.crt", "--ssl-server-name=api.example.com"} <= set(requests["args"])
+    assert {"name": "clients-ca", "secret": {"secretName": "mine", "items": [{"key": "ca.crt", "path": "ca.crt"}]}} in test["spec"]["volumes"]
+    monitor = next(item for item in objects if item["kind"] == "PodMonitor" and item["metadata"]["name"] == "pagoda-router")
+    assert monitor["spec"]["podMetricsEndpoints"][0]["tlsConfig"] == {"ca": {"secret": {"name": "mine", "key": "ca.crt"}}, "serverName": "api.example.com"}
+
+
+def test_workers_alone_get_their_environment_and_capabilities():
+    text = template("--set-json", 'workers.extraEnv=[{"name":"UCX_IB_GID_INDEX","value":"3"}]',
+                    "--set-json", 'workers.containerSecurityContext={"capabilities":{"add":["IPC_LOCK"]}}').stdout
+    for item in yaml.safe_load_all(text):
+        pod = pod_of(item) if item else None
+        for container in pod["spec"]["containers"] if pod else []:
+            mine = item["kind"] == "StatefulSet" and item["metadata"]["name"] == "pagoda-worker"
+            assert ({"name": "UCX_IB_GID_INDEX", "value": "3"} in container.get("env", [])) == mine, item["metadata"]["name"]
+            capabilities = container["securityContext"]["capabilities"]
+            assert capabilities == ({"drop": ["ALL"], "add": ["IPC_LOCK"]} if mine else {"drop": ["ALL"]}), item["metadata"]["name"]
 
 
 def test_secured_needs_keys_everywhere():

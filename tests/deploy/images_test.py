@@ -279,7 +279,7 @@ def wait_for(condition, seconds=20):
 
 
 def test_health_checks_against_real_processes():
-    """A coordinator and a worker: not connected before, connected, and not any more once the coordinator is gone."""
+    """A coordinator and a worker: ready, and not any more once the coordinator is gone. Over TLS: alive or not."""
     with tempfile.TemporaryDirectory() as folder:
         started = []
 
@@ -296,14 +296,33 @@ def test_health_checks_against_real_processes():
                   f"--ready-file={worker_ready}", "--shutdown-timeout-ms=1000")
             assert wait_for(worker_ready.exists), "the worker does not register"
             port = re.search(r"metrics (\d+)", worker_ready.read_text())[1]
-            assert wait_for(lambda: ask("pagoda-worker-connected", port) == 0)
+            assert wait_for(lambda: ask("pagoda-answers", port, "/readyz") == 0)
             assert ask("pagoda-answers", port, "/metrics") == 0
             assert ask("pagoda-answers", port, "/nothing-there") != 0
-            assert ask("pagoda-answers", "1", "/metrics") != 0 and ask("pagoda-worker-connected", "1") != 0
+            assert ask("pagoda-answers", "1", "/metrics") != 0
             coordinator.send_signal(signal.SIGTERM)
             coordinator.wait(10)
-            assert wait_for(lambda: ask("pagoda-worker-connected", port) == 1), "still connected to a coordinator that is gone"
-            assert ask("pagoda-answers", port, "/metrics") == 0, "and alive all the same"
+            assert wait_for(lambda: ask("pagoda-answers", port, "/readyz") == 1), "still ready without its coordinator"
+            assert ask("pagoda-answers", port, "/livez") == 0, "and alive all the same"
+            # The same over TLS: the status port of a coordinator, the HTTP port of a router; and a router that is stopped.
+            tools.run(tools.binary("pagoda"), "certs", f"{folder}/certs")
+            ready.unlink()
+            start("pagoda-coordinator", "--listen=127.0.0.1:0", f"--metrics-listen=127.0.0.1:{tools.free_port()}", f"--cache-dir={folder}",
+                  f"--tls={folder}/certs/coordinator", f"--ready-file={ready}", "--shutdown-timeout-ms=1000")
+            assert wait_for(ready.exists), "the coordinator with TLS does not get ready"
+            status_port = started[-1].args[2].rsplit(":", 1)[1]
+            router_ready = pathlib.Path(folder) / "router"
+            router = start("pagoda-router", f"--coordinators={ready.read_text().strip()}", "--listen=127.0.0.1:0", "--grpc-listen=127.0.0.1:0",
+                           f"--tls={folder}/certs/router", f"--ssl-certfile={folder}/certs/server/tls.crt",
+                           f"--ssl-keyfile={folder}/certs/server/tls.key", f"--ready-file={router_ready}", "--shutdown-timeout-ms=1000")
+            assert wait_for(router_ready.exists), "the router does not start"
+            router_port = re.search(r"http \S+:(\d+)", router_ready.read_text())[1]
+            for tls_port in (status_port, router_port):
+                assert ask("pagoda-answers", tls_port, "/livez") == 0, tls_port
+                assert ask("pagoda-answers", tls_port, "/readyz") == 1, "cannot be known without a certificate"
+            router.send_signal(signal.SIGSTOP)
+            assert ask("pagoda-answers", router_port, "/livez") != 0, "it does not attend to anything"
+            router.send_signal(signal.SIGCONT)
         finally:
             for process in started:
                 process.terminate()

@@ -22,7 +22,8 @@ TEST(CertificateAgeTest, TellsTheEndAndWarnsOnceADayInTheLastTwoWeeks) {
     ASSERT_TRUE(issued.ok()) << issued.status();
     ASSERT_TRUE(WriteTextFile(path, issued->certificate, false).ok());
   };
-  write(5);
+  constexpr int64_t kDay = 86'400;
+  write(60);
   InitLog("test", LogLevel::kInfo, true);
   prometheus::Registry registry;
   CertificateAge age(registry, {{"cluster", path}, {"clients", ""}});
@@ -32,22 +33,28 @@ TEST(CertificateAgeTest, TellsTheEndAndWarnsOnceADayInTheLastTwoWeeks) {
     age.Refresh(at);
     return testing::internal::GetCapturedStderr().find("certificate_ends_soon") != std::string::npos;
   };
-  EXPECT_TRUE(logged(now));
-  EXPECT_FALSE(logged(now + 3600)) << "said already";
-  EXPECT_TRUE(logged(now + 86'400));
-  const auto end = EndOfCertificate(path);
-  ASSERT_TRUE(end.ok());
-  EXPECT_NEAR(static_cast<double>(*end - now), 5 * 86'400.0, 86'400.0);
-  const auto value = [&](const std::string& use) {
-    const std::string text = ExposeMetrics(registry), name = "pagoda_certificate_expiry_timestamp_seconds{use=\"" + use + "\"} ";
+  EXPECT_FALSE(logged(now + 45 * kDay)) << "more than two weeks are left";
+  EXPECT_TRUE(logged(now + 50 * kDay));
+  EXPECT_FALSE(logged(now + 50 * kDay + 3600)) << "said already";
+  EXPECT_TRUE(logged(now + 51 * kDay));
+  const auto life = ValidityOfCertificate(path);
+  ASSERT_TRUE(life.ok());
+  EXPECT_NEAR(static_cast<double>(life->end_unix_s - now), 60.0 * kDay, kDay);
+  EXPECT_LE(life->begin_unix_s, now);
+  const auto value = [&](const std::string& use, const std::string& which = "expiry") {
+    const std::string text = ExposeMetrics(registry), name = "pagoda_certificate_" + which + "_timestamp_seconds{use=\"" + use + "\"} ";
     const size_t at = text.find(name);
     return at == std::string::npos ? -1.0 : std::stod(text.substr(at + name.size()));
   };
-  EXPECT_NEAR(value("cluster"), static_cast<double>(*end), 2000) << "as far as six digits tell";
+  EXPECT_NEAR(value("cluster"), static_cast<double>(life->end_unix_s), 2000) << "as far as six digits tell";
+  EXPECT_NEAR(value("cluster", "not_before"), static_cast<double>(life->begin_unix_s), 2000);
   EXPECT_EQ(value("clients"), 0);
   write(200);
-  EXPECT_FALSE(logged(now + 3 * 86'400)) << "renewed";
-  EXPECT_GT(value("cluster"), static_cast<double>(now + 100 * 86'400));
+  EXPECT_FALSE(logged(now + 53 * kDay)) << "renewed";
+  EXPECT_GT(value("cluster"), static_cast<double>(now + 100 * kDay));
+  write(4);
+  EXPECT_FALSE(logged(now + 2 * kDay)) << "a short life: its last quarter counts";
+  EXPECT_TRUE(logged(now + 84 * 3600 + 55 * kDay)) << "over by now";
 }
 
 }  // namespace

@@ -37,11 +37,20 @@
 
 {{/* Certificates and keys of a process: flags, mounts, volumes. Arguments: root, role (router, coordinator, worker or admin). */}}
 {{- define "pagoda.tlsSecret" -}}
-{{- if eq .root.Values.tls.source "existingSecrets" -}}
+{{- if or (eq .root.Values.tls.source "existingSecrets") (and (eq .role "server") .root.Values.tls.existingSecrets.server) -}}
 {{- index .root.Values.tls.existingSecrets .role -}}
 {{- else -}}
 {{ include "pagoda.fullname" .root }}-{{ .role }}-tls
 {{- end -}}
+{{- end -}}
+
+{{/* A name that the certificate which clients see is for; `pagoda.serverAuthority`: "secret", or "system" when everybody knows who signed it. */}}
+{{- define "pagoda.serverName" -}}
+{{- if .Values.tls.existingSecrets.server }}{{ default "" .Values.tls.serverName }}{{ end -}}
+{{- end -}}
+
+{{- define "pagoda.serverAuthority" -}}
+{{- if .Values.tls.existingSecrets.server }}{{ default "secret" .Values.tls.serverAuthority }}{{ else }}secret{{ end -}}
 {{- end -}}
 
 {{- define "pagoda.scheme" -}}

@@ -63,6 +63,16 @@
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- if and (or ($values.tls).serverName (eq (default "secret" $values.tls.serverAuthority) "system")) (not $values.tls.existingSecrets.server) -}}
+{{- fail "tls.serverName and tls.serverAuthority are about the certificate in tls.existingSecrets.server, which names none" -}}
+{{- end -}}
+{{- range $component := list "router" "coordinator" "workers" -}}
+{{- range $label, $_ := (index $values $component).podLabels -}}
+{{- if regexMatch "^(app[.]kubernetes[.]io/(name|instance|component|version|managed-by)|helm[.]sh/chart|pagoda/pool)$" $label -}}
+{{- fail (printf "%s.podLabels: %s is the chart's own; with another value, selectors would not find the pods" $component $label) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- if and $values.apiKeys.existingSecret $values.router.grpcReflection -}}
 {{- fail "router.grpcReflection answers without a key: it cannot be on together with apiKeys.existingSecret" -}}
 {{- end -}}

@@ -63,6 +63,9 @@ spec:
           valueFrom: {fieldRef: {fieldPath: metadata.name}}
         - name: POD_IP
           valueFrom: {fieldRef: {fieldPath: status.podIP}}
+        {{- with $workers.extraEnv }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
       ports:
         - {name: blob, containerPort: 7072, protocol: TCP}
         - {name: metrics, containerPort: 7073, protocol: TCP}
@@ -72,7 +75,8 @@ spec:
         periodSeconds: 2
         timeoutSeconds: 2
         failureThreshold: {{ div (add (int $workers.startupSeconds) 1) 2 }}
-      # Registered at a coordinator now. Nothing is routed by it; rollouts and disruption budgets count it.
+      # Registered at a coordinator, and idle or part of a running pipeline: not while it loads or waits for the others of its
+      # pipeline. Nothing is routed by it; rollouts and disruption budgets count it, and so wait for pipelines.
       readinessProbe:
         httpGet: {path: /readyz, port: metrics, scheme: {{ include "pagoda.scheme" . }}}
         periodSeconds: 5
@@ -94,7 +98,7 @@ spec:
         limits:
           {{- toYaml (merge (deepCopy $devices) $workers.resources.limits) | nindent 10 }}
       securityContext:
-        {{- toYaml .Values.containerSecurityContext | nindent 8 }}
+        {{- toYaml (mergeOverwrite (deepCopy .Values.containerSecurityContext) (default dict $workers.containerSecurityContext)) | nindent 8 }}
       volumeMounts:
         - {name: cache, mountPath: /var/cache/pagoda}
         - {name: shm, mountPath: /dev/shm}
