@@ -25,6 +25,7 @@ RATE = "$__rate_interval"
 
 # Units as Grafana names them.
 SECONDS, PER_SECOND, REQUESTS, PERCENT, COUNT, BYTES, BYTES_RATE = "s", "cps", "reqps", "percentunit", "short", "bytes", "Bps"
+CELSIUS, WATTS = "celsius", "watt"
 
 
 def rate(metric, match=SPACE, by=""):
@@ -68,13 +69,16 @@ def number(title, unit, expression, description, width=4):
             .with_target(query(expression, title, 0)))
 
 
-def board(name, title, description, rows, with_model=False, with_tenant=False):
+def board(name, title, description, rows, with_namespace=True, with_model=False, with_tenant=False, with_node=False):
     built = (dashboard.Dashboard(title).uid(f"pagoda-{name}").description(description).tags(["pagoda"]).editable()
              .timezone("browser").refresh("30s").time("now-1h", "now").tooltip(DashboardCursorSync.CROSSHAIR)
              .link(dashboard.DashboardLink("Pagoda").type("dashboards").tags(["pagoda"]).as_dropdown(True).keep_time(True)
                    .include_vars(True))
-             .with_variable(dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus"))
-             .with_variable(label_values("namespace", "Namespace", "label_values(pagoda_coordinator_routers, namespace)")))
+             .with_variable(dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus")))
+    if with_namespace:
+        built = built.with_variable(label_values("namespace", "Namespace", "label_values(pagoda_coordinator_routers, namespace)"))
+    if with_node:
+        built = built.with_variable(label_values("node", "Node", "label_values(DCGM_FI_DEV_GPU_UTIL, Hostname)"))
     if with_model:
         built = built.with_variable(label_values(
             "model_name", "Model", 'label_values(pagoda_kv_blocks{namespace=~"$namespace"}, model_name)'))
@@ -323,28 +327,24 @@ def capacity():
 
 def gpu():
     """Of NVIDIA's dcgm-exporter, which runs once per node; its namespace is its own."""
-    def device(metric):
-        return [(f"avg by (Hostname, gpu) ({metric})", "{{Hostname}} GPU {{gpu}}")]
+    def device(*metrics, by="sum", more=""):
+        series = " + ".join(f'{by} by (Hostname, gpu) ({metric}{{Hostname=~"$node"}})' for metric in metrics)
+        return [(series + more, "{{Hostname}} GPU {{gpu}}")]
+    used, free = (device(f"DCGM_FI_DEV_FB_{which}")[0][0] for which in ("USED", "FREE"))
     return board("gpu", "Pagoda / GPUs", "Devices of the workers' nodes, as NVIDIA's dcgm-exporter shows them.", [
         ("Work", [
-            graph("Busy", PERCENT, [(f"avg by (Hostname, gpu) (DCGM_FI_DEV_GPU_UTIL) / 100", "{{Hostname}} GPU {{gpu}}")],
-                  "Share of time in which a kernel ran.", high=1),
-            graph("Tensor cores", PERCENT, device("DCGM_FI_PROF_PIPE_TENSOR_ACTIVE"), "Share of cycles in which they worked: prefill.", high=1),
-            graph("Memory bandwidth", PERCENT, device("DCGM_FI_PROF_DRAM_ACTIVE"), "Share of cycles that moved data: decode.", high=1)]),
+            graph("Busy", PERCENT, device("DCGM_FI_DEV_GPU_UTIL", by="avg", more=" / 100"), "Share of time in which a kernel ran.", high=1),
+            graph("Tensor cores", PERCENT, device("DCGM_FI_PROF_PIPE_TENSOR_ACTIVE", by="avg"), "Share of cycles in which they worked: prefill.", high=1),
+            graph("Memory bandwidth", PERCENT, device("DCGM_FI_PROF_DRAM_ACTIVE", by="avg"), "Share of cycles that moved data: decode.", high=1)]),
         ("Memory and links", [
-            graph("Memory in use", PERCENT,
-                  [("sum by (Hostname, gpu) (DCGM_FI_DEV_FB_USED) / (sum by (Hostname, gpu) (DCGM_FI_DEV_FB_USED) + "
-                    "sum by (Hostname, gpu) (DCGM_FI_DEV_FB_FREE))", "{{Hostname}} GPU {{gpu}}")], "Weights, KV cache, workspace.", high=1),
-            graph("NVLink", BYTES_RATE, [("sum by (Hostname, gpu) (DCGM_FI_PROF_NVLINK_TX_BYTES) + sum by (Hostname, gpu) (DCGM_FI_PROF_NVLINK_RX_BYTES)",
-                                          "{{Hostname}} GPU {{gpu}}")], "Between GPUs of a host: collectives."),
-            graph("PCIe", BYTES_RATE, [("sum by (Hostname, gpu) (DCGM_FI_PROF_PCIE_TX_BYTES) + sum by (Hostname, gpu) (DCGM_FI_PROF_PCIE_RX_BYTES)",
-                                        "{{Hostname}} GPU {{gpu}}")], "To and from the host.")]),
+            graph("Memory in use", PERCENT, [(f"{used} / ({used} + {free})", "{{Hostname}} GPU {{gpu}}")], "Weights, KV cache, workspace.", high=1),
+            graph("NVLink", BYTES_RATE, device("DCGM_FI_PROF_NVLINK_TX_BYTES", "DCGM_FI_PROF_NVLINK_RX_BYTES"), "Between GPUs of a host: collectives."),
+            graph("PCIe", BYTES_RATE, device("DCGM_FI_PROF_PCIE_TX_BYTES", "DCGM_FI_PROF_PCIE_RX_BYTES"), "To and from the host.")]),
         ("Health", [
-            graph("Temperature", COUNT, device("DCGM_FI_DEV_GPU_TEMP"), "Degrees Celsius."),
-            graph("Power", COUNT, device("DCGM_FI_DEV_POWER_USAGE"), "Watts."),
-            graph("Last error", COUNT, [("max by (Hostname, gpu) (DCGM_FI_DEV_XID_ERRORS)", "{{Hostname}} GPU {{gpu}}")],
-                  "XID of the device's last error; 0: none.")]),
-    ])
+            graph("Temperature", CELSIUS, device("DCGM_FI_DEV_GPU_TEMP", by="avg"), "Of the chip."),
+            graph("Power", WATTS, device("DCGM_FI_DEV_POWER_USAGE", by="avg"), "Drawn by the device."),
+            graph("Last error", COUNT, device("DCGM_FI_DEV_XID_ERRORS", by="max"), "XID of the device's last error; 0: none.")]),
+    ], with_namespace=False, with_node=True)
 
 
 def main():

@@ -18,7 +18,7 @@ def panels(board):
 
 def filled(expression, interval="1m"):
     """With every variable at "All"."""
-    return expression.replace("$__rate_interval", interval).replace("$namespace", ".*").replace("$model_name", ".*").replace("$tenant", ".*")
+    return expression.replace("$__rate_interval", interval).replace("$namespace", ".*").replace("$model_name", ".*").replace("$tenant", ".*").replace("$node", ".*")
 
 
 def metrics_of(expression):
