@@ -34,6 +34,7 @@ void ClusterState::MatchReplicas(DeploymentRecord& deployment, int64_t now_ns) {
       if (!kept->placement.ranks.empty()) {
         pipeline.placement = std::move(kept->placement);
         pipeline.shard_digests = std::move(kept->shard_digests);
+        pipeline.served = true;
         pipeline.wait_for_holders_until_ns = restored_ns_ + limits_.holders_return_ns;
       }
       restored_.erase(kept);
@@ -63,13 +64,35 @@ std::string ClusterState::ShardName(const PipelineRecord& pipeline, const Deploy
                       place.tensor_parallel, " of ", pipeline.placement.stages.size());
 }
 
+// Ranks of one pipeline understand each other only in one build, and its arithmetic is one profile. Of the builds with enough idle
+// workers the one that holds most of the pipeline's shards; when none has enough, the one with most of them.
+std::vector<const WorkerRecord*> ClusterState::IdleOfOneBuild(const PipelineRecord& pipeline, const DeploymentRecord& deployment,
+                                                              int needed) const {
+  std::map<std::pair<std::string, std::string>, std::vector<const WorkerRecord*>> builds;
+  for (const auto& [id, worker] : workers_) {
+    if (worker.phase == WorkerPhase::kIdle) builds[{worker.info.version, worker.info.numerics_profile}].push_back(&worker);
+  }
+  const auto held = [&](const std::vector<const WorkerRecord*>& workers) {
+    return std::ranges::count_if(pipeline.placement.ranks, [&](const RankPlacement& rank) {
+      const std::string shard = ShardName(pipeline, deployment, rank.stage, rank.rank);
+      return std::ranges::any_of(workers, [&](const WorkerRecord* worker) { return worker->shard == shard; });
+    });
+  };
+  const auto worth = [&](const std::vector<const WorkerRecord*>& workers) {
+    const bool enough = static_cast<int>(workers.size()) >= needed;
+    return std::tuple(enough, enough ? held(workers) : 0, workers.size());
+  };
+  std::vector<const WorkerRecord*> best;
+  for (auto& [build, workers] : builds) {
+    if (best.empty() || worth(workers) > worth(best)) best = std::move(workers);
+  }
+  return best;
+}
+
 // Those that still have a shard of the last assembly come first, for their own place; then in order of registration.
 std::vector<WorkerId> ClusterState::ChooseWorkers(const PipelineRecord& pipeline, const DeploymentRecord& deployment,
                                                   int needed) const {
-  std::vector<const WorkerRecord*> idle;
-  for (const auto& [id, worker] : workers_) {
-    if (worker.phase == WorkerPhase::kIdle) idle.push_back(&worker);
-  }
+  std::vector<const WorkerRecord*> idle = IdleOfOneBuild(pipeline, deployment, needed);
   // Where others are enough, one in which a step stalled is left out, whatever it has loaded.
   const auto blamed = [this](const WorkerRecord* worker) { return worker->blamed_until_ns > ticked_ns_; };
   const auto sound = std::count_if(idle.begin(), idle.end(), [&](const auto* worker) { return !blamed(worker); });
@@ -186,21 +209,25 @@ void ClusterState::TryAssemble(PipelineRecord& pipeline, int64_t now_ns) {
     pipeline.message = std::string(AsStd(needed.status().message()));
     return;
   }
-  int idle = 0;
-  bool releasing = false;
+  const int idle = static_cast<int>(IdleOfOneBuild(pipeline, deployment, *needed).size());
+  int all_idle = 0;
+  int releasing = 0;
   for (const auto& [id, worker] : workers_) {
-    idle += worker.phase == WorkerPhase::kIdle;
-    releasing = releasing || worker.phase == WorkerPhase::kReleasing;
+    all_idle += worker.phase == WorkerPhase::kIdle;
+    releasing += worker.phase == WorkerPhase::kReleasing;
   }
   if (idle < *needed) {
-    if (pipeline.failures == 0 || !releasing) {
-      pipeline.message = absl::StrCat("needs ", *needed, " workers, ", idle, " of ", workers_.size(), " are idle",
+    if (releasing == 0 && AssembleMakeshift(pipeline, deployment, request, *needed, now_ns)) return;
+    if (pipeline.failures == 0 || releasing == 0) {
+      pipeline.message = absl::StrCat("needs ", *needed, " workers", all_idle > idle ? " of one version and numerics profile" : "", ", ", idle, " of ",
+                                      workers_.size(), " are idle", all_idle > idle ? absl::StrCat(" (", all_idle, " of all versions)") : "",
                                       pipeline.message.empty() || pipeline.failures == 0 ? "" : "; ",
                                       pipeline.failures == 0 ? "" : "the last try failed: ",
                                       pipeline.failures == 0 ? "" : pipeline.last_fault);
     }
     return;
   }
+  pipeline.short_since_ns = 0;
   if (HolderIsReleasing(pipeline, deployment)) return;
   const std::vector<WorkerId> chosen = ChooseWorkers(pipeline, deployment, *needed);
   if (WaitsForHolders(pipeline, chosen, deployment, now_ns)) {
@@ -217,6 +244,7 @@ void ClusterState::TryAssemble(PipelineRecord& pipeline, int64_t now_ns) {
     pipeline.placement = *std::move(placement);
     pipeline.shard_digests.clear();
   }
+  pipeline.makeshift.clear();
   pipeline.workers = chosen;
   SendAssignments(pipeline, deployment, now_ns);
 }
@@ -292,6 +320,8 @@ void ClusterState::Advance(PipelineRecord& pipeline, int64_t now_ns) {
     pipeline.phase = pipeline.draining ? PipelinePhase::kDraining : PipelinePhase::kReady;
     pipeline.message.clear();
     pipeline.failures = 0;
+    pipeline.served = true;
+    pipeline.enough_since_ns = 0;
     pipeline.last_fault.clear();
     pipeline.numerics_profile = workers_.at(pipeline.workers.back()).info.numerics_profile;
     pipeline.shard_digests.clear();

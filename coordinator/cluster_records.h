@@ -116,6 +116,11 @@ struct PipelineRecord {
   std::string kv_format;          // type and block size, of the last assembly
   std::vector<std::string> shard_digests;  // by place, of the last assembly: who still has one may take its place again
   int64_t wait_for_holders_until_ns = 0;   // after a change of coordinators: they come back within moments
+  // Of a layout with fewer workers than the deployment asks for (cluster_makeshift.cc).
+  bool served = false;             // it was ready once
+  int64_t short_since_ns = 0;      // too few workers for the layout that is asked for; 0: enough
+  int64_t enough_since_ns = 0;     // a makeshift could be left for the layout that is asked for; 0: it could not
+  std::string makeshift;           // how it runs instead, for people; empty: as asked for
 };
 
 // What the store keeps of a pipeline beside its name, so that its workers find their places again.

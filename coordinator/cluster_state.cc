@@ -379,6 +379,7 @@ void ClusterState::Tick(int64_t now_ns) {
   }
   for (const auto& [id, epoch] : stuck) EpochFailed(id, epoch, "the workers did not become ready in time", now_ns);
   Reconcile(now_ns);
+  EndMakeshifts(now_ns);
 }
 
 void ClusterState::Do(Action action) { actions_.push_back(std::move(action)); }

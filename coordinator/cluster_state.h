@@ -29,6 +29,8 @@ struct ClusterLimits {
   int64_t release_deadline_ns = 15'000'000'000;  // a worker that does not say that it left is taken for lost
   int64_t first_retry_ns = 200'000'000;
   int64_t most_retry_ns = 30'000'000'000;
+  int64_t makeshift_after_ns = 5'000'000'000;    // without enough workers, until those that are left serve in a smaller layout; 0: never
+  int64_t makeshift_least_ns = 10'000'000'000;   // enough workers are there for so long: back to the layout that is asked for
   std::vector<std::string> own_blob_addresses;
 };
 
@@ -78,6 +80,13 @@ class ClusterState {
   void Reconcile(int64_t now_ns);
   void MatchReplicas(DeploymentRecord& deployment, int64_t now_ns);
   void TryAssemble(PipelineRecord& pipeline, int64_t now_ns);
+  // cluster_makeshift.cc. True: it was assembled, or is about to be; else `pipeline.message` may say why not.
+  bool AssembleMakeshift(PipelineRecord& pipeline, const DeploymentRecord& deployment, PlacementRequest request, int needed,
+                         int64_t now_ns);
+  void EndMakeshifts(int64_t now_ns);
+  bool AnotherServes(const PipelineRecord& pipeline) const;
+  int SoundIdleWorkersLike(const WorkerInfo& info, int64_t now_ns) const;
+  std::vector<const WorkerRecord*> IdleOfOneBuild(const PipelineRecord& pipeline, const DeploymentRecord& deployment, int needed) const;
   bool HolderIsReleasing(const PipelineRecord& pipeline, const DeploymentRecord& deployment) const;
   std::vector<WorkerId> ChooseWorkers(const PipelineRecord& pipeline, const DeploymentRecord& deployment, int needed) const;
   bool KeepsItsPlaces(const PipelineRecord& pipeline, const std::vector<WorkerId>& chosen) const;

@@ -19,6 +19,7 @@ constexpr int64_t kLongestTurnNs = 20 * kNsPerSecond;
 ClusterLimits LimitsOf(const CoordinatorOptions& options) {
   ClusterLimits limits{.lease_ns = options.lease_ms * kNsPerMs, .own_blob_addresses = {}};
   const int64_t several_heartbeats_ns = std::max(kNsPerSecond, options.heartbeat_ms * kNsPerMs * 14 / 5);
+  limits.makeshift_after_ns = options.makeshift_after_ms * kNsPerMs;
   limits.suspect_after_ns = std::min(limits.lease_ns, several_heartbeats_ns);
   return limits;
 }
@@ -95,6 +96,8 @@ void Coordinator::TickNow() {
   const int64_t now_ns = NowNs();
   last_tick_ns_.store(now_ns);
   if (stored_state_due_) (void)TakeUpStoredState();
+  if (!unrestored_.empty() && now_ns >= restore_again_ns_) RestoreTheRest(now_ns);
+  if (!unwritten_.empty() && now_ns >= write_again_ns_) WritePipelines(now_ns);
   WatchLeader(now_ns);
   state_.Tick(now_ns);
   EndLateMoves(now_ns);

@@ -40,6 +40,7 @@ struct CoordinatorOptions {
   int heartbeat_ms = 500;
   int lease_ms = 3000;
   int step_deadline_ms = 30000;
+  int makeshift_after_ms = 5000;  // see ClusterLimits::makeshift_after_ns
   int canary_every_ms = 10000;  // 0: none
   bool encrypt_data_plane = false;  // the ranks of an epoch get a key for what they send each other; only over TLS
   std::string pulse_file;  // touched while the control thread and all engines go round; empty: none
@@ -137,6 +138,8 @@ class Coordinator {
   bool Post(std::function<void()> task);  // false: it will not run
   void Lead(const Leader& leader);
   absl::Status TakeUpStoredState();
+  void RestoreTheRest(int64_t now_ns);
+  void WritePipelines(int64_t now_ns);
   void StepDown(const std::string& why);
   void WatchLeader(int64_t now_ns);
   absl::Status CheckLeads() const;
@@ -221,6 +224,11 @@ class Coordinator {
 
   std::string own_blob_address_;
   bool stored_state_due_ = false;  // this one leads and could not read the store yet
+  // Of the store, and not taken up: their models could not be opened. Tried again, since a disk or a network may come back.
+  std::map<std::string, DeploymentRecord> unrestored_;
+  int64_t restore_again_ns_ = 0;
+  std::map<PipelineId, std::optional<RestoredPipeline>> unwritten_;  // what the store did not take; nothing: to be forgotten
+  int64_t write_again_ns_ = 0;
 
   LeaderWatch leader_watch_;
   int64_t probe_leader_at_ns_ = 0;

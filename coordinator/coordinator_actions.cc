@@ -15,6 +15,8 @@
 namespace pagoda::coordinator {
 namespace {
 
+constexpr int64_t kWriteAgainNs = 2 * kNsPerSecond;
+
 int64_t UnixSeconds() {
   return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
@@ -40,13 +42,27 @@ void Coordinator::Do(const SaveEpoch& action) {
 }
 
 void Coordinator::Do(const SavePipeline& action) {
-  const absl::Status status = store_->PutPipeline(action.pipeline);
-  if (!status.ok()) LogError("pipeline_not_stored", {{"error", AsStd(status.message())}});
+  unwritten_[action.pipeline.id] = action.pipeline;
+  WritePipelines(NowNs());
 }
 
 void Coordinator::Do(const ForgetPipeline& action) {
-  const absl::Status status = store_->DeletePipeline(action.pipeline);
-  if (!status.ok()) LogError("pipeline_not_forgotten", {{"error", AsStd(status.message())}});
+  unwritten_[action.pipeline] = std::nullopt;
+  WritePipelines(NowNs());
+}
+
+// The newest of each pipeline. What the store does not take is tried again: a successor finds workers' places by it.
+void Coordinator::WritePipelines(int64_t now_ns) {
+  for (auto entry = unwritten_.begin(); entry != unwritten_.end();) {
+    const absl::Status status = entry->second ? store_->PutPipeline(*entry->second) : store_->DeletePipeline(entry->first);
+    if (!status.ok()) {
+      LogError(entry->second ? "pipeline_not_stored" : "pipeline_not_forgotten",
+               {{"pipeline", entry->first.value()}, {"error", AsStd(status.message())}});
+      write_again_ns_ = now_ns + kWriteAgainNs;
+      return;
+    }
+    entry = unwritten_.erase(entry);
+  }
 }
 
 void Coordinator::Do(const SendAssignment& action) {
@@ -156,10 +172,11 @@ void Coordinator::Do(const OpenEpoch& action) {
   const int64_t partial = static_cast<int64_t>(restored.size()) - whole;
   engine->OpenEpoch(std::move(settings), MakePlanTransport(std::move(ranks)));
   Tell("pipeline_ready", absl::StrCat("pipeline ", action.pipeline.value(), " (", pipeline.deployment, ") is ready, epoch ",
-                                      action.epoch.value()));
+                                      action.epoch.value(), pipeline.makeshift.empty() ? "" : "; it ", pipeline.makeshift));
   LogInfo("pipeline_ready", {{"pipeline", action.pipeline.value()},
                              {"deployment", pipeline.deployment},
                              {"epoch", action.epoch.value()},
+                             {"workers", pipeline.workers.size()},
                              {"blocks", pipeline.placement.blocks},
                              {"blocks_kept", whole},
                              {"blocks_kept_by_some_stages", partial},

@@ -170,6 +170,7 @@ void Coordinator::Apply(DeploymentSpec spec, ModelFacts model, Done done) {
     if (!stored.ok()) return done(stored);
     Tell("deployment", absl::StrCat(spec.name, " was applied, replicas ", spec.replicas));
     drain_deadlines_.erase(spec.name);
+    unrestored_.erase(spec.name);
     state_.Apply(spec, model, NowNs());
     Act();
     done(absl::OkStatus());
@@ -212,8 +213,9 @@ void Coordinator::Drain(std::string name, int timeout_ms, Done done) {
 void Coordinator::Delete(std::string name, Done done) {
   const bool posted = Post([this, name = std::move(name), done] {
     absl::Status status = CheckLeads();
-    if (status.ok() && state_.deployments().contains(name)) status = store_->DeleteDeployment(name);
-    if (status.ok()) status = state_.Delete(name, NowNs());
+    const bool known = state_.deployments().contains(name);
+    if (status.ok() && (known || unrestored_.contains(name))) status = store_->DeleteDeployment(name);
+    if (status.ok() && (unrestored_.erase(name) == 0 || known)) status = state_.Delete(name, NowNs());
     if (status.ok()) Tell("deployment", absl::StrCat(name, " was deleted"));
     done(status);
   });

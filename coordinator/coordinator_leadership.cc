@@ -6,6 +6,7 @@
 namespace pagoda::coordinator {
 namespace {
 
+constexpr int64_t kRestoreAgainNs = 5 * kNsPerSecond;
 constexpr int64_t kProbeLeaderEveryNs = 240 * kNsPerMs;  // a little less than a tick
 
 }  // namespace
@@ -36,21 +37,35 @@ absl::Status Coordinator::TakeUpStoredState() {
   }
   state_ = ClusterState(state_.limits());
   state_.SetOwnBlobAddress(own_blob_address_);
+  unrestored_.clear();
+  unwritten_.clear();
   state_.Restore(stored->last_epoch, stored->last_pipeline, stored->pipelines, NowNs());
   for (const DeploymentSpec& spec : stored->deployments) {
-    const auto model = catalog_->Open(spec.model);
-    if (!model.ok()) {
-      LogError("deployment_not_restored", {{"deployment", spec.name}, {"error", AsStd(model.status().message())}});
-      continue;
-    }
-    state_.Apply(spec, {.digest = (*model)->digest(), .sizes = (*model)->sizes()}, NowNs());
+    unrestored_[spec.name].spec = spec;
   }
+  RestoreTheRest(NowNs());
   leading_.store(true);
   CountWorkers();
   Act();
   for (const auto& router : routers_->All()) router->SendHello(true, "");
   snapshot_due_ = true;
   return absl::OkStatus();
+}
+
+void Coordinator::RestoreTheRest(int64_t now_ns) {
+  restore_again_ns_ = now_ns + kRestoreAgainNs;
+  for (auto entry = unrestored_.begin(); entry != unrestored_.end();) {
+    const DeploymentSpec& spec = entry->second.spec;
+    const auto model = catalog_->Open(spec.model);
+    if (!model.ok()) {
+      LogError("deployment_not_restored", {{"deployment", spec.name}, {"error", AsStd(model.status().message())}});
+      entry->second.message = absl::StrCat("its model cannot be opened by the coordinator, which tries again: ", model.status().message());
+      ++entry;
+      continue;
+    }
+    state_.Apply(spec, {.digest = (*model)->digest(), .sizes = (*model)->sizes()}, now_ns);
+    entry = unrestored_.erase(entry);
+  }
 }
 
 // As a standby: a leader that was killed is replaced before its lease is over.
@@ -74,6 +89,8 @@ void Coordinator::StepDown(const std::string& why) {
   LogWarning("leads_no_more", {{"why", why}});
   leading_.store(false);
   stored_state_due_ = false;
+  unrestored_.clear();
+  unwritten_.clear();
   for (const auto& router : routers_->All()) router->Close("this coordinator does not lead any more");
   for (const auto& [id, link] : links_) {
     link->SetEngine(nullptr);

@@ -126,6 +126,7 @@ ClusterView Coordinator::MakeView() const {
   view.leader_address = leader_address();
   view.now_ns = NowNs();
   for (const auto& [name, deployment] : state_.deployments()) view.deployments.push_back(deployment);
+  for (const auto& [name, deployment] : unrestored_) view.deployments.push_back(deployment);
   for (const auto& [id, worker] : state_.workers()) view.workers.push_back(worker);
   for (const auto& [id, pipeline] : state_.pipelines()) {
     ClusterView::Pipeline shown{.record = pipeline, .status = {}};

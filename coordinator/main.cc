@@ -73,6 +73,11 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.add_option("--lease-ms", flags.server.coordinator.lease_ms, "a worker not heard of for so long is lost")
       ->capture_default_str()
       ->check(CLI::Range(50, 600000));
+  app.add_option("--makeshift-after-ms", flags.server.coordinator.makeshift_after_ms,
+                 "a model that no pipeline serves any more for want of workers is served by those that are left after so long, in fewer stages, "
+                 "if it fits; 0: never")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 3600000));
   app.add_option("--step-deadline-ms", flags.server.coordinator.step_deadline_ms,
                  "a step without result for so long ends the epoch (at least; more when steps are slow)")
       ->capture_default_str()

@@ -8,7 +8,7 @@ namespace v1 = ::pagoda::v1;
 
 void Describe(const DeploymentRecord& deployment, const ClusterView& view, v1::Deployment& out) {
   ToWire(deployment.spec, *out.mutable_spec());
-  int ready = 0, loading = 0, draining = 0;
+  int ready = 0, loading = 0, draining = 0, makeshifts = 0;
   std::string message = deployment.message;
   for (const ClusterView::Pipeline& pipeline : view.pipelines) {
     if (pipeline.record.deployment != deployment.spec.name) continue;
@@ -17,6 +17,9 @@ void Describe(const DeploymentRecord& deployment, const ClusterView& view, v1::D
     ready += pipeline.record.phase == PipelinePhase::kReady;
     loading += pipeline.record.phase == PipelinePhase::kLoading || pipeline.record.phase == PipelinePhase::kLinking;
     if (message.empty()) message = Explain(pipeline.record, view.now_ns);
+    const bool is_makeshift = pipeline.record.phase == PipelinePhase::kReady && !pipeline.record.makeshift.empty();
+    makeshifts += is_makeshift;
+    if (message.empty() && is_makeshift) message = absl::StrCat("pipeline ", pipeline.record.id.value(), " ", pipeline.record.makeshift);
     if (pipeline.record.phase == PipelinePhase::kReady) out.set_max_model_len(pipeline.record.placement.max_model_len);
   }
   if (message.empty() && out.max_model_len() > 0 && out.max_model_len() < deployment.spec.max_model_len) {
@@ -27,7 +30,7 @@ void Describe(const DeploymentRecord& deployment, const ClusterView& view, v1::D
   out.set_message(message);
   if (deployment.spec.replicas == 0) {
     out.set_state(draining > 0 ? v1::DEPLOYMENT_STATE_DRAINING : v1::DEPLOYMENT_STATE_STOPPED);
-  } else if (ready >= deployment.spec.replicas) {
+  } else if (ready >= deployment.spec.replicas && makeshifts == 0) {
     out.set_state(v1::DEPLOYMENT_STATE_READY);
   } else if (ready > 0) {
     out.set_state(v1::DEPLOYMENT_STATE_DEGRADED);

@@ -9,6 +9,7 @@ namespace pagoda::coordinator {
 namespace {
 
 constexpr uint32_t kProtocol = 1;
+constexpr uint32_t kOldestProtocol = 1;
 constexpr size_t kMaxNameBytes = 256;
 
 class WorkerStream final : public BidiStream<wire::WorkerMessage, wire::WorkerCommand>, public WorkerLink {
@@ -132,6 +133,12 @@ class WorkerStream final : public BidiStream<wire::WorkerMessage, wire::WorkerCo
     }
     if (registration.name().empty() || registration.name().size() > kMaxNameBytes) {
       Finish(grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "a worker needs a name of 1 to 256 bytes"));
+      return;
+    }
+    if (registration.protocol() < kOldestProtocol) {
+      Finish(grpc::Status(grpc::StatusCode::FAILED_PRECONDITION,
+                          absl::StrCat("worker ", registration.name(), " (", registration.version(), ") speaks protocol ", registration.protocol(),
+                                       "; this coordinator takes ", kOldestProtocol, " and later: upgrade the worker")));
       return;
     }
     registered_ = true;

@@ -48,26 +48,42 @@ struct EtcdClient::State {
   bool cancelled ABSL_GUARDED_BY(mutex) = false;
   grpc::ClientContext* watching ABSL_GUARDED_BY(mutex) = nullptr;
 
+  // For what keeps the lease: a member that falls silent must not cost it while others answer. Asking twice does no harm.
+  absl::Duration KeepPatience() const { return members.size() > 1 ? call_timeout / 4 : call_timeout; }
+
   // gRPC moves a connection on only while some thread polls, and a call on a lost channel fails without polling: a process
   // with no server of its own would see its new connection at the library's 5-second ticks.
   static constexpr absl::Duration kReconnectPoll = absl::Milliseconds(100);
 
-  // `call(member, context)` on the member that worked last, then on the others.
-  absl::Status OnSomeMember(const std::function<grpc::Status(Member&, grpc::ClientContext&)>& call) {
+  // `call(member, context)` on the member that worked last, then on the others. With several, one that is not connected is passed
+  // over at first, so that a silent one costs nobody the lease; `patience` is what each is given.
+  absl::Status OnSomeMember(absl::Duration patience, const std::function<grpc::Status(Member&, grpc::ClientContext&)>& call) {
     const size_t first = current.load();
     grpc::Status last;
     std::string where;
+    std::vector<size_t> order;
+    std::vector<size_t> not_connected;
     for (size_t i = 0; i < members.size(); ++i) {
-      Member& member = members[(first + i) % members.size()];
-      if (member.channel->GetState(/*try_to_connect=*/true) != GRPC_CHANNEL_READY) {
-        member.channel->WaitForConnected(std::chrono::system_clock::now() + absl::ToChronoMilliseconds(kReconnectPoll));
+      const size_t index = (first + i) % members.size();
+      grpc::Channel& channel = *members[index].channel;
+      const bool ready = channel.GetState(/*try_to_connect=*/true) == GRPC_CHANNEL_READY ||
+                         channel.WaitForConnected(std::chrono::system_clock::now() + absl::ToChronoMilliseconds(kReconnectPoll));
+      if (ready && order.empty()) {
+        order.push_back(index);
+        for (size_t j = i + 1; j < members.size(); ++j) order.push_back((first + j) % members.size());
+        break;
       }
+      not_connected.push_back(index);
+    }
+    order.insert(order.end(), not_connected.begin(), not_connected.end());
+    for (const size_t index : order) {
+      Member& member = members[index];
       grpc::ClientContext context;
-      context.set_deadline(std::chrono::system_clock::now() + absl::ToChronoMilliseconds(call_timeout));
+      context.set_deadline(std::chrono::system_clock::now() + absl::ToChronoMilliseconds(patience));
       last = call(member, context);
       where = member.address;
       if (last.ok()) {
-        current.store((first + i) % members.size());
+        current.store(index);
         return absl::OkStatus();
       }
       if (!TryAnother(last)) return absl::Status(static_cast<absl::StatusCode>(last.error_code()),
@@ -109,7 +125,7 @@ absl::StatusOr<std::unique_ptr<EtcdClient>> EtcdClient::Make(const EtcdOptions& 
 
 absl::StatusOr<pb::RangeResponse> EtcdClient::Range(const pb::RangeRequest& request) {
   pb::RangeResponse response;
-  PAGODA_RETURN_IF_ERROR(state_->OnSomeMember([&](State::Member& member, grpc::ClientContext& context) {
+  PAGODA_RETURN_IF_ERROR(state_->OnSomeMember(state_->call_timeout, [&](State::Member& member, grpc::ClientContext& context) {
     return member.kv->Range(&context, request, &response);
   }));
   return response;
@@ -117,7 +133,7 @@ absl::StatusOr<pb::RangeResponse> EtcdClient::Range(const pb::RangeRequest& requ
 
 absl::StatusOr<pb::TxnResponse> EtcdClient::Txn(const pb::TxnRequest& request) {
   pb::TxnResponse response;
-  PAGODA_RETURN_IF_ERROR(state_->OnSomeMember([&](State::Member& member, grpc::ClientContext& context) {
+  PAGODA_RETURN_IF_ERROR(state_->OnSomeMember(state_->call_timeout, [&](State::Member& member, grpc::ClientContext& context) {
     return member.kv->Txn(&context, request, &response);
   }));
   return response;
@@ -127,7 +143,7 @@ absl::StatusOr<int64_t> EtcdClient::GrantLease(int64_t ttl_s) {
   pb::LeaseGrantRequest request;
   request.set_ttl(ttl_s);
   pb::LeaseGrantResponse response;
-  PAGODA_RETURN_IF_ERROR(state_->OnSomeMember([&](State::Member& member, grpc::ClientContext& context) {
+  PAGODA_RETURN_IF_ERROR(state_->OnSomeMember(state_->call_timeout, [&](State::Member& member, grpc::ClientContext& context) {
     return member.lease->LeaseGrant(&context, request, &response);
   }));
   if (!response.error().empty()) return absl::InternalError(absl::StrCat("etcd grants no lease: ", response.error()));
@@ -136,7 +152,7 @@ absl::StatusOr<int64_t> EtcdClient::GrantLease(int64_t ttl_s) {
 
 absl::Status EtcdClient::KeepLease(int64_t lease) {
   int64_t ttl = 0;
-  PAGODA_RETURN_IF_ERROR(state_->OnSomeMember([&](State::Member& member, grpc::ClientContext& context) {
+  PAGODA_RETURN_IF_ERROR(state_->OnSomeMember(state_->KeepPatience(), [&](State::Member& member, grpc::ClientContext& context) {
     pb::LeaseKeepAliveRequest request;
     request.set_id(lease);
     pb::LeaseKeepAliveResponse response;
@@ -158,7 +174,7 @@ absl::Status EtcdClient::RevokeLease(int64_t lease) {
   pb::LeaseRevokeRequest request;
   request.set_id(lease);
   pb::LeaseRevokeResponse response;
-  return state_->OnSomeMember([&](State::Member& member, grpc::ClientContext& context) {
+  return state_->OnSomeMember(state_->call_timeout, [&](State::Member& member, grpc::ClientContext& context) {
     return member.lease->LeaseRevoke(&context, request, &response);
   });
 }

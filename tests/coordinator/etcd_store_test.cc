@@ -2,6 +2,9 @@
 #include "coordinator/store/etcd_store.h"
 
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "absl/time/clock.h"
 #include "etcd/etcd.pb.h"
@@ -181,6 +184,39 @@ TEST_F(EtcdStoreTest, ADeadEndpointIsPassedOver) {
   Lead(*store);
   EXPECT_TRUE(store->AdvanceEpoch(Epoch(1)).ok());
   EXPECT_TRUE(store->Renew().ok());
+}
+
+// Listens, and says nothing.
+class SilentEndpoint {
+ public:
+  SilentEndpoint() {
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(static_cast<uint16_t>(port_));
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    EXPECT_EQ(bind(fd_, reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
+    EXPECT_EQ(listen(fd_, 16), 0);
+  }
+  ~SilentEndpoint() { close(fd_); }
+  std::string endpoint() const { return absl::StrCat("127.0.0.1:", port_); }
+
+ private:
+  const int port_ = testing::FreePort();
+  const int fd_ = socket(AF_INET, SOCK_STREAM, 0);
+};
+
+TEST_F(EtcdStoreTest, ASilentEndpointCostsNoLease) {
+  EtcdProcess etcd;
+  const SilentEndpoint silent;
+  auto store = Open({silent.endpoint(), etcd.endpoint(), silent.endpoint()});
+  Lead(*store);
+  for (uint64_t epoch = 1; epoch <= 3; ++epoch) {
+    const absl::Time begin = absl::Now();
+    EXPECT_TRUE(store->Renew().ok());
+    EXPECT_TRUE(store->AdvanceEpoch(Epoch(epoch)).ok());
+    EXPECT_LT(absl::Now() - begin, absl::Seconds(1)) << "half of the lease";
+  }
+  EXPECT_TRUE(store->Load().ok());
 }
 
 TEST_F(EtcdStoreTest, SpeaksTlsWithClientCertificates) {

@@ -10,6 +10,7 @@
 
 #include "common/metrics.h"
 #include "pagoda/internal/v1/blob.grpc.pb.h"
+#include "pagoda/internal/v1/worker.grpc.pb.h"
 #include "pagoda/v1/admin.grpc.pb.h"
 #include "tests/coordinator/attach_client.h"
 #include "tests/coordinator/toy_pipeline.h"
@@ -446,6 +447,44 @@ TEST_F(ServerTest, DeploymentsSurviveARestart) {
   client.Send(AttachClient::MakeSubmit(1, 1, Prompt(5, 1), 5, 1));
   ASSERT_TRUE(client.WaitForEnd(1));
   EXPECT_EQ(client.TokensOf(1), 5u);
+}
+
+TEST_F(ServerTest, ADeploymentWhoseModelCannotBeOpenedIsShownAndTakenUpOnceItCan) {
+  const std::string store = (folder_ / "store.db").string();
+  server_.reset();
+  StartServer(store);
+  ASSERT_TRUE(Apply(1, 1).ok());
+  server_.reset();
+  const std::string elsewhere = model_ + ".elsewhere";
+  std::filesystem::rename(model_, elsewhere);
+  StartServer(store);
+  const auto shown = [&] {
+    ::pagoda::v1::ClusterState state;
+    grpc::ClientContext context;
+    EXPECT_TRUE(admin_->GetCluster(&context, {}, &state).ok());
+    return state.deployments_size() == 1 ? state.deployments(0).message() : "not shown";
+  };
+  EXPECT_NE(shown().find("cannot be opened by the coordinator"), std::string::npos) << shown();
+  std::filesystem::rename(elsewhere, model_);
+  auto worker = Worker("w1");
+  const absl::Time end = absl::Now() + absl::Seconds(20);
+  while (!shown().empty() && absl::Now() < end) absl::SleepFor(absl::Milliseconds(100));
+  EXPECT_EQ(shown(), "") << "it is served";
+}
+
+TEST_F(ServerTest, AWorkerOfAnUnknownProtocolIsRefused) {
+  const auto stub = internal::v1::WorkerControl::NewStub(grpc::CreateChannel(server_->address(), grpc::InsecureChannelCredentials()));
+  grpc::ClientContext context;
+  const auto stream = stub->Attach(&context);
+  internal::v1::WorkerMessage message;
+  message.mutable_register_()->set_name("old");
+  message.mutable_register_()->set_version("0.0.1");
+  stream->Write(message);
+  internal::v1::WorkerCommand command;
+  EXPECT_FALSE(stream->Read(&command));
+  const grpc::Status status = stream->Finish();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_EQ(status.error_message(), "worker old (0.0.1) speaks protocol 0; this coordinator takes 1 and later: upgrade the worker");
 }
 
 TEST_F(ServerTest, ServesModelBytesAndTheTextBundle) {

@@ -212,7 +212,7 @@ std::map<std::string, int64_t> Cluster::Counts() const {
     sum.accepted_drafts += totals.accepted_drafts;
   }
   std::map<std::string, int64_t> counts = counts_;
-  for (const char* name : {"drained", "planned_ends", "faults", "deaths", "cut", "quarantined", "broken", "handed_over", "resumed_by_log", "resumed_by_request"}) counts.try_emplace(name, 0);
+  for (const char* name : {"drained", "planned_ends", "makeshifts", "faults", "deaths", "cut", "quarantined", "broken", "handed_over", "resumed_by_log", "resumed_by_request"}) counts.try_emplace(name, 0);
   counts["kept_streams"] = sum.kept_streams;
   counts["epochs"] = sum.epochs;
   counts["replayed"] = sum.replayed;

@@ -303,7 +303,9 @@ void SimCoordinator::OpenEpoch(const coordinator::OpenEpoch& action) {
   engine.failed = false;
   engine.dispatched.clear();
   ++epochs_opened_;
-  world_.Note(absl::StrCat(name_, " opens epoch ", action.epoch.value(), " of pipeline ", action.pipeline.value()));
+  if (!pipeline.makeshift.empty()) cluster_.Count("makeshifts");
+  world_.Note(absl::StrCat(name_, " opens epoch ", action.epoch.value(), " of pipeline ", action.pipeline.value(),
+                           pipeline.makeshift.empty() ? "" : ", which ", pipeline.makeshift));
   snapshot_due_ = true;
   Pump(engine);
 }

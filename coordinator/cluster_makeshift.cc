@@ -1,0 +1,126 @@
+// A pipeline that lost a worker, with nobody to take its place: what is left serves in a smaller layout, if the model fits and no
+// other pipeline serves it, until there are enough again. Results do not depend on the layout, so its streams go on with the tokens
+// they would have had; only KV and weights are made anew.
+#include <algorithm>
+#include <utility>
+
+#include "coordinator/cluster_state.h"
+
+namespace pagoda::coordinator {
+namespace {
+
+constexpr int kFlapsOfAnUnsoundWorker = 3;
+
+struct Layout {
+  int stages = 1;
+  int tensor_parallel = 1;
+  int workers() const { return stages * tensor_parallel; }
+};
+
+// What could be made of `workers`, the largest first; of two alike the one with larger groups, as was asked for.
+std::vector<Layout> SmallerLayouts(const PlacementRequest& asked, int workers, int needed) {
+  const int widest = *std::max_element(asked.tensor_parallel.begin(), asked.tensor_parallel.end());
+  std::vector<Layout> layouts;
+  for (int width = widest; width >= 1; --width) {
+    for (int stages = asked.stages; stages >= 1; --stages) {
+      const Layout layout{.stages = stages, .tensor_parallel = width};
+      if (layout.workers() <= workers && layout.workers() < needed) layouts.push_back(layout);
+    }
+  }
+  std::stable_sort(layouts.begin(), layouts.end(), [](const Layout& a, const Layout& b) { return a.workers() > b.workers(); });
+  return layouts;
+}
+
+std::string Told(const Placement& placement, int needed) {
+  const size_t stages = placement.stages.size();
+  return absl::StrCat("runs with ", placement.ranks.size(), " of ", needed, " workers, in ", stages, stages == 1 ? " stage" : " stages",
+                      ", until more are there");
+}
+
+}  // namespace
+
+bool ClusterState::AnotherServes(const PipelineRecord& pipeline) const {
+  return std::ranges::any_of(pipelines_, [&](const auto& entry) {
+    const PipelineRecord& other = entry.second;
+    return other.id != pipeline.id && other.deployment == pipeline.deployment && other.phase == PipelinePhase::kReady && !other.draining;
+  });
+}
+
+int ClusterState::SoundIdleWorkersLike(const WorkerInfo& info, int64_t now_ns) const {
+  return static_cast<int>(std::ranges::count_if(workers_, [&](const auto& entry) {
+    const WorkerRecord& worker = entry.second;
+    const bool alike = worker.info.version == info.version && worker.info.numerics_profile == info.numerics_profile;
+    return alike && worker.phase == WorkerPhase::kIdle && worker.blamed_until_ns <= now_ns &&
+           FlapsOf(worker.info.name, now_ns) < kFlapsOfAnUnsoundWorker;
+  }));
+}
+
+bool ClusterState::AssembleMakeshift(PipelineRecord& pipeline, const DeploymentRecord& deployment, PlacementRequest request, int needed,
+                                     int64_t now_ns) {
+  const bool possible = limits_.makeshift_after_ns > 0 && pipeline.served && !pipeline.draining && deployment.spec.layers_per_stage.empty();
+  if (!possible || AnotherServes(pipeline)) {
+    pipeline.short_since_ns = 0;
+    return false;
+  }
+  if (pipeline.short_since_ns == 0) pipeline.short_since_ns = now_ns;
+  const int idle = static_cast<int>(IdleOfOneBuild(pipeline, deployment, needed).size());
+  const int last = static_cast<int>(pipeline.placement.ranks.size());
+  const auto assemble = [&](const std::vector<WorkerId>& chosen) {
+    pipeline.makeshift = Told(pipeline.placement, needed);
+    pipeline.short_since_ns = 0;  // whoever is lost of it may come back too
+    pipeline.workers = chosen;
+    SendAssignments(pipeline, deployment, now_ns);
+    return true;
+  };
+  // It was a makeshift already: its workers have their shards.
+  if (last > 0 && last < needed && last <= idle) {
+    const std::vector<WorkerId> chosen = ChooseWorkers(pipeline, deployment, last);
+    if (WaitsForHolders(pipeline, chosen, deployment, now_ns)) {
+      pipeline.message = "waits for the workers that have its shards loaded";
+      return true;
+    }
+    if (KeepsItsPlaces(pipeline, chosen)) return assemble(chosen);
+  }
+  if (now_ns - pipeline.short_since_ns < limits_.makeshift_after_ns) return false;
+  // No stream may find less room than it had.
+  request.max_model_len = pipeline.placement.max_model_len;
+  request.allow_shorter_context = false;
+  for (const Layout& layout : SmallerLayouts(request, idle, needed)) {
+    PlacementRequest smaller = request;
+    smaller.stages = layout.stages;
+    smaller.tensor_parallel = {layout.tensor_parallel};
+    const std::vector<WorkerId> chosen = ChooseWorkers(pipeline, deployment, layout.workers());
+    absl::StatusOr<Placement> placement = PlaceModel(*deployment.model.sizes, ResourcesOf(chosen), smaller);
+    if (!placement.ok()) continue;
+    pipeline.placement = *std::move(placement);
+    pipeline.shard_digests.clear();
+    return assemble(chosen);
+  }
+  return false;
+}
+
+void ClusterState::EndMakeshifts(int64_t now_ns) {
+  bool ended = false;
+  for (auto& [id, pipeline] : pipelines_) {
+    if (pipeline.makeshift.empty() || pipeline.workers.empty() || pipeline.draining) continue;
+    const DeploymentRecord& deployment = deployments_.at(pipeline.deployment);
+    const absl::StatusOr<int> needed = WorkersNeeded(*deployment.model.sizes, PlacementRequestOf(deployment.spec));
+    const WorkerInfo& info = workers_.at(pipeline.workers.front()).info;
+    const bool enough = needed.ok() && static_cast<int>(pipeline.workers.size()) + SoundIdleWorkersLike(info, now_ns) >= *needed;
+    if (!enough) {
+      pipeline.enough_since_ns = 0;
+      continue;
+    }
+    if (pipeline.enough_since_ns == 0) pipeline.enough_since_ns = now_ns;
+    // What does not serve yet has nothing to lose. What does is not stopped for one that comes and goes.
+    const bool serves = pipeline.phase == PipelinePhase::kReady;
+    if (serves && now_ns - pipeline.enough_since_ns < limits_.makeshift_least_ns) continue;
+    pipeline.enough_since_ns = 0;
+    Disband(pipeline, absl::StrCat("it has ", *needed, " workers again, as it was asked to"), true, now_ns, /*planned=*/true);
+    pipeline.not_before_ns = now_ns;
+    ended = true;
+  }
+  if (ended) Reconcile(now_ns);
+}
+
+}  // namespace pagoda::coordinator
