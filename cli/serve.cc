@@ -43,7 +43,13 @@ void PrintAddresses(const LocalCluster& cluster, const std::string& name, const 
   std::cout << "  coordinator    " << cluster.coordinators() << "  (pagoda top --coordinators " << cluster.coordinators() << admin
             << ")\n";
   for (const HostPort& metrics : cluster.coordinator_metrics()) {
-    std::cout << "                 " << scheme << metrics.ToString() << "/metrics\n";
+    if (tls.empty()) {
+      std::cout << "                 " << scheme << metrics.ToString() << "/metrics\n";
+    } else {  // its certificate is for its role, not for an address
+      const std::string named = absl::StrCat("pagoda-coordinator:", metrics.port);
+      std::cout << "                 " << metrics.ToString() << "  (curl --cacert " << ShellQuote(cluster.authority()) << " --connect-to "
+                << named << ":" << metrics.ToString() << " https://" << named << "/metrics" << key << ")\n";
+    }
   }
   std::cout << "\n  curl" << trust << " " << scheme << cluster.routers()[0].http.ToString()
             << "/v1/chat/completions -H 'Content-Type: application/json'" << key << " -d " << ShellQuote(QuestionBody(name))

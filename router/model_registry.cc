@@ -35,6 +35,11 @@ absl::StatusOr<const ServedModel*> ServedModels::Find(std::string_view name) con
                        1000),
         "loading");
   }
+  if (found->max_model_len == 0) {  // no pipeline of it was ever assembled: its limits are not known yet
+    return WithCode(WithRetryAfter(absl::UnavailableError(absl::StrCat("'", found->name, "' is deployed, but no pipeline of it is assembled yet")),
+                                   1000),
+                    "loading");
+  }
   return found;
 }
 

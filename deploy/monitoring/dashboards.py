@@ -338,7 +338,7 @@ def gpu():
             graph("Memory bandwidth", PERCENT, device("DCGM_FI_PROF_DRAM_ACTIVE", by="avg"), "Share of cycles that moved data: decode.", high=1)]),
         ("Memory and links", [
             graph("Memory in use", PERCENT, [(f"{used} / ({used} + {free})", "{{Hostname}} GPU {{gpu}}")], "Weights, KV cache, workspace.", high=1),
-            graph("NVLink", BYTES_RATE, device("DCGM_FI_PROF_NVLINK_TX_BYTES", "DCGM_FI_PROF_NVLINK_RX_BYTES"), "Between GPUs of a host: collectives."),
+            graph("NVLink", BYTES_RATE, device("DCGM_FI_PROF_NVLINK_TX_BYTES", "DCGM_FI_PROF_NVLINK_RX_BYTES"), "Between GPUs of a host: collectives. The exporter has to be told to read these counters (--collectors)."),
             graph("PCIe", BYTES_RATE, device("DCGM_FI_PROF_PCIE_TX_BYTES", "DCGM_FI_PROF_PCIE_RX_BYTES"), "To and from the host.")]),
         ("Health", [
             graph("Temperature", CELSIUS, device("DCGM_FI_DEV_GPU_TEMP", by="avg"), "Of the chip."),

@@ -277,6 +277,9 @@ def test_a_certificate_of_ones_own_for_clients_beside_those_of_cert_manager():
     assert {"name": "clients-ca", "secret": {"secretName": "mine", "items": [{"key": "ca.crt", "path": "ca.crt"}]}} in test["spec"]["volumes"]
     monitor = next(item for item in objects if item["kind"] == "PodMonitor" and item["metadata"]["name"] == "pagoda-router")
     assert monitor["spec"]["podMetricsEndpoints"][0]["tlsConfig"] == {"ca": {"secret": {"name": "mine", "key": "ca.crt"}}, "serverName": "api.example.com"}
+    # Without a name the Service's counts, for both.
+    text = template("--set", "tls.existingSecrets.server=mine,monitoring.podMonitor.enabled=true").stdout
+    assert "serverName: pagoda-router\n" in text and "--ssl-server-name=pagoda-router" in text
 
 
 def test_workers_alone_get_their_environment_and_capabilities():

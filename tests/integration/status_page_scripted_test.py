@@ -23,6 +23,8 @@ class ScriptedRouter:
     def __init__(self, keys=None):
         self.keys = {None: 200} if keys is None else keys
         self.streams = []
+        self.asked = []   # bodies of what was sent to the model
+        self.pieces = 3   # of an answer
         router = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -37,6 +39,17 @@ class ScriptedRouter:
                     return self.answer(status, "application/json", json.dumps({"data": [{"id": "m"}] if status == 200 else []}).encode())
                 path = PAGE / ("index.html" if self.path in ("/ui", "/ui/") else self.path.removeprefix("/ui/"))
                 self.answer(200, TYPES[path.suffix], path.read_bytes())
+
+            def do_POST(self):
+                router.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                self.answer(200, "text/event-stream", b"")
+                with contextlib.suppress(OSError):
+                    for number in range(router.pieces):
+                        piece = {"choices": [{"index": 0, "delta": {"content": f"piece{number} "}, "finish_reason": None}]}
+                        self.wfile.write(f"data: {json.dumps(piece)}\n\n".encode())
+                        self.wfile.flush()
+                        time.sleep(0.05)
+                    self.wfile.write(b"data: [DONE]\n\n")
 
             def answer(self, status, kind, body):
                 self.send_response(status)
@@ -268,10 +281,38 @@ def what_stays_is_not_made_anew(opened):
         assert page.script("return document.querySelector('#timings').getAttribute('role')") is None, "each token would be read out"
 
 
+def a_new_conversation_has_nothing_of_the_old_one(opened):
+    with ScriptedRouter() as router:
+        page = Opened(opened, router)
+        page.wait("live", "#connection")
+        page.wait("m", "#model")
+        def send(text):
+            opened.find_element("css selector", "#message").send_keys(text)
+            opened.find_element("css selector", "#send").click()
+        send("first")
+        wait_for("the whole answer", lambda: "piece2" in page.seen("#conversation") and not page.script("return document.querySelector('#send').disabled"), 10)
+        assert "piece2" in page.script("return document.querySelector('#announce').textContent"), "who cannot see it is not told"
+        send("second")
+        wait_for("the second question", lambda: len(router.asked) == 2, 10)
+        assert [message["content"].strip() for message in router.asked[1]["messages"]] == ["first", "piece0 piece1 piece2", "second"]
+        router.pieces = 200
+        wait_for("the end", lambda: not page.script("return document.querySelector('#send').disabled"), 10)
+        send("third")
+        wait_for("its beginning", lambda: len(router.asked) == 3 and "piece4" in page.seen("#conversation"), 10)
+        opened.find_element("css selector", "#clear").click()
+        wait_for("its end", lambda: not page.script("return document.querySelector('#send').disabled"), 10)
+        assert page.seen("#conversation") == "" and page.seen("#timings") == "" and not page.script("return document.querySelector('#token-chart svg')")
+        router.pieces = 1
+        send("fourth")
+        wait_for("the fourth question", lambda: len(router.asked) == 4, 10)
+        assert [message["content"] for message in router.asked[3]["messages"]] == ["fourth"], router.asked[3]
+
+
 def in_a_browser():
     with browser() as opened:
         for part in (without_a_key_the_page_asks_for_one, a_lost_pipeline_has_no_rates, what_is_old_is_not_shown_as_if_it_were_of_now,
-                     events_picture_a_lost_worker, what_stays_is_not_made_anew):
+                     events_picture_a_lost_worker, what_stays_is_not_made_anew,
+                     a_new_conversation_has_nothing_of_the_old_one):
             opened.get("about:blank")
             part(opened)
             bad = [entry for entry in opened.get_log("browser") if entry["level"] == "SEVERE" and "Failed to load resource" not in entry["message"]]

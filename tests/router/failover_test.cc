@@ -181,6 +181,21 @@ TEST_F(FailoverTest, NoReadyPipelineIsServiceUnavailable) {
       << "the model is gone, and its series with it";
 }
 
+TEST_F(FailoverTest, AModelThatWasNeverAssembledIsNotReadyRatherThanTooSmall) {
+  base_.max_model_len = 0;  // what a coordinator says before it has placed the model
+  FakeCoordinator& only = AddCoordinator();
+  only.SetReady(1, false);
+  StartRouter({}, "/livez");
+  ASSERT_TRUE(Eventually([&] { return Http(router_->http_port(), "GET", "/v1/models", "").body.find(base_.model) != std::string::npos; }));
+  HttpAnswer answer;
+  ASSERT_TRUE(Eventually([&] {  // its tokenizer comes first
+    answer = Complete(R"("max_tokens":5)");
+    return answer.body.find("no pipeline of it is assembled yet") != std::string::npos;
+  })) << answer.body;
+  EXPECT_EQ(answer.status, 503);
+  EXPECT_NE(answer.head.find("Retry-After"), std::string::npos);
+}
+
 TEST_F(FailoverTest, NewRequestsWaitForALostCoordinatorAndNotForEver) {
   FakeCoordinator& only = AddCoordinator();
   StartRouter([](Router::Options& options) { options.dispatcher.hold_ms = 2000; });

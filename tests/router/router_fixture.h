@@ -128,7 +128,7 @@ class RouterFixture : public testing::Test {
     coordinators_.push_back(*std::move(started));
     return *coordinators_.back();
   }
-  void StartRouter(const std::function<void(Router::Options&)>& change = {}) {
+  void StartRouter(const std::function<void(Router::Options&)>& change = {}, const std::string& until = "/readyz") {
     Router::Options options;
     for (const auto& coordinator : coordinators_)
       options.upstream.coordinators.push_back(coordinator->address());
@@ -141,7 +141,7 @@ class RouterFixture : public testing::Test {
     router_ = *std::move(router);
     thread_ = std::thread([this] { router_->Run(); });
     ASSERT_TRUE(Eventually(
-        [this] { return Http(router_->http_port(), "GET", "/readyz", "").status == 200; }));
+        [&] { return Http(router_->http_port(), "GET", until, "").status == 200; }));
   }
   static bool Eventually(const std::function<bool()>& condition, int64_t timeout_ms = 15'000) {
     const MonotonicNs deadline = NowNs() + timeout_ms * kNsPerMs;

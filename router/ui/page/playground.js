@@ -88,8 +88,10 @@ function drawTimes(times) {
 }
 
 class Answer {
-  constructor(paragraph) {
+  // `shown`: whether its conversation is still the one on the page.
+  constructor(paragraph, shown) {
     this.paragraph = paragraph;
+    this.shown = shown;
     this.text = "";
     this.times = [];
     this.started = performance.now();
@@ -115,6 +117,7 @@ class Answer {
   }
 
   tell() {
+    if (!this.shown()) return;
     const seconds = (this.last - this.started - (this.times[0] ?? 0)) / 1000;
     const tokens = this.usage?.completion_tokens ?? this.times.length;
     const parts = [`first token ${milliseconds(this.times[0] ?? null)}`, `${number(tokens)} tokens`];
@@ -152,7 +155,8 @@ async function send(event) {
   byId("message").value = "";
   conversation.push({role: "user", content: message});
   turn("user", message);
-  const answer = new Answer(turn("assistant"));
+  const mine = conversation;  // another one may have begun when the answer ends
+  const answer = new Answer(turn("assistant"), () => mine === conversation);
   byId("timings").textContent = "waiting for the first token";
   try {
     const response = await fetch("/v1/chat/completions", {method: "POST", signal: running.signal, body: JSON.stringify(requestBody()),
@@ -161,12 +165,12 @@ async function send(event) {
     await receive(response, answer);
     answer.tell();
     // Said once and whole: a screen reader that read each token as it comes would never keep up.
-    byId("announce").textContent = `The model answered: ${answer.text}`;
+    if (answer.shown()) byId("announce").textContent = `The model answered: ${answer.text}`;
   } catch (error) {
     if (error.name === "AbortError") {
       answer.finish = "your stop";
       answer.tell();
-    } else {
+    } else if (answer.shown()) {
       answer.paragraph.classList.add("failed");
       answer.paragraph.append(` ${error.message}`);
       byId("timings").textContent = "failed";
@@ -174,9 +178,9 @@ async function send(event) {
     }
   }
   if (answer.text) {
-    conversation.push({role: "assistant", content: answer.text});
+    mine.push({role: "assistant", content: answer.text});
   } else {
-    conversation.pop();
+    mine.pop();
   }
   running = null;
   byId("send").disabled = false;

@@ -46,7 +46,7 @@
 
 {{/* A name that the certificate which clients see is for; `pagoda.serverAuthority`: "secret", or "system" when everybody knows who signed it. */}}
 {{- define "pagoda.serverName" -}}
-{{- if .Values.tls.existingSecrets.server }}{{ default "" .Values.tls.serverName }}{{ end -}}
+{{- if .Values.tls.existingSecrets.server }}{{ default (printf "%s-router" (include "pagoda.fullname" .)) .Values.tls.serverName }}{{ end -}}
 {{- end -}}
 
 {{- define "pagoda.serverAuthority" -}}

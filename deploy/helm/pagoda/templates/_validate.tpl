@@ -66,12 +66,22 @@
 {{- if and (or ($values.tls).serverName (eq (default "secret" $values.tls.serverAuthority) "system")) (not $values.tls.existingSecrets.server) -}}
 {{- fail "tls.serverName and tls.serverAuthority are about the certificate in tls.existingSecrets.server, which names none" -}}
 {{- end -}}
+{{- $labels := dict "monitoring.labels" $values.monitoring.labels -}}
 {{- range $component := list "router" "coordinator" "workers" -}}
-{{- range $label, $_ := (index $values $component).podLabels -}}
+{{- $_ := set $labels (printf "%s.podLabels" $component) (index $values $component).podLabels -}}
+{{- if hasKey (default dict (index $values $component).podAnnotations) "kubectl.kubernetes.io/default-container" -}}
+{{- fail (printf "%s.podAnnotations: kubectl.kubernetes.io/default-container is the chart's own" $component) -}}
+{{- end -}}
+{{- end -}}
+{{- range $where, $given := $labels -}}
+{{- range $label, $_ := default dict $given -}}
 {{- if regexMatch "^(app[.]kubernetes[.]io/(name|instance|component|version|managed-by)|helm[.]sh/chart|pagoda/pool)$" $label -}}
-{{- fail (printf "%s.podLabels: %s is the chart's own; with another value, selectors would not find the pods" $component $label) -}}
+{{- fail (printf "%s: %s is the chart's own; with another value, selectors would not find the pods" $where $label) -}}
 {{- end -}}
 {{- end -}}
+{{- end -}}
+{{- if and $values.router.engineTypeLabel (hasKey (default dict $values.router.podLabels) "llm-d.ai/engine-type") -}}
+{{- fail "router.podLabels: llm-d.ai/engine-type is router.engineTypeLabel's; set that to \"\" to name your own" -}}
 {{- end -}}
 {{- if and $values.apiKeys.existingSecret $values.router.grpcReflection -}}
 {{- fail "router.grpcReflection answers without a key: it cannot be on together with apiKeys.existingSecret" -}}
@@ -121,9 +131,35 @@
 {{- if le (int (last $range)) (int (first $range)) -}}
 {{- fail (printf "workers.ucx.tcpPortRange is %s: the second port must be above the first" $values.workers.ucx.tcpPortRange) -}}
 {{- end -}}
+{{- if gt (int (last $range)) 65535 -}}
+{{- fail (printf "workers.ucx.tcpPortRange is %s: a port is at most 65535" $values.workers.ucx.tcpPortRange) -}}
+{{- end -}}
+{{- range $port := list 7072 7073 -}}
+{{- if and (le (int (first $range)) $port) (ge (int (last $range)) $port) -}}
+{{- fail (printf "workers.ucx.tcpPortRange is %s, which contains the worker's own port %d" $values.workers.ucx.tcpPortRange $port) -}}
+{{- end -}}
+{{- end -}}
+{{- if $values.modelVolume.existingClaim -}}
+{{- $mount := printf "%s/" $values.modelVolume.mountPath -}}
+{{- range $own := list "/tmp/" "/dev/" "/proc/" "/sys/" "/etc/" "/usr/" "/var/cache/pagoda/" "/var/lib/pagoda/" -}}
+{{- if or (hasPrefix $own $mount) (hasPrefix $mount $own) (contains "/../" $mount) -}}
+{{- fail (printf "modelVolume.mountPath is %s, which is in the way of %s: name a folder of its own, such as /models" $values.modelVolume.mountPath (trimSuffix "/" $own)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- range $env := default list $values.workers.extraEnv -}}
+{{- if has $env.name (list "POD_NAME" "POD_IP") -}}
+{{- fail (printf "workers.extraEnv: the chart sets %s itself" $env.name) -}}
+{{- end -}}
+{{- end -}}
+{{- range $env := $values.pull.env -}}
+{{- if eq $env.name "HOME" -}}
+{{- fail "pull.env: the chart sets HOME itself" -}}
+{{- end -}}
+{{- end -}}
 {{- include "pagoda.validateNames" . -}}
 {{- range $image := list "control" "worker" -}}
-{{- if eq (toString (index $values.images $image).tag) "latest" -}}
+{{- if eq (lower (toString (index $values.images $image).tag)) "latest" -}}
 {{- fail (printf "images.%s.tag is 'latest', which is another image tomorrow: pods of one release would not run the same build. Name a version, or give images.%s.digest" $image $image) -}}
 {{- end -}}
 {{- end -}}
