@@ -120,7 +120,9 @@ absl::StatusOr<int64_t> Schedule(Cluster& cluster, const Fault& fault) {
   const int64_t lasts = *lasts_ms * kMs;
   const std::string& what = fault.words[0];
   const int64_t end = fault.at_ns + lasts;
-  if (what == "kill" || what == "drain" || what == "pause" || what == "slow") {
+  if (what == "spoil") {
+    world.After(fault.at_ns, [&world, kind = fault.words[1]] { world.Spoil(kind); });
+  } else if (what == "kill" || what == "drain" || what == "pause" || what == "slow") {
     const ProcessId process = cluster.Find(fault.words[1]);
     if (process < 0) return absl::InvalidArgumentError(absl::StrCat("there is no process '", fault.words[1], "'"));
     if (what == "kill") {

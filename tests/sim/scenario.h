@@ -7,6 +7,7 @@
 //   at 1500 slow worker-0 by 20 for 3000
 //   at 1500 cut 0 1 for 2000               (hosts)
 //   at 1500 store down for 3000
+//   at 1500 spoil kv for 0                 (a bug on purpose: see Simulation.WhatIsSpoiledIsFound)
 //   at 1500 packets loss=0.01 twice=0.02 for 3000
 //   expect epochs >= 2                     (or <=; what is counted: see Cluster::Counts)
 // '#' begins a comment.

@@ -241,6 +241,7 @@ void SimClient::End(const char* how) {
 }
 
 void SimClient::OnDelta(router::ChoiceDelta delta) {
+  if (world_.TakeSpoil("swallowed")) return;
   if (ended_) return world_.Violate(absl::StrCat(name_, " gets news after its end"));
   const auto choice = static_cast<size_t>(delta.choice);
   if (choice >= got_.size()) return world_.Violate(absl::StrCat(name_, " gets choice ", delta.choice));
@@ -269,6 +270,7 @@ void SimClient::OnDelta(router::ChoiceDelta delta) {
 }
 
 void SimClient::OnDone() {
+  if (world_.TakeSpoil("unanswered")) return;
   if (ended_) return world_.Violate(absl::StrCat(name_, " ends twice"));
   if (std::ranges::count(finished_, false) > 0) world_.Violate(absl::StrCat(name_, " is done before its choices are"));
   End("has its answer");

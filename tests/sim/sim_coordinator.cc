@@ -388,6 +388,10 @@ void SimCoordinator::Publish(Engine& engine) {
     Refuse(refusal.router, refusal);
   }
   std::vector<ChoiceOutput> outputs = engine.scheduler->TakeOutputs();
+  for (ChoiceOutput& output : outputs) {
+    if (!output.tokens.empty() && world_.TakeSpoil("token")) output.tokens.front() ^= 1;
+    if (!output.tokens.empty() && world_.TakeSpoil("short")) output.tokens.pop_back();
+  }
   for (const ChoiceOutput& output : outputs) {  // the log first: a client never has a token that the log does not
     if (output.resumable) resumable_.Append(output, Now());
   }
@@ -400,13 +404,14 @@ void SimCoordinator::Publish(Engine& engine) {
     ToWire(StepTokens{.pipeline = engine.pipeline, .epoch = engine.epoch, .step = engine.last_step}, batch, *message->mutable_tokens());
     ToRouter(*router, message);
   }
-  if (engine.scheduler->idle() && engine.scheduler->leaked_blocks() != 0) {
+  if (engine.scheduler->idle() && engine.scheduler->leaked_blocks() != (world_.TakeSpoil("leak") ? 1 : 0)) {
     world_.Violate(absl::StrCat(engine.scheduler->leaked_blocks(), " blocks leaked in pipeline ", engine.pipeline.value()));
   }
   if (engine.draining && engine.scheduler->idle()) state_.Drained(engine.pipeline, Now());
 }
 
 void SimCoordinator::ToRouter(const RouterEnd& router, std::shared_ptr<wire::CoordinatorMessage> message) {
+  if (message->has_tokens() && world_.TakeSpoil("lost")) return;
   cluster_.ToRouterProcess(router.stream, life_.process, router.life, std::move(message));
 }
 

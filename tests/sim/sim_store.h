@@ -46,6 +46,7 @@ class SimStore {
     const StoreAnswer answer = MayWrite(term);
     if (answer != StoreAnswer::kOk) return answer;
     if (epoch.value() <= last_epoch_) return StoreAnswer::kNotLeader;
+    if (world_.TakeSpoil("epoch")) return StoreAnswer::kOk;  // and forgotten
     last_epoch_ = epoch.value();
     return StoreAnswer::kOk;
   }

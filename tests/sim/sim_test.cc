@@ -9,6 +9,7 @@
 #include <iostream>
 #include <sstream>
 
+#include "absl/strings/str_cat.h"
 #include "common/log.h"
 #include "tests/sim/scenario.h"
 
@@ -62,7 +63,31 @@ TEST(Simulation, ASeedReplays) {
   }
 }
 
-// A check that cannot fail is none: a wrong token, a lost answer and a leak are each found.
+// A check that cannot fail is none: each kind of bug, put in on purpose, is found and named.
+TEST(Simulation, WhatIsSpoiledIsFound) {
+  const std::string cluster = "cluster seed=9 stages=2 coordinators=2 requests=20 arrivals=4000 max_sequences=6 blocks=40\n";
+  const std::pair<const char*, const char*> bugs[] = {
+      {"at 2000 spoil kv for 0", " was due"},
+      {"at 2000 spoil token for 0", " was due"},
+      {"at 2000 spoil swallowed for 0", " where "},
+      {"at 2000 spoil unanswered for 0", " has no answer "},
+      {"at 1 spoil epoch for 0\nat 3000 kill coordinator-0 for 30000\nat 3000 kill coordinator-1 for 1000", " is given out by "},
+      {"at 2000 spoil leak for 0", " blocks leaked in pipeline "},
+  };
+  for (const auto& [bug, named] : bugs) {
+    const auto result = RunScenario(absl::StrCat(cluster, bug, "\n"));
+    ASSERT_TRUE(result.ok()) << bug << ": " << result.status();
+    EXPECT_NE(result->violation, "") << bug;
+    EXPECT_NE(result->violation.find(named), std::string::npos) << bug << ": " << result->violation;
+  }
+  // Outputs have positions: what is lost of them between coordinator and router is asked for again.
+  for (const char* harmless : {"", "at 2000 spoil short for 0\n", "at 2000 spoil lost for 0\n"}) {
+    const auto result = RunScenario(cluster + harmless);
+    ASSERT_TRUE(result.ok());
+    EXPECT_EQ(result->violation, "") << harmless;
+  }
+}
+
 TEST(Simulation, TextThatIsNoScenarioIsRefused) {
   EXPECT_FALSE(RunScenario("at 5 melt worker-0 for 3").ok());
   EXPECT_FALSE(RunScenario("cluster stages=many").ok());

@@ -279,7 +279,7 @@ void SimWorker::RunLayers() {
       }
       uint64_t hidden = values_[next];
       for (int layer = stage().layer_begin; layer < stage().layer_end; ++layer) {
-        Kv(layer, rows.blocks[static_cast<size_t>(position / block_tokens)], position % block_tokens) = ToyKv(hidden, layer);
+        Kv(layer, rows.blocks[static_cast<size_t>(position / block_tokens)], position % block_tokens) = ToyKv(hidden, layer) ^ (world_.TakeSpoil("kv") ? 1 : 0);
         for (int p = 0; p <= position; ++p) {
           hidden = ToyAttend(hidden, Kv(layer, rows.blocks[static_cast<size_t>(p / block_tokens)], p % block_tokens));
         }

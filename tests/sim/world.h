@@ -8,6 +8,7 @@
 #include <functional>
 #include <queue>
 #include <random>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -69,6 +70,9 @@ class World {
   void Violate(std::string what);
   bool violated() const { return !violation_.empty(); }
   const std::string& violation() const { return violation_; }
+  // What goes wrong once where it can, on purpose: so that the checks are seen to find it (sim_test.cc).
+  void Spoil(std::string kind) { spoils_.insert(std::move(kind)); }
+  bool TakeSpoil(const std::string& kind) { return spoils_.erase(kind) > 0; }
   void Note(std::string what);      // of the last happenings, for whoever reads a failure
   std::string Story() const;
 
@@ -100,6 +104,7 @@ class World {
   std::vector<Process> processes_;
   std::priority_queue<Entry, std::vector<Entry>, Later> events_;
   std::string violation_;
+  std::set<std::string> spoils_;
   std::deque<std::string> notes_;
 };
 
