@@ -29,6 +29,7 @@ struct Arguments {
   std::vector<std::string> models;
   int64_t requests_per_minute = 0;
   int64_t tokens_per_minute = 0;
+  double weight = 1;
 };
 
 // One `pagoda keys` at a time changes a file. The lock lies beside it, since the file itself is replaced.
@@ -63,6 +64,7 @@ int Create(const Arguments& arguments) {
   made.key.models = arguments.models;
   made.key.requests_per_minute = arguments.requests_per_minute;
   made.key.tokens_per_minute = arguments.tokens_per_minute;
+  made.key.weight = arguments.weight;
   for (const Scope scope : {Scope::kInference, Scope::kMetrics, Scope::kAdmin}) {
     if (std::ranges::find(arguments.scopes, security::NameOf(scope)) != arguments.scopes.end()) made.key.scopes.push_back(scope);
   }
@@ -85,12 +87,12 @@ int List(const Arguments& arguments) {
   const auto keys = ReadKeys(arguments.file, /*may_be_missing=*/false);
   if (!keys.ok()) return Fail(keys.status());
   const auto quota = [](int64_t value) { return value == 0 ? std::string("-") : std::to_string(value); };
-  std::vector<std::vector<std::string>> rows = {{"ID", "TENANT", "SCOPES", "MODELS", "REQUESTS/MIN", "TOKENS/MIN"}};
+  std::vector<std::vector<std::string>> rows = {{"ID", "TENANT", "SCOPES", "MODELS", "REQUESTS/MIN", "TOKENS/MIN", "WEIGHT"}};
   for (const ApiKey& key : *keys) {
     std::vector<std::string> scopes;
     for (const Scope scope : key.scopes) scopes.emplace_back(security::NameOf(scope));
     rows.push_back({key.id, key.tenant, absl::StrJoin(scopes, ","), key.models.empty() ? "all" : absl::StrJoin(key.models, ","),
-                    quota(key.requests_per_minute), quota(key.tokens_per_minute)});
+                    quota(key.requests_per_minute), quota(key.tokens_per_minute), absl::StrCat(key.weight)});
   }
   std::cout << RenderTable(rows);
   return kExitOk;
@@ -140,6 +142,9 @@ int RunKeys(int argc, const char* const* argv) {
       app.add_option("--requests-per-minute", arguments.requests_per_minute, "0: no quota")->check(CLI::NonNegativeNumber);
       app.add_option("--tokens-per-minute", arguments.tokens_per_minute, "of prompts and answers together; 0: no quota")
           ->check(CLI::NonNegativeNumber);
+      app.add_option("--weight", arguments.weight, "of its share while requests queue: 2 gets twice what 1 gets")
+          ->check(CLI::Range(security::kLeastWeight, security::kMostWeight))
+          ->capture_default_str();
     }
     AddConfigFile(app);
     int exit_status = 0;

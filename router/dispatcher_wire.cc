@@ -92,6 +92,7 @@ std::unique_ptr<wire::RouterMessage> SubmitMessage(const Session& session,
   FillSampling(request.sampling, submission.want_prompt_logprobs, submit->mutable_sampling());
   submit->set_priority(request.priority);
   submit->set_tenant(request.tenant);
+  submit->set_tenant_weight(request.tenant_weight);
   submit->set_cache_salt(CacheSalt(request));
   submit->set_bypass_prefix_cache(request.bypass_prefix_cache);
   submit->set_deadline_ms(std::max<int64_t>(1, (request.deadline_ns - now) / kNsPerMs));

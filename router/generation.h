@@ -98,6 +98,7 @@ struct GenerationRequest {
   bool detokenize = true;
   int priority = 0;
   std::string tenant;
+  double tenant_weight = 1;  // of its share of the queue
   std::string cache_salt;
   bool bypass_prefix_cache = false;
   MonotonicNs received_ns = 0;

@@ -93,9 +93,12 @@ class Reader {
       PAGODA_ASSIGN_OR_RETURN(key.requests_per_minute, Count(value, "requests_per_minute"));
     } else if (name == "tokens_per_minute") {
       PAGODA_ASSIGN_OR_RETURN(key.tokens_per_minute, Count(value, "tokens_per_minute"));
+    } else if (name == "weight") {
+      key.weight = value.IsScalar() ? value.as<double>(0) : 0;
+      if (!(key.weight >= kLeastWeight && key.weight <= kMostWeight)) return At(value, "'weight' must be a number from 0.01 to 100");
     } else {
       return At(where, absl::StrCat("'", name, "' is not one of id, sha256, tenant, scopes, models, requests_per_minute, ",
-                                    "tokens_per_minute"));
+                                    "tokens_per_minute, weight"));
     }
     return absl::OkStatus();
   }
@@ -195,6 +198,7 @@ std::string KeyRing::ToText(const std::vector<ApiKey>& keys) {
     if (!key.models.empty()) out << YAML::Key << "models" << YAML::Value << YAML::Flow << key.models;
     if (key.requests_per_minute > 0) out << YAML::Key << "requests_per_minute" << YAML::Value << key.requests_per_minute;
     if (key.tokens_per_minute > 0) out << YAML::Key << "tokens_per_minute" << YAML::Value << key.tokens_per_minute;
+    if (key.weight != 1) out << YAML::Key << "weight" << YAML::Value << key.weight;
     out << YAML::EndMap;
   }
   out << YAML::EndSeq << YAML::EndMap;

@@ -28,6 +28,9 @@ namespace pagoda::security {
 enum class Scope { kInference, kMetrics, kAdmin };
 std::string_view NameOf(Scope scope);
 
+inline constexpr double kLeastWeight = 0.01;
+inline constexpr double kMostWeight = 100;
+
 struct ApiKey {
   std::string id;
   std::array<unsigned char, 32> sha256 = {};
@@ -36,6 +39,7 @@ struct ApiKey {
   std::vector<std::string> models;  // empty: all
   int64_t requests_per_minute = 0;  // 0: no quota
   int64_t tokens_per_minute = 0;    // 0: no quota
+  double weight = 1;                // of its tenant's share while requests queue: 2 gets twice what 1 gets
 
   bool Has(Scope scope) const;
   bool MayUse(std::string_view model) const;

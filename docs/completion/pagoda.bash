@@ -19,7 +19,7 @@ _pagoda_words() {
     'pagoda plan') echo '--help --pipeline-parallel-size --tensor-parallel-size --layers-per-stage --max-model-len --kv-cache-dtype --kv-cache-memory-bytes --memory --cache-dir --json --config' ;;
     'pagoda certs') echo '--help --hosts --days --renew --config' ;;
     'pagoda keys') echo 'create list revoke' ;;
-    'pagoda keys create') echo '--help --file --tenant --scopes --models --requests-per-minute --tokens-per-minute --config' ;;
+    'pagoda keys create') echo '--help --file --tenant --scopes --models --requests-per-minute --tokens-per-minute --weight --config' ;;
     'pagoda keys list') echo '--help --file --config' ;;
     'pagoda keys revoke') echo '--help --file --config' ;;
     'pagoda pull') echo '--help --cache-dir --config' ;;

@@ -258,6 +258,7 @@ complete -c pagoda -n '__fish_seen_subcommand_from keys ; and __fish_seen_subcom
 complete -c pagoda -n '__fish_seen_subcommand_from keys ; and __fish_seen_subcommand_from create' -l models -r -d 'models it may use; default: all'
 complete -c pagoda -n '__fish_seen_subcommand_from keys ; and __fish_seen_subcommand_from create' -l requests-per-minute -r -d '0: no quota'
 complete -c pagoda -n '__fish_seen_subcommand_from keys ; and __fish_seen_subcommand_from create' -l tokens-per-minute -r -d 'of prompts and answers together; 0: no quota'
+complete -c pagoda -n '__fish_seen_subcommand_from keys ; and __fish_seen_subcommand_from create' -l weight -r -d 'of its share while requests queue: 2 gets twice what 1 gets'
 complete -c pagoda -n '__fish_seen_subcommand_from keys ; and __fish_seen_subcommand_from create' -l config -d 'YAML file with the same names as the flags'
 complete -c pagoda -n '__fish_seen_subcommand_from keys ; and __fish_seen_subcommand_from list' -l help -d 'Print this help message and exit'
 complete -c pagoda -n '__fish_seen_subcommand_from keys ; and __fish_seen_subcommand_from list' -l file -r -d 'the key file: what --api-key-file takes'

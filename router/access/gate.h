@@ -22,6 +22,7 @@ struct Caller {
   std::shared_ptr<const security::ApiKey> key;  // null: no keys are configured
   std::string tenant() const { return key == nullptr ? "" : key->tenant; }
   std::string key_id() const { return key == nullptr ? "" : key->id; }
+  double weight() const { return key == nullptr ? 1 : key->weight; }
   bool MayUse(std::string_view model) const { return key == nullptr || key->MayUse(model); }
   bool sees_all_models() const { return key == nullptr || key->models.empty(); }
 };

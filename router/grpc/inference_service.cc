@@ -149,6 +149,7 @@ class InferenceService : public v1::Inference::CallbackService {
     }
     call.Hold(*std::move(reserved));
     prepared->tenant = caller.tenant();
+    prepared->tenant_weight = caller.weight();
     prepared->received_ns = now;
     const int64_t patience_ms = ClientPatienceMs(context);
     if (patience_ms < options_.request_timeout_ms) call.EndsAtClientDeadline();

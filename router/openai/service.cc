@@ -318,6 +318,7 @@ void Service::StartJob(std::shared_ptr<Exchange> exchange, Endpoint endpoint, in
             return done->SendError(fair);
           }
           request.tenant = done->caller.tenant();
+          request.tenant_weight = done->caller.weight();
           tokens += MostTokens(request);
         }
         const MonotonicNs now = NowNs();

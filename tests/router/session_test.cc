@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "common/stream_errors.h"
+#include "router/dispatcher_wire.h"
 #include "tests/router/byte_tokenizer.h"
 
 namespace pagoda::router {
@@ -49,6 +50,18 @@ TEST(SessionTest, TextComesOnceInOrder) {
   EXPECT_EQ(update.delta.text, "lo") << "what is known is dropped by its index";
   EXPECT_FALSE(update.first_token);
   EXPECT_EQ(session.output_tokens(), 5);
+}
+
+TEST(SessionTest, TheTenantsShareGoesWithEverySubmission) {
+  GenerationRequest request = Request();
+  request.tenant = "acme";
+  request.tenant_weight = 2.5;
+  Session session(std::move(request));
+  for (int attempt = 1; attempt <= 2; ++attempt) {
+    const auto message = SubmitMessage(session, session.NextSubmission(), {}, NowNs());
+    EXPECT_EQ(message->submit().tenant(), "acme");
+    EXPECT_EQ(message->submit().tenant_weight(), 2.5);
+  }
 }
 
 TEST(SessionTest, MissingTokensAreNoticed) {

@@ -13,6 +13,7 @@ TEST(KeyRingTest, AMadeKeyIsFoundInWhatWasWritten) {
   one.key.scopes = {Scope::kInference, Scope::kMetrics};
   one.key.models = {"small", "a/b"};
   one.key.requests_per_minute = 60;
+  one.key.weight = 2.5;
   one.key.tokens_per_minute = 1000;
   NewKey two = MakeKey();
   two.key.tenant = "other";
@@ -27,6 +28,7 @@ TEST(KeyRingTest, AMadeKeyIsFoundInWhatWasWritten) {
   EXPECT_EQ(found->id, one.key.id);
   EXPECT_EQ(found->tenant, "acme: the company");
   EXPECT_EQ(found->requests_per_minute, 60);
+  EXPECT_EQ(found->weight, 2.5);
   EXPECT_EQ(found->tokens_per_minute, 1000);
   EXPECT_TRUE(found->Has(Scope::kMetrics));
   EXPECT_FALSE(found->Has(Scope::kAdmin));
@@ -67,6 +69,7 @@ TEST(KeyRingTest, ErrorsNameTheLine) {
       {"keys:\n" + good + "    colour: red\n", "keys.yaml:5: 'colour'"},
       {"keys:\n" + good + "    scopes: [root]\n", "keys.yaml:5: 'root'"},
       {"keys:\n" + good + "    requests_per_minute: many\n", "keys.yaml:5: 'requests_per_minute'"},
+      {"keys:\n" + good + "    weight: 0\n", "keys.yaml:5: 'weight' must be a number from 0.01 to 100"},
       {"keys:\n" + good + "    tokens_per_minute: -1\n", "keys.yaml:5: 'tokens_per_minute'"},
       {"keys:\n" + good + "    models: []\n", "keys.yaml:5: 'models'"},
       {"keys:\n" + good + "    id: b\n", "keys.yaml:5: 'id' stands twice"},
