@@ -227,7 +227,6 @@ void ClusterState::TryAssemble(PipelineRecord& pipeline, int64_t now_ns) {
     }
     return;
   }
-  pipeline.short_since_ns = 0;
   if (HolderIsReleasing(pipeline, deployment)) return;
   const std::vector<WorkerId> chosen = ChooseWorkers(pipeline, deployment, *needed);
   if (WaitsForHolders(pipeline, chosen, deployment, now_ns)) {
@@ -239,11 +238,13 @@ void ClusterState::TryAssemble(PipelineRecord& pipeline, int64_t now_ns) {
     absl::StatusOr<Placement> placement = PlaceModel(*deployment.model.sizes, resources, request);
     if (!placement.ok()) {
       pipeline.message = std::string(AsStd(placement.status().message()));
+      (void)AssembleMakeshift(pipeline, deployment, request, *needed, now_ns);  // these are others than it ran on
       return;
     }
     pipeline.placement = *std::move(placement);
     pipeline.shard_digests.clear();
   }
+  pipeline.short_since_ns = 0;
   pipeline.makeshift.clear();
   pipeline.workers = chosen;
   SendAssignments(pipeline, deployment, now_ns);

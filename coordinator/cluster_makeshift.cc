@@ -2,6 +2,7 @@
 // other pipeline serves it, until there are enough again. Results do not depend on the layout, so its streams go on with the tokens
 // they would have had; only KV and weights are made anew.
 #include <algorithm>
+#include <functional>
 #include <utility>
 
 #include "coordinator/cluster_state.h"
@@ -46,13 +47,29 @@ bool ClusterState::AnotherServes(const PipelineRecord& pipeline) const {
   });
 }
 
-int ClusterState::SoundIdleWorkersLike(const WorkerInfo& info, int64_t now_ns) const {
-  return static_cast<int>(std::ranges::count_if(workers_, [&](const auto& entry) {
-    const WorkerRecord& worker = entry.second;
+// The makeshift's workers and idle ones like them, of those that do not come and go, are enough for what is asked for, and it fits.
+bool ClusterState::CouldBeWhole(const PipelineRecord& pipeline, const DeploymentRecord& deployment, int64_t now_ns) const {
+  const PlacementRequest asked = PlacementRequestOf(deployment.spec);
+  const absl::StatusOr<int> needed = WorkersNeeded(*deployment.model.sizes, asked);
+  if (!needed.ok()) return false;
+  std::vector<WorkerId> workers = pipeline.workers;
+  const WorkerInfo& info = workers_.at(workers.front()).info;
+  for (const auto& [id, worker] : workers_) {
     const bool alike = worker.info.version == info.version && worker.info.numerics_profile == info.numerics_profile;
-    return alike && worker.phase == WorkerPhase::kIdle && worker.blamed_until_ns <= now_ns &&
-           FlapsOf(worker.info.name, now_ns) < kFlapsOfAnUnsoundWorker;
-  }));
+    const bool sound = worker.blamed_until_ns <= now_ns && FlapsOf(worker.info.name, now_ns) < kFlapsOfAnUnsoundWorker;
+    if (worker.phase == WorkerPhase::kIdle && alike && sound) workers.push_back(id);
+  }
+  if (static_cast<int>(workers.size()) < *needed) return false;
+  workers.resize(static_cast<size_t>(*needed));
+  return PlaceModel(*deployment.model.sizes, ResourcesOf(workers), asked).ok();
+}
+
+std::vector<WorkerId> ClusterState::LargestIdle(const PipelineRecord& pipeline, const DeploymentRecord& deployment, int count) const {
+  std::vector<const WorkerRecord*> idle = IdleOfOneBuild(pipeline, deployment, count);
+  std::ranges::stable_sort(idle, std::greater<>(), [](const WorkerRecord* worker) { return worker->info.memory_bytes; });
+  std::vector<WorkerId> ids;
+  for (int i = 0; i < count; ++i) ids.push_back(idle[static_cast<size_t>(i)]->id);
+  return ids;
 }
 
 bool ClusterState::AssembleMakeshift(PipelineRecord& pipeline, const DeploymentRecord& deployment, PlacementRequest request, int needed,
@@ -89,12 +106,15 @@ bool ClusterState::AssembleMakeshift(PipelineRecord& pipeline, const DeploymentR
     PlacementRequest smaller = request;
     smaller.stages = layout.stages;
     smaller.tensor_parallel = {layout.tensor_parallel};
-    const std::vector<WorkerId> chosen = ChooseWorkers(pipeline, deployment, layout.workers());
-    absl::StatusOr<Placement> placement = PlaceModel(*deployment.model.sizes, ResourcesOf(chosen), smaller);
-    if (!placement.ok()) continue;
-    pipeline.placement = *std::move(placement);
-    pipeline.shard_digests.clear();
-    return assemble(chosen);
+    for (const bool largest : {false, true}) {  // first those that have something of it loaded, or came first
+      const std::vector<WorkerId> chosen = largest ? LargestIdle(pipeline, deployment, layout.workers())
+                                                   : ChooseWorkers(pipeline, deployment, layout.workers());
+      absl::StatusOr<Placement> placement = PlaceModel(*deployment.model.sizes, ResourcesOf(chosen), smaller);
+      if (!placement.ok()) continue;
+      pipeline.placement = *std::move(placement);
+      pipeline.shard_digests.clear();
+      return assemble(chosen);
+    }
   }
   return false;
 }
@@ -104,9 +124,7 @@ void ClusterState::EndMakeshifts(int64_t now_ns) {
   for (auto& [id, pipeline] : pipelines_) {
     if (pipeline.makeshift.empty() || pipeline.workers.empty() || pipeline.draining) continue;
     const DeploymentRecord& deployment = deployments_.at(pipeline.deployment);
-    const absl::StatusOr<int> needed = WorkersNeeded(*deployment.model.sizes, PlacementRequestOf(deployment.spec));
-    const WorkerInfo& info = workers_.at(pipeline.workers.front()).info;
-    const bool enough = needed.ok() && static_cast<int>(pipeline.workers.size()) + SoundIdleWorkersLike(info, now_ns) >= *needed;
+    const bool enough = CouldBeWhole(pipeline, deployment, now_ns);
     if (!enough) {
       pipeline.enough_since_ns = 0;
       continue;
@@ -116,7 +134,7 @@ void ClusterState::EndMakeshifts(int64_t now_ns) {
     const bool serves = pipeline.phase == PipelinePhase::kReady;
     if (serves && now_ns - pipeline.enough_since_ns < limits_.makeshift_least_ns) continue;
     pipeline.enough_since_ns = 0;
-    Disband(pipeline, absl::StrCat("it has ", *needed, " workers again, as it was asked to"), true, now_ns, /*planned=*/true);
+    Disband(pipeline, "there are workers enough again for the layout that it was asked for", true, now_ns, /*planned=*/true);
     pipeline.not_before_ns = now_ns;
     ended = true;
   }

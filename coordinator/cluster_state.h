@@ -85,7 +85,8 @@ class ClusterState {
                          int64_t now_ns);
   void EndMakeshifts(int64_t now_ns);
   bool AnotherServes(const PipelineRecord& pipeline) const;
-  int SoundIdleWorkersLike(const WorkerInfo& info, int64_t now_ns) const;
+  std::vector<WorkerId> LargestIdle(const PipelineRecord& pipeline, const DeploymentRecord& deployment, int count) const;
+  bool CouldBeWhole(const PipelineRecord& pipeline, const DeploymentRecord& deployment, int64_t now_ns) const;
   std::vector<const WorkerRecord*> IdleOfOneBuild(const PipelineRecord& pipeline, const DeploymentRecord& deployment, int needed) const;
   bool HolderIsReleasing(const PipelineRecord& pipeline, const DeploymentRecord& deployment) const;
   std::vector<WorkerId> ChooseWorkers(const PipelineRecord& pipeline, const DeploymentRecord& deployment, int needed) const;

@@ -129,6 +129,25 @@ TEST_F(MakeshiftTest, WhatDoesNotFitIsNotTried) {
   EXPECT_EQ(small.PhaseOf(1), PipelinePhase::kPending);
 }
 
+TEST_F(MakeshiftTest, AWorkerThatIsTooSmallDoesNotEndIt) {
+  Serve(2, 1, {"a", "b"});
+  Lose("b");
+  cluster_.Pass(5300);
+  ASSERT_EQ(cluster_.PhaseOf(1), PipelinePhase::kReady);
+  WorkerInfo small = Info("b", 2);
+  small.memory_bytes = 1 << 20;
+  cluster_.state.Join(small, cluster_.now);
+  cluster_.Obey();
+  cluster_.Pass(30000);
+  EXPECT_EQ(cluster_.PhaseOf(1), PipelinePhase::kReady);
+  EXPECT_EQ(cluster_.opened[PipelineId(1)], 2) << "its streams were not interrupted for it";
+  Lose("a");  // and comes back at once: both are there, and do not make what is asked for
+  ids_["a"] = cluster_.Join("a", 2);
+  cluster_.Pass(5600);
+  EXPECT_EQ(cluster_.PhaseOf(1), PipelinePhase::kReady) << pipeline().message;
+  EXPECT_EQ(pipeline().workers, std::vector<WorkerId>{ids_.at("a")});
+}
+
 TEST_F(MakeshiftTest, ANewCoordinatorTakesItUpAtOnce) {
   Serve(2, 1, {"a", "b"});
   Lose("b");
