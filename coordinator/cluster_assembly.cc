@@ -2,6 +2,7 @@
 #include "coordinator/cluster_state.h"
 
 #include <algorithm>
+#include <functional>
 #include <tuple>
 #include <utility>
 
@@ -48,6 +49,13 @@ void ClusterState::MatchReplicas(DeploymentRecord& deployment, int64_t now_ns) {
     active.push_back(pipeline.id);
     pipelines_.emplace(pipeline.id, std::move(pipeline));
   }
+  // Who serves stays: first goes what waits, then what loads, then what makes shift, then the newest.
+  std::ranges::stable_sort(active, std::greater<>(), [&](PipelineId id) {
+    const PipelineRecord& pipeline = pipelines_.at(id);
+    if (pipeline.phase == PipelinePhase::kPending) return 0;
+    if (pipeline.phase != PipelinePhase::kReady) return 1;
+    return pipeline.makeshift.empty() ? 3 : 2;
+  });
   while (static_cast<int>(active.size()) > deployment.spec.replicas) {
     PipelineRecord& pipeline = pipelines_.at(active.back());
     active.pop_back();
@@ -228,14 +236,21 @@ void ClusterState::TryAssemble(PipelineRecord& pipeline, int64_t now_ns) {
     return;
   }
   if (HolderIsReleasing(pipeline, deployment)) return;
-  const std::vector<WorkerId> chosen = ChooseWorkers(pipeline, deployment, *needed);
+  std::vector<WorkerId> chosen = ChooseWorkers(pipeline, deployment, *needed);
   if (WaitsForHolders(pipeline, chosen, deployment, now_ns)) {
     pipeline.message = "waits for the workers that have its shards loaded";
     return;
   }
   if (!KeepsItsPlaces(pipeline, chosen)) {
-    const std::vector<WorkerResources> resources = ResourcesOf(chosen);
-    absl::StatusOr<Placement> placement = PlaceModel(*deployment.model.sizes, resources, request);
+    absl::StatusOr<Placement> placement = PlaceModel(*deployment.model.sizes, ResourcesOf(chosen), request);
+    if (!placement.ok()) {  // one that is too small must not stand in the way of others
+      const std::vector<WorkerId> largest = LargestIdle(pipeline, deployment, *needed);
+      absl::StatusOr<Placement> other = PlaceModel(*deployment.model.sizes, ResourcesOf(largest), request);
+      if (other.ok()) {
+        chosen = largest;
+        placement = std::move(other);
+      }
+    }
     if (!placement.ok()) {
       pipeline.message = std::string(AsStd(placement.status().message()));
       (void)AssembleMakeshift(pipeline, deployment, request, *needed, now_ns);  // these are others than it ran on

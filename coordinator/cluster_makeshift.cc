@@ -54,12 +54,14 @@ bool ClusterState::CouldBeWhole(const PipelineRecord& pipeline, const Deployment
   if (!needed.ok()) return false;
   std::vector<WorkerId> workers = pipeline.workers;
   const WorkerInfo& info = workers_.at(workers.front()).info;
+  const auto memory = [&](WorkerId id) { return workers_.at(id).info.memory_bytes; };
   for (const auto& [id, worker] : workers_) {
     const bool alike = worker.info.version == info.version && worker.info.numerics_profile == info.numerics_profile;
     const bool sound = worker.blamed_until_ns <= now_ns && FlapsOf(worker.info.name, now_ns) < kFlapsOfAnUnsoundWorker;
     if (worker.phase == WorkerPhase::kIdle && alike && sound) workers.push_back(id);
   }
   if (static_cast<int>(workers.size()) < *needed) return false;
+  std::ranges::stable_sort(workers, std::greater<>(), memory);
   workers.resize(static_cast<size_t>(*needed));
   return PlaceModel(*deployment.model.sizes, ResourcesOf(workers), asked).ok();
 }
@@ -120,7 +122,6 @@ bool ClusterState::AssembleMakeshift(PipelineRecord& pipeline, const DeploymentR
 }
 
 void ClusterState::EndMakeshifts(int64_t now_ns) {
-  bool ended = false;
   for (auto& [id, pipeline] : pipelines_) {
     if (pipeline.makeshift.empty() || pipeline.workers.empty() || pipeline.draining) continue;
     const DeploymentRecord& deployment = deployments_.at(pipeline.deployment);
@@ -136,9 +137,8 @@ void ClusterState::EndMakeshifts(int64_t now_ns) {
     pipeline.enough_since_ns = 0;
     Disband(pipeline, "there are workers enough again for the layout that it was asked for", true, now_ns, /*planned=*/true);
     pipeline.not_before_ns = now_ns;
-    ended = true;
+    return Reconcile(now_ns);  // one at a time: the same idle workers make only one whole
   }
-  if (ended) Reconcile(now_ns);
 }
 
 }  // namespace pagoda::coordinator

@@ -181,6 +181,7 @@ void Coordinator::Apply(DeploymentSpec spec, ModelFacts model, Done done) {
 // What is not in the store has not happened: a leader that was deposed, or cannot reach the store, changes nothing.
 absl::Status Coordinator::StoreReplicas(const std::string& name, int replicas) {
   PAGODA_RETURN_IF_ERROR(CheckLeads());
+  if (const auto waiting = unrestored_.find(name); waiting != unrestored_.end()) return absl::UnavailableError(waiting->second.message);
   const auto found = state_.deployments().find(name);
   if (found == state_.deployments().end()) return absl::OkStatus();  // the state says so
   DeploymentSpec spec = found->second.spec;

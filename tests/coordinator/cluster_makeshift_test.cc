@@ -148,6 +148,21 @@ TEST_F(MakeshiftTest, AWorkerThatIsTooSmallDoesNotEndIt) {
   EXPECT_EQ(pipeline().workers, std::vector<WorkerId>{ids_.at("a")});
 }
 
+TEST_F(MakeshiftTest, ATooSmallWorkerStandsInNobodysWay) {
+  WorkerInfo tiny = Info("tiny");
+  tiny.memory_bytes = 1 << 20;
+  cluster_.state.Join(tiny, cluster_.now);
+  cluster_.Obey();
+  Serve(2, 1, {"a", "b"});
+  Lose("a");
+  cluster_.Pass(5600);
+  ASSERT_EQ(cluster_.PhaseOf(1), PipelinePhase::kReady) << "as a makeshift of b";
+  ids_["a"] = cluster_.Join("a", 2);
+  cluster_.Pass(11000);
+  ASSERT_EQ(cluster_.PhaseOf(1), PipelinePhase::kReady);
+  EXPECT_EQ(pipeline().workers.size(), 2u) << "a and b, although tiny came before";
+}
+
 TEST_F(MakeshiftTest, ANewCoordinatorTakesItUpAtOnce) {
   Serve(2, 1, {"a", "b"});
   Lose("b");

@@ -76,6 +76,20 @@ TEST(ClusterState, WithoutASpareItWaitsForTheWorkerToComeBack) {
   EXPECT_EQ(cluster.state.workers().count(b), 0u);
 }
 
+TEST(ClusterState, WhoServesStaysWhenReplicasAreTakenAway) {
+  Cluster cluster;
+  cluster.state.Apply(SmallDeployment(1, 1, 2), SmallModel(), cluster.now);
+  const WorkerId a = cluster.Join("a");
+  cluster.Join("b");
+  cluster.state.Gone(a, "killed", cluster.now);
+  cluster.Obey();
+  ASSERT_EQ(cluster.PhaseOf(1), PipelinePhase::kPending);
+  ASSERT_TRUE(cluster.state.Scale("m", 1, cluster.now).ok());
+  cluster.Obey();
+  ASSERT_EQ(cluster.state.pipelines().size(), 1u);
+  EXPECT_EQ(cluster.PhaseOf(2), PipelinePhase::kReady);
+}
+
 TEST(ClusterState, APipelineIsOfOneBuildAndProfile) {
   Cluster cluster;
   cluster.state.Apply(SmallDeployment(2, 1, 1), SmallModel(), cluster.now);
