@@ -207,7 +207,9 @@ void ClusterState::TryAssemble(PipelineRecord& pipeline, int64_t now_ns) {
   if (now_ns < pipeline.not_before_ns) return;
   const auto found = deployments_.find(pipeline.deployment);
   if (found == deployments_.end()) return;
-  DeploymentRecord& deployment = found->second;
+  DeploymentRecord past;
+  if (pipeline.made_by != nullptr) past = *pipeline.made_by;
+  DeploymentRecord& deployment = pipeline.made_by != nullptr ? past : found->second;
   const ModelSizes& sizes = *deployment.model.sizes;
   if (WorthCuttingBy(sizes, deployment.measured, deployment.cut_by)) deployment.cut_by = deployment.measured;
   PlacementRequest request = PlacementRequestOf(deployment.spec);

@@ -99,6 +99,8 @@ struct WorkerRecord {
 
 enum class PipelinePhase : uint8_t { kPending, kLoading, kLinking, kReady, kDraining };
 
+struct DeploymentRecord;
+
 struct PipelineRecord {
   PipelineId id;
   std::string deployment;
@@ -116,6 +118,8 @@ struct PipelineRecord {
   std::string kv_format;          // type and block size, of the last assembly
   std::vector<std::string> shard_digests;  // by place, of the last assembly: who still has one may take its place again
   int64_t wait_for_holders_until_ns = 0;   // after a change of coordinators: they come back within moments
+  // It drains since another spec was applied: what it was made by, and is assembled again by while it has something to finish.
+  std::shared_ptr<const DeploymentRecord> made_by;
   // Of a layout with fewer workers than the deployment asks for (cluster_makeshift.cc).
   bool served = false;             // it was ready once
   int64_t short_since_ns = 0;      // too few workers for the layout that is asked for; 0: enough

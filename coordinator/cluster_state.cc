@@ -44,10 +44,14 @@ void ClusterState::RecognizeShard(WorkerRecord& worker) {
     for (size_t place = 0; place < pipeline.shard_digests.size(); ++place) {
       if (pipeline.shard_digests[place] != worker.info.held_shard) continue;
       const RankPlacement& rank = pipeline.placement.ranks[place];
-      worker.shard = ShardName(pipeline, deployment->second, rank.stage, rank.rank);
+      worker.shard = ShardName(pipeline, DeploymentOf(pipeline), rank.stage, rank.rank);
       return;
     }
   }
+}
+
+const DeploymentRecord& ClusterState::DeploymentOf(const PipelineRecord& pipeline) const {
+  return pipeline.made_by != nullptr ? *pipeline.made_by : deployments_.at(pipeline.deployment);
 }
 
 const WorkerRecord* ClusterState::FindWorker(WorkerId id) const {
@@ -191,6 +195,7 @@ void ClusterState::Apply(DeploymentSpec spec, ModelFacts model, int64_t now_ns) 
     DeploymentSpec scaled = deployment.spec;
     scaled.replicas = spec.replicas;
     const bool same_shape = scaled == spec && deployment.model.digest == model.digest;
+    const auto before = std::make_shared<const DeploymentRecord>(deployment);
     deployment.spec = std::move(spec);
     deployment.model = std::move(model);
     deployment.draining = false;
@@ -198,7 +203,9 @@ void ClusterState::Apply(DeploymentSpec spec, ModelFacts model, int64_t now_ns) 
     if (!same_shape) {
       // What runs finishes where it is; new pipelines take its place.
       for (auto& [id, pipeline] : pipelines_) {
-        if (pipeline.deployment != name || pipeline.draining) continue;
+        if (pipeline.deployment != name) continue;
+        if (pipeline.made_by == nullptr) pipeline.made_by = before;
+        if (pipeline.draining) continue;
         pipeline.draining = true;
         if (pipeline.phase == PipelinePhase::kReady) pipeline.phase = PipelinePhase::kDraining;
         Do(StopPipeline{id, true});

@@ -73,6 +73,8 @@ class ClusterState {
   const std::map<WorkerId, WorkerRecord>& workers() const { return workers_; }
   const std::map<PipelineId, PipelineRecord>& pipelines() const { return pipelines_; }
   const std::map<std::string, DeploymentRecord>& deployments() const { return deployments_; }
+  // What the pipeline is made by: its deployment, or what that was before another spec was applied.
+  const DeploymentRecord& DeploymentOf(const PipelineRecord& pipeline) const;
   const WorkerRecord* FindWorker(WorkerId id) const;
   std::vector<RankView> RanksOf(const PipelineRecord& pipeline, int64_t now_ns) const;
 

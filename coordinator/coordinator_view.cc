@@ -85,7 +85,7 @@ Snapshot Coordinator::MakeSnapshot() const {
     if (deployment == state_.deployments().end() || engine == nullptr) continue;
     const EngineStatus status = engine->status();
     const auto moved_to = moved_to_.find(id);
-    snapshot.pipelines.push_back(SnapshotOf(pipeline, deployment->second,
+    snapshot.pipelines.push_back(SnapshotOf(pipeline, state_.DeploymentOf(pipeline),
                                             {.stats = status.stats,
                                              .leaving = refusing_.load() || left_.contains(id),
                                              .moving = moves_.From(id) != nullptr,

@@ -21,7 +21,7 @@ std::vector<RestoredBlock> SurveyKv(const ClusterState& cluster, const PipelineR
 
 EpochSettings EpochSettingsOf(const ClusterState& cluster, const OpenEpoch& open) {
   const PipelineRecord& pipeline = cluster.pipelines().at(open.pipeline);
-  const DeploymentRecord& deployment = cluster.deployments().at(pipeline.deployment);
+  const DeploymentRecord& deployment = cluster.DeploymentOf(pipeline);
   const DeploymentSpec& spec = deployment.spec;
   std::vector<int> layers;
   for (const StagePlacement& stage : pipeline.placement.stages) layers.push_back(stage.layer_end - stage.layer_begin);

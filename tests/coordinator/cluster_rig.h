@@ -54,7 +54,7 @@ class Cluster {
         } else if (const auto* close = std::get_if<CloseEpoch>(&action)) {
           ++closed[close->pipeline];
         } else if (const auto* stop = std::get_if<StopPipeline>(&action)) {
-          if (stop->draining) state.Drained(stop->pipeline, now);
+          if (stop->draining && drains) state.Drained(stop->pipeline, now);
         }
       }
     }
@@ -78,6 +78,7 @@ class Cluster {
   int64_t now = 1;
   bool loads = true;
   bool leaves = true;
+  bool drains = true;
   uint64_t saved_epoch = 0;
   std::vector<Action> log;
   std::vector<WorkerId> beating;

@@ -432,7 +432,7 @@ void SimCoordinator::PublishSnapshot() {
     const auto engine = engines_.find(id);
     if (engine == engines_.end()) continue;
     const Scheduler& scheduler = *engine->second.scheduler;
-    snapshot.pipelines.push_back(SnapshotOf(pipeline, state_.deployments().at(pipeline.deployment),
+    snapshot.pipelines.push_back(SnapshotOf(pipeline, state_.DeploymentOf(pipeline),
                                             {.stats = scheduler.stats(),
                                              .leaving = refusing_,
                                              .created_unix_s = 0}));
