@@ -72,13 +72,16 @@ std::string ClusterState::ShardName(const PipelineRecord& pipeline, const Deploy
                       place.tensor_parallel, " of ", pipeline.placement.stages.size());
 }
 
-// Ranks of one pipeline understand each other only in one build, and its arithmetic is one profile. Of the builds with enough idle
-// workers the one that holds most of the pipeline's shards; when none has enough, the one with most of them.
+// Of the builds with enough idle workers the one that holds most of the pipeline's shards; when none has enough, the one with most of
+// them.
 std::vector<const WorkerRecord*> ClusterState::IdleOfOneBuild(const PipelineRecord& pipeline, const DeploymentRecord& deployment,
                                                               int needed) const {
-  std::map<std::pair<std::string, std::string>, std::vector<const WorkerRecord*>> builds;
+  std::vector<std::vector<const WorkerRecord*>> builds;
   for (const auto& [id, worker] : workers_) {
-    if (worker.phase == WorkerPhase::kIdle) builds[{worker.info.version, worker.info.numerics_profile}].push_back(&worker);
+    if (worker.phase != WorkerPhase::kIdle) continue;
+    auto build = std::ranges::find_if(builds, [&](const auto& other) { return SameBuild(other.front()->info, worker.info); });
+    if (build == builds.end()) build = builds.insert(build, std::vector<const WorkerRecord*>());
+    build->push_back(&worker);
   }
   const auto held = [&](const std::vector<const WorkerRecord*>& workers) {
     return std::ranges::count_if(pipeline.placement.ranks, [&](const RankPlacement& rank) {
@@ -90,11 +93,8 @@ std::vector<const WorkerRecord*> ClusterState::IdleOfOneBuild(const PipelineReco
     const bool enough = static_cast<int>(workers.size()) >= needed;
     return std::tuple(enough, enough ? held(workers) : 0, workers.size());
   };
-  std::vector<const WorkerRecord*> best;
-  for (auto& [build, workers] : builds) {
-    if (best.empty() || worth(workers) > worth(best)) best = std::move(workers);
-  }
-  return best;
+  const auto best = std::ranges::max_element(builds, {}, worth);
+  return best == builds.end() ? std::vector<const WorkerRecord*>() : *best;
 }
 
 // Those that still have a shard of the last assembly come first, for their own place; then in order of registration.
@@ -102,13 +102,12 @@ std::vector<WorkerId> ClusterState::ChooseWorkers(const PipelineRecord& pipeline
                                                   int needed) const {
   std::vector<const WorkerRecord*> idle = IdleOfOneBuild(pipeline, deployment, needed);
   // Where others are enough, one in which a step stalled is left out, whatever it has loaded.
-  const auto blamed = [this](const WorkerRecord* worker) { return worker->blamed_until_ns > ticked_ns_; };
+  const auto blamed = [this](const WorkerRecord* worker) { return IsBlamed(*worker, ticked_ns_); };
   const auto sound = std::count_if(idle.begin(), idle.end(), [&](const auto* worker) { return !blamed(worker); });
   if (sound >= needed) std::erase_if(idle, blamed);
   // One that comes and goes is taken last.
   const auto flaps = [this](const WorkerRecord* worker) {
-    const int count = FlapsOf(worker->info.name, ticked_ns_);
-    return count >= 3 ? count : 0;
+    return ComesAndGoes(*worker, ticked_ns_) ? FlapsOf(worker->info.name, ticked_ns_) : 0;
   };
   std::sort(idle.begin(), idle.end(), [&](const WorkerRecord* a, const WorkerRecord* b) {
     return std::tuple(flaps(a), a->joined_order, a->info.name) < std::tuple(flaps(b), b->joined_order, b->info.name);
@@ -195,7 +194,7 @@ std::vector<WorkerResources> ClusterState::ResourcesOf(const std::vector<WorkerI
 // costs less than to load its shard elsewhere. It has a deadline (release_deadline_ns).
 bool ClusterState::HolderIsReleasing(const PipelineRecord& pipeline, const DeploymentRecord& deployment) const {
   for (const auto& [id, worker] : workers_) {
-    if (worker.phase != WorkerPhase::kReleasing || worker.shard.empty() || worker.blamed_until_ns > ticked_ns_) continue;
+    if (worker.phase != WorkerPhase::kReleasing || worker.shard.empty() || IsBlamed(worker, ticked_ns_)) continue;
     for (const RankPlacement& rank : pipeline.placement.ranks) {
       if (worker.shard == ShardName(pipeline, deployment, rank.stage, rank.rank)) return true;
     }
@@ -207,11 +206,9 @@ void ClusterState::TryAssemble(PipelineRecord& pipeline, int64_t now_ns) {
   if (now_ns < pipeline.not_before_ns) return;
   const auto found = deployments_.find(pipeline.deployment);
   if (found == deployments_.end()) return;
-  DeploymentRecord past;
-  if (pipeline.made_by != nullptr) past = *pipeline.made_by;
-  DeploymentRecord& deployment = pipeline.made_by != nullptr ? past : found->second;
-  const ModelSizes& sizes = *deployment.model.sizes;
-  if (WorthCuttingBy(sizes, deployment.measured, deployment.cut_by)) deployment.cut_by = deployment.measured;
+  DeploymentRecord& newest = found->second;
+  if (WorthCuttingBy(*newest.model.sizes, newest.measured, newest.cut_by)) newest.cut_by = newest.measured;
+  const DeploymentRecord& deployment = DeploymentOf(pipeline);
   PlacementRequest request = PlacementRequestOf(deployment.spec);
   request.measured = deployment.cut_by;
   const absl::StatusOr<int> needed = WorkersNeeded(*deployment.model.sizes, request);

@@ -10,8 +10,6 @@
 namespace pagoda::coordinator {
 namespace {
 
-constexpr int kFlapsOfAnUnsoundWorker = 3;
-
 struct Layout {
   int stages = 1;
   int tensor_parallel = 1;
@@ -56,9 +54,8 @@ bool ClusterState::CouldBeWhole(const PipelineRecord& pipeline, const Deployment
   const WorkerInfo& info = workers_.at(workers.front()).info;
   const auto memory = [&](WorkerId id) { return workers_.at(id).info.memory_bytes; };
   for (const auto& [id, worker] : workers_) {
-    const bool alike = worker.info.version == info.version && worker.info.numerics_profile == info.numerics_profile;
-    const bool sound = worker.blamed_until_ns <= now_ns && FlapsOf(worker.info.name, now_ns) < kFlapsOfAnUnsoundWorker;
-    if (worker.phase == WorkerPhase::kIdle && alike && sound) workers.push_back(id);
+    const bool sound = !IsBlamed(worker, now_ns) && !ComesAndGoes(worker, now_ns);
+    if (worker.phase == WorkerPhase::kIdle && SameBuild(worker.info, info) && sound) workers.push_back(id);
   }
   if (static_cast<int>(workers.size()) < *needed) return false;
   std::ranges::stable_sort(workers, std::greater<>(), memory);
@@ -125,8 +122,7 @@ void ClusterState::EndMakeshifts(int64_t now_ns) {
   for (auto& [id, pipeline] : pipelines_) {
     if (pipeline.makeshift.empty() || pipeline.workers.empty() || pipeline.draining) continue;
     const DeploymentRecord& deployment = deployments_.at(pipeline.deployment);
-    const bool enough = CouldBeWhole(pipeline, deployment, now_ns);
-    if (!enough) {
+    if (!CouldBeWhole(pipeline, deployment, now_ns)) {
       pipeline.enough_since_ns = 0;
       continue;
     }

@@ -39,6 +39,11 @@ struct WorkerInfo {
   std::string held_shard;  // digest of the shard that it has in memory from before; empty: none
 };
 
+// Ranks of one pipeline understand each other only in one build, and its arithmetic is one profile.
+inline bool SameBuild(const WorkerInfo& a, const WorkerInfo& b) {
+  return a.version == b.version && a.numerics_profile == b.numerics_profile;
+}
+
 struct WorkerProgress {  // of a heartbeat
   uint64_t epoch = 0;
   uint64_t last_step = 0;

@@ -34,6 +34,11 @@ int ClusterState::FlapsOf(const std::string& name, int64_t now_ns) const {
   return found == flaps_.end() || now_ns - found->second.last_ns > kFlapsForgottenNs ? 0 : found->second.count;
 }
 
+bool ClusterState::ComesAndGoes(const WorkerRecord& worker, int64_t now_ns) const {
+  constexpr int kOften = 3;
+  return FlapsOf(worker.info.name, now_ns) >= kOften;
+}
+
 // It has a shard in memory that a pipeline knows: by digest, since names of places are this coordinator's own.
 void ClusterState::RecognizeShard(WorkerRecord& worker) {
   if (worker.info.held_shard.empty()) return;
@@ -139,6 +144,7 @@ void ClusterState::LearnTimes(const WorkerRecord& worker) {
   const auto deployment = deployments_.find(pipeline->second.deployment);
   const std::vector<StagePlacement>& stages = pipeline->second.placement.stages;
   if (deployment == deployments_.end() || worker.stage >= static_cast<int>(stages.size())) return;
+  if (pipeline->second.made_by != nullptr) return;  // of what the deployment was before
   const StagePlacement& stage = stages[static_cast<size_t>(worker.stage)];
   if (stage.tensor_parallel != 1) return;
   const double rows = static_cast<double>(progress.decode_rows);

@@ -98,6 +98,8 @@ class ClusterState {
   void RecognizeShard(WorkerRecord& worker);
   void CountFlap(const std::string& name, int64_t now_ns);
   int FlapsOf(const std::string& name, int64_t now_ns) const;
+  bool ComesAndGoes(const WorkerRecord& worker, int64_t now_ns) const;
+  bool IsBlamed(const WorkerRecord& worker, int64_t now_ns) const { return worker.blamed_until_ns > now_ns; }
   void LookIntoSilence(int64_t now_ns);
   std::vector<WorkerResources> ResourcesOf(const std::vector<WorkerId>& chosen) const;
   void SendAssignments(PipelineRecord& pipeline, const DeploymentRecord& deployment, int64_t now_ns);

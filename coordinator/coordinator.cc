@@ -96,8 +96,8 @@ void Coordinator::TickNow() {
   const int64_t now_ns = NowNs();
   last_tick_ns_.store(now_ns);
   if (stored_state_due_) (void)TakeUpStoredState();
-  if (!unrestored_.empty() && now_ns >= restore_again_ns_) RestoreTheRest(now_ns);
-  if (!unwritten_.empty() && now_ns >= write_again_ns_) WritePipelines(now_ns);
+  RestoreTheRest(now_ns);
+  WritePipelines(now_ns);
   WatchLeader(now_ns);
   state_.Tick(now_ns);
   EndLateMoves(now_ns);

@@ -15,7 +15,7 @@
 namespace pagoda::coordinator {
 namespace {
 
-constexpr int64_t kWriteAgainNs = 2 * kNsPerSecond;
+constexpr int64_t kWriteAgainNs = 10 * kNsPerSecond;  // each try may wait for the store's timeout
 
 int64_t UnixSeconds() {
   return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
@@ -53,6 +53,7 @@ void Coordinator::Do(const ForgetPipeline& action) {
 
 // The newest of each pipeline. What the store does not take is tried again: a successor finds workers' places by it.
 void Coordinator::WritePipelines(int64_t now_ns) {
+  if (now_ns < write_again_ns_) return;
   for (auto entry = unwritten_.begin(); entry != unwritten_.end();) {
     const absl::Status status = entry->second ? store_->PutPipeline(*entry->second) : store_->DeletePipeline(entry->first);
     if (!status.ok()) {

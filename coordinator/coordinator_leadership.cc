@@ -39,6 +39,7 @@ absl::Status Coordinator::TakeUpStoredState() {
   state_.SetOwnBlobAddress(own_blob_address_);
   unrestored_.clear();
   unwritten_.clear();
+  restore_again_ns_ = write_again_ns_ = 0;
   state_.Restore(stored->last_epoch, stored->last_pipeline, stored->pipelines, NowNs());
   for (const DeploymentSpec& spec : stored->deployments) {
     unrestored_[spec.name].spec = spec;
@@ -53,13 +54,15 @@ absl::Status Coordinator::TakeUpStoredState() {
 }
 
 void Coordinator::RestoreTheRest(int64_t now_ns) {
+  if (unrestored_.empty() || now_ns < restore_again_ns_) return;
   restore_again_ns_ = now_ns + kRestoreAgainNs;
   for (auto entry = unrestored_.begin(); entry != unrestored_.end();) {
     const DeploymentSpec& spec = entry->second.spec;
     const auto model = catalog_->Open(spec.model);
     if (!model.ok()) {
-      LogError("deployment_not_restored", {{"deployment", spec.name}, {"error", AsStd(model.status().message())}});
-      entry->second.message = absl::StrCat("its model cannot be opened by the coordinator, which tries again: ", model.status().message());
+      std::string why = absl::StrCat("its model cannot be opened by the coordinator, which tries again: ", model.status().message());
+      if (why != entry->second.message) LogError("deployment_not_restored", {{"deployment", spec.name}, {"error", why}});
+      entry->second.message = std::move(why);
       ++entry;
       continue;
     }

@@ -102,18 +102,22 @@ TEST(TrialTest, OnlyTheRequestThatKillsAloneTwiceIsQuarantined) {
   line.RunOut();
 }
 
+struct Draw {
+  uint64_t random;
+  uint64_t operator()(uint64_t bound) {
+    random ^= random << 13;
+    random ^= random >> 7;
+    random ^= random << 17;
+    return random % bound;
+  }
+};
+
 TEST(TrialTest, RandomKillsConvictNobody) {
   int kills = 0;
   int64_t trials = 0;
   for (uint64_t seed = 1; seed <= 40; ++seed) {
     Line line;
-    uint64_t random = seed * 0x9e3779b97f4a7c15ULL;
-    const auto draw = [&](uint64_t bound) {
-      random ^= random << 13;
-      random ^= random >> 7;
-      random ^= random << 17;
-      return random % bound;
-    };
+    Draw draw{seed * 0x9e3779b97f4a7c15ULL};
     // A kill every four seconds, on average: far more than anybody has, and each hits all that run.
     for (uint64_t id = 1; id <= 40; ++id) line.Submit(MakeRequest(id, 200));
     for (int i = 0; i < 40'000 && !line.scheduler.idle(); ++i) {
@@ -147,13 +151,7 @@ TEST(TrialTest, SuspectsGetOnWhenBlocksAreScarce) {
     EpochSettings settings = Settings();
     settings.blocks = 64 + static_cast<int>(seed % 7);
     Line line(settings);
-    uint64_t random = seed * 0x9e3779b97f4a7c15ULL;
-    const auto draw = [&](uint64_t bound) {
-      random ^= random << 13;
-      random ^= random >> 7;
-      random ^= random << 17;
-      return random % bound;
-    };
+    Draw draw{seed * 0x9e3779b97f4a7c15ULL};
     for (uint64_t id = 1; id <= 10; ++id) {
       Request request = MakeRequest(id, 30 + static_cast<int>(draw(120)), "", 20 + static_cast<int>(draw(60)));
       request.choices.resize(1 + draw(3));
