@@ -20,7 +20,8 @@ Finding CheckDeployment(const v1::Deployment& deployment) {
   if (deployment.state() == v1::DEPLOYMENT_STATE_PENDING || deployment.state() == v1::DEPLOYMENT_STATE_DEGRADED) {
     finding.verdict = Verdict::kWarning;
   }
-  if (finding.verdict != Verdict::kGood) finding.advice = deployment.message();
+  const bool rolls = deployment.state() == v1::DEPLOYMENT_STATE_ROLLING;
+  if (finding.verdict != Verdict::kGood || rolls) finding.advice = deployment.message();
   return finding;
 }
 

@@ -13,63 +13,18 @@ constexpr int kTriesOfAPlacement = 2;  // that does not come up: then it is made
 
 }  // namespace
 
-void ClusterState::Reconcile(int64_t now_ns) {
-  for (auto& [name, deployment] : deployments_) MatchReplicas(deployment, now_ns);
-  for (auto& [id, pipeline] : pipelines_) {
-    if (pipeline.phase == PipelinePhase::kPending) TryAssemble(pipeline, now_ns);
-  }
-}
-
-void ClusterState::MatchReplicas(DeploymentRecord& deployment, int64_t now_ns) {
-  (void)now_ns;
-  std::vector<PipelineId> active;
-  for (const auto& [id, pipeline] : pipelines_) {
-    if (pipeline.deployment == deployment.spec.name && !pipeline.draining) active.push_back(id);
-  }
-  while (static_cast<int>(active.size()) < deployment.spec.replicas) {
-    PipelineRecord pipeline;
-    const auto kept = std::find_if(restored_.begin(), restored_.end(),
-                                   [&](const auto& entry) { return entry.deployment == deployment.spec.name; });
-    if (kept != restored_.end()) {
-      pipeline.id = kept->id;
-      if (!kept->placement.ranks.empty()) {
-        pipeline.placement = std::move(kept->placement);
-        pipeline.shard_digests = std::move(kept->shard_digests);
-        pipeline.served = true;
-        pipeline.wait_for_holders_until_ns = restored_ns_ + limits_.holders_return_ns;
-      }
-      restored_.erase(kept);
-    } else {
-      pipeline.id = PipelineId(next_pipeline_++);
-    }
-    pipeline.deployment = deployment.spec.name;
-    pipeline.message = "not placed yet";
-    if (pipeline.placement.ranks.empty()) Do(SavePipeline{{pipeline.id, pipeline.deployment, {}, {}}});
-    Do(CreatePipeline{pipeline.id, pipeline.deployment});
-    active.push_back(pipeline.id);
-    pipelines_.emplace(pipeline.id, std::move(pipeline));
-  }
-  // Who serves stays: first goes what waits, then what loads, then what makes shift, then the newest.
-  std::ranges::stable_sort(active, std::greater<>(), [&](PipelineId id) {
-    const PipelineRecord& pipeline = pipelines_.at(id);
-    if (pipeline.phase == PipelinePhase::kPending) return 0;
-    if (pipeline.phase != PipelinePhase::kReady) return 1;
-    return pipeline.makeshift.empty() ? 3 : 2;
-  });
-  while (static_cast<int>(active.size()) > deployment.spec.replicas) {
-    PipelineRecord& pipeline = pipelines_.at(active.back());
-    active.pop_back();
-    pipeline.draining = true;
-    if (pipeline.phase == PipelinePhase::kReady) pipeline.phase = PipelinePhase::kDraining;
-    Do(StopPipeline{pipeline.id, true});
-  }
-}
-
 std::string ClusterState::ShardName(const PipelineRecord& pipeline, const DeploymentRecord& deployment, int stage,
                                     int rank) const {
   const StagePlacement& place = pipeline.placement.stages[static_cast<size_t>(stage)];
   return absl::StrCat(deployment.model.digest, " layers ", place.layer_begin, "-", place.layer_end, " rank ", rank, "/",
                       place.tensor_parallel, " of ", pipeline.placement.stages.size());
+}
+
+// The worker has a shard of the pipeline's last assembly in memory.
+bool ClusterState::HasPlaceFor(const PipelineRecord& pipeline, const DeploymentRecord& deployment, const WorkerRecord& worker) const {
+  return !worker.shard.empty() && std::ranges::any_of(pipeline.placement.ranks, [&](const RankPlacement& rank) {
+    return worker.shard == ShardName(pipeline, deployment, rank.stage, rank.rank);
+  });
 }
 
 // Of the builds with enough idle workers the one that holds most of the pipeline's shards; when none has enough, the one with most of
@@ -109,8 +64,15 @@ std::vector<WorkerId> ClusterState::ChooseWorkers(const PipelineRecord& pipeline
   const auto flaps = [this](const WorkerRecord* worker) {
     return ComesAndGoes(*worker, ticked_ns_) ? FlapsOf(worker->info.name, ticked_ns_) : 0;
   };
+  // One whose shard another pipeline waits for is left to it, where others are enough.
+  const auto awaited = [&](const WorkerRecord* worker) {
+    return std::ranges::any_of(pipelines_, [&](const auto& entry) {
+      const PipelineRecord& other = entry.second;
+      return other.id != pipeline.id && other.phase == PipelinePhase::kPending && HasPlaceFor(other, DeploymentOf(other), *worker);
+    });
+  };
   std::sort(idle.begin(), idle.end(), [&](const WorkerRecord* a, const WorkerRecord* b) {
-    return std::tuple(flaps(a), a->joined_order, a->info.name) < std::tuple(flaps(b), b->joined_order, b->info.name);
+    return std::tuple(flaps(a), awaited(a), a->joined_order, a->info.name) < std::tuple(flaps(b), awaited(b), b->joined_order, b->info.name);
   });
   std::vector<WorkerId> places(static_cast<size_t>(needed));
   const auto take = [&](size_t place, std::vector<const WorkerRecord*>::iterator worker) {
@@ -157,6 +119,14 @@ bool ClusterState::WaitsForHolders(const PipelineRecord& pipeline, const std::ve
   return false;
 }
 
+// A new coordinator gives whoever had places time to find theirs before it makes new ones.
+bool ClusterState::LeavesHoldersToOthers(const PipelineRecord& pipeline, int64_t now_ns) const {
+  return pipeline.placement.ranks.empty() && std::ranges::any_of(pipelines_, [&](const auto& entry) {
+    const PipelineRecord& other = entry.second;
+    return other.phase == PipelinePhase::kPending && now_ns < other.wait_for_holders_until_ns && !other.placement.ranks.empty();
+  });
+}
+
 // Workers of one host share its memory, and each measured it while the others did: they count as equal. So do workers
 // whose measurements differ by less than measurements of equal machines do; noise must not move layers.
 std::vector<WorkerResources> ClusterState::ResourcesOf(const std::vector<WorkerId>& chosen) const {
@@ -194,15 +164,14 @@ std::vector<WorkerResources> ClusterState::ResourcesOf(const std::vector<WorkerI
 // costs less than to load its shard elsewhere. It has a deadline (release_deadline_ns).
 bool ClusterState::HolderIsReleasing(const PipelineRecord& pipeline, const DeploymentRecord& deployment) const {
   for (const auto& [id, worker] : workers_) {
-    if (worker.phase != WorkerPhase::kReleasing || worker.shard.empty() || IsBlamed(worker, ticked_ns_)) continue;
-    for (const RankPlacement& rank : pipeline.placement.ranks) {
-      if (worker.shard == ShardName(pipeline, deployment, rank.stage, rank.rank)) return true;
-    }
+    const bool returns = worker.phase == WorkerPhase::kReleasing && !IsBlamed(worker, ticked_ns_);
+    if (returns && HasPlaceFor(pipeline, deployment, worker)) return true;
   }
   return false;
 }
 
 void ClusterState::TryAssemble(PipelineRecord& pipeline, int64_t now_ns) {
+  pipeline.starved = false;
   if (now_ns < pipeline.not_before_ns) return;
   const auto found = deployments_.find(pipeline.deployment);
   if (found == deployments_.end()) return;
@@ -225,6 +194,7 @@ void ClusterState::TryAssemble(PipelineRecord& pipeline, int64_t now_ns) {
   }
   if (idle < *needed) {
     if (releasing == 0 && AssembleMakeshift(pipeline, deployment, request, *needed, now_ns)) return;
+    pipeline.starved = true;
     if (pipeline.failures == 0 || releasing == 0) {
       pipeline.message = absl::StrCat("needs ", *needed, " workers", all_idle > idle ? " of one version and numerics profile" : "", ", ", idle, " of ",
                                       workers_.size(), " are idle", all_idle > idle ? absl::StrCat(" (", all_idle, " of all versions)") : "",
@@ -234,7 +204,7 @@ void ClusterState::TryAssemble(PipelineRecord& pipeline, int64_t now_ns) {
     }
     return;
   }
-  if (HolderIsReleasing(pipeline, deployment)) return;
+  if (HolderIsReleasing(pipeline, deployment) || LeavesHoldersToOthers(pipeline, now_ns)) return;
   std::vector<WorkerId> chosen = ChooseWorkers(pipeline, deployment, *needed);
   if (WaitsForHolders(pipeline, chosen, deployment, now_ns)) {
     pipeline.message = "waits for the workers that have its shards loaded";
@@ -252,7 +222,7 @@ void ClusterState::TryAssemble(PipelineRecord& pipeline, int64_t now_ns) {
     }
     if (!placement.ok()) {
       pipeline.message = std::string(AsStd(placement.status().message()));
-      (void)AssembleMakeshift(pipeline, deployment, request, *needed, now_ns);  // these are others than it ran on
+      pipeline.starved = !AssembleMakeshift(pipeline, deployment, request, *needed, now_ns);  // these are others than it ran on
       return;
     }
     pipeline.placement = *std::move(placement);
@@ -315,7 +285,6 @@ void ClusterState::SendAssignments(PipelineRecord& pipeline, const DeploymentRec
 }
 
 void ClusterState::Advance(PipelineRecord& pipeline, int64_t now_ns) {
-  (void)now_ns;
   const auto all_are = [&](auto test) {
     return std::all_of(pipeline.workers.begin(), pipeline.workers.end(),
                        [&](WorkerId id) { return test(workers_.at(id).phase); });
@@ -337,12 +306,14 @@ void ClusterState::Advance(PipelineRecord& pipeline, int64_t now_ns) {
     pipeline.failures = 0;
     pipeline.served = true;
     pipeline.enough_since_ns = 0;
+    pipeline.streams_return_until_ns = std::min(pipeline.streams_return_until_ns, now_ns + limits_.streams_return_ns);
     pipeline.last_fault.clear();
     pipeline.numerics_profile = workers_.at(pipeline.workers.back()).info.numerics_profile;
     pipeline.shard_digests.clear();
     for (const WorkerId id : pipeline.workers) pipeline.shard_digests.push_back(workers_.at(id).shard_digest);
-    Do(SavePipeline{{pipeline.id, pipeline.deployment, pipeline.placement, pipeline.shard_digests}});
+    Do(SavePipeline{Stored(pipeline, DeploymentOf(pipeline))});
     Do(OpenEpoch{pipeline.id, pipeline.epoch});
+    MatchReplicas(deployments_.at(pipeline.deployment));  // one of a former spec may have waited for it
   }
 }
 

@@ -38,27 +38,32 @@ std::string Told(const Placement& placement, int needed) {
 
 }  // namespace
 
+// Of what drains by a former spec nobody else can finish the streams but who is made by the same.
 bool ClusterState::AnotherServes(const PipelineRecord& pipeline) const {
   return std::ranges::any_of(pipelines_, [&](const auto& entry) {
     const PipelineRecord& other = entry.second;
-    return other.id != pipeline.id && other.deployment == pipeline.deployment && other.phase == PipelinePhase::kReady && !other.draining;
+    return other.id != pipeline.id && other.deployment == pipeline.deployment && other.phase == PipelinePhase::kReady && !other.draining &&
+           (!pipeline.draining || NumericsOf(other, DeploymentOf(other)) == NumericsOf(pipeline, DeploymentOf(pipeline)));
   });
 }
 
 // The makeshift's workers and idle ones like them, of those that do not come and go, are enough for what is asked for, and it fits.
 bool ClusterState::CouldBeWhole(const PipelineRecord& pipeline, const DeploymentRecord& deployment, int64_t now_ns) const {
-  const PlacementRequest asked = PlacementRequestOf(deployment.spec);
-  const absl::StatusOr<int> needed = WorkersNeeded(*deployment.model.sizes, asked);
-  if (!needed.ok()) return false;
   std::vector<WorkerId> workers = pipeline.workers;
   const WorkerInfo& info = workers_.at(workers.front()).info;
-  const auto memory = [&](WorkerId id) { return workers_.at(id).info.memory_bytes; };
   for (const auto& [id, worker] : workers_) {
     const bool sound = !IsBlamed(worker, now_ns) && !ComesAndGoes(worker, now_ns);
     if (worker.phase == WorkerPhase::kIdle && SameBuild(worker.info, info) && sound) workers.push_back(id);
   }
-  if (static_cast<int>(workers.size()) < *needed) return false;
-  std::ranges::stable_sort(workers, std::greater<>(), memory);
+  return WouldFit(deployment, std::move(workers));
+}
+
+// What the deployment asks for could be made of these.
+bool ClusterState::WouldFit(const DeploymentRecord& deployment, std::vector<WorkerId> workers) const {
+  const PlacementRequest asked = PlacementRequestOf(deployment.spec);
+  const absl::StatusOr<int> needed = WorkersNeeded(*deployment.model.sizes, asked);
+  if (!needed.ok() || std::ssize(workers) < *needed) return false;
+  std::ranges::stable_sort(workers, std::greater<>(), [&](WorkerId id) { return workers_.at(id).info.memory_bytes; });
   workers.resize(static_cast<size_t>(*needed));
   return PlaceModel(*deployment.model.sizes, ResourcesOf(workers), asked).ok();
 }
@@ -73,7 +78,7 @@ std::vector<WorkerId> ClusterState::LargestIdle(const PipelineRecord& pipeline, 
 
 bool ClusterState::AssembleMakeshift(PipelineRecord& pipeline, const DeploymentRecord& deployment, PlacementRequest request, int needed,
                                      int64_t now_ns) {
-  const bool possible = limits_.makeshift_after_ns > 0 && pipeline.served && !pipeline.draining && deployment.spec.layers_per_stage.empty();
+  const bool possible = limits_.makeshift_after_ns > 0 && pipeline.served && deployment.spec.layers_per_stage.empty();
   if (!possible || AnotherServes(pipeline)) {
     pipeline.short_since_ns = 0;
     return false;
@@ -98,9 +103,10 @@ bool ClusterState::AssembleMakeshift(PipelineRecord& pipeline, const DeploymentR
     if (KeepsItsPlaces(pipeline, chosen)) return assemble(chosen);
   }
   if (now_ns - pipeline.short_since_ns < limits_.makeshift_after_ns) return false;
-  // No stream may find less room than it had.
-  request.max_model_len = pipeline.placement.max_model_len;
-  request.allow_shorter_context = false;
+  if (last > 0) {  // no stream may find less room than it had
+    request.max_model_len = pipeline.placement.max_model_len;
+    request.allow_shorter_context = false;
+  }
   for (const Layout& layout : SmallerLayouts(request, idle, needed)) {
     PlacementRequest smaller = request;
     smaller.stages = layout.stages;
@@ -121,7 +127,7 @@ bool ClusterState::AssembleMakeshift(PipelineRecord& pipeline, const DeploymentR
 void ClusterState::EndMakeshifts(int64_t now_ns) {
   for (auto& [id, pipeline] : pipelines_) {
     if (pipeline.makeshift.empty() || pipeline.workers.empty() || pipeline.draining) continue;
-    const DeploymentRecord& deployment = deployments_.at(pipeline.deployment);
+    const DeploymentRecord& deployment = DeploymentOf(pipeline);
     if (!CouldBeWhole(pipeline, deployment, now_ns)) {
       pipeline.enough_since_ns = 0;
       continue;

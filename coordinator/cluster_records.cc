@@ -36,6 +36,23 @@ std::string_view NameOf(PipelinePhase phase) {
   return "";
 }
 
+std::string NumericsOf(const PipelineRecord& pipeline, const DeploymentRecord& made_by) {
+  if (pipeline.numerics_profile.empty()) return "";
+  return absl::StrCat(pipeline.numerics_profile, " kv=", made_by.spec.kv_cache_type, " activations=", made_by.spec.activation_bits);
+}
+
+RestoredPipeline Stored(const PipelineRecord& pipeline, const DeploymentRecord& made_by) {
+  return {.id = pipeline.id,
+          .deployment = pipeline.deployment,
+          .placement = pipeline.numerics_profile.empty() ? Placement() : pipeline.placement,
+          .shard_digests = pipeline.shard_digests,
+          .numerics_profile = pipeline.numerics_profile,
+          .draining = pipeline.draining,
+          .spec = made_by.spec,
+          .model_digest = made_by.model.digest,
+          .sizes = nullptr};
+}
+
 std::string Explain(const PipelineRecord& pipeline, int64_t now_ns) {
   if (pipeline.phase == PipelinePhase::kReady || pipeline.phase == PipelinePhase::kDraining) return "";
   const bool pending = pipeline.phase == PipelinePhase::kPending;

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -110,7 +111,7 @@ struct PipelineRecord {
   PipelineId id;
   std::string deployment;
   PipelinePhase phase = PipelinePhase::kPending;
-  bool draining = false;       // takes no new work; goes when empty
+  bool draining = false;       // takes no new work, only streams that were accepted before; goes when empty
   Epoch epoch;
   Placement placement;
   std::vector<WorkerId> workers;  // by stage, then rank
@@ -123,8 +124,11 @@ struct PipelineRecord {
   std::string kv_format;          // type and block size, of the last assembly
   std::vector<std::string> shard_digests;  // by place, of the last assembly: who still has one may take its place again
   int64_t wait_for_holders_until_ns = 0;   // after a change of coordinators: they come back within moments
-  // It drains since another spec was applied: what it was made by, and is assembled again by while it has something to finish.
+  // Another spec was applied since: what it was made by, and is assembled again by, until one of the new spec takes its place and
+  // all that runs here has finished (cluster_rollout.cc).
   std::shared_ptr<const DeploymentRecord> made_by;
+  bool starved = false;                    // workers, or room in them, are missing
+  int64_t streams_return_until_ns = 0;     // it drains, and routers may have streams of it that no coordinator knows
   // Of a layout with fewer workers than the deployment asks for (cluster_makeshift.cc).
   bool served = false;             // it was ready once
   int64_t short_since_ns = 0;      // too few workers for the layout that is asked for; 0: enough
@@ -138,6 +142,11 @@ struct RestoredPipeline {
   std::string deployment;
   Placement placement;  // empty: it was never ready
   std::vector<std::string> shard_digests;
+  std::string numerics_profile = {};
+  bool draining = false;
+  std::optional<DeploymentSpec> spec = {};  // what it is made by; nothing: its deployment's (of a store of version 1)
+  std::string model_digest = {};
+  std::shared_ptr<const ModelSizes> sizes = {};  // not stored: of that model, when it is another than its deployment's; null: nobody has it
 };
 
 struct DeploymentRecord {
@@ -195,12 +204,18 @@ struct ReportFault { FaultKind kind; std::string worker; PipelineId pipeline; st
 struct CreatePipeline { PipelineId pipeline; std::string deployment; };
 struct OpenEpoch { PipelineId pipeline; Epoch epoch; };               // ready: give it work
 struct CloseEpoch { PipelineId pipeline; Epoch epoch; std::string why; bool planned = false; };  // planned: nobody failed
-struct StopPipeline { PipelineId pipeline; bool draining = false; };  // draining: finish what it has, then tell; else now
+enum class StopHow : uint8_t { kDrain, kDrained, kDeleted };  // kDrain: finish what it has, then tell
+struct StopPipeline { PipelineId pipeline; StopHow how; };
+struct LimitQueue { PipelineId pipeline; int max_queued_requests = 0; };
 using Action = std::variant<SaveEpoch, SavePipeline, ForgetPipeline, SendAssignment, SendLinkUp, SendRelease, CloseWorker,
-                            ProbeWorker, ReportFault, CreatePipeline, OpenEpoch, CloseEpoch, StopPipeline>;
+                            ProbeWorker, ReportFault, CreatePipeline, OpenEpoch, CloseEpoch, StopPipeline, LimitQueue>;
 
 std::string_view NameOf(WorkerPhase phase);
 std::string_view NameOf(PipelinePhase phase);
+// What tokens depend on beside the request and the model's weights: pipelines of one model that agree in it say the same. Empty: not
+// known yet.
+std::string NumericsOf(const PipelineRecord& pipeline, const DeploymentRecord& made_by);
+RestoredPipeline Stored(const PipelineRecord& pipeline, const DeploymentRecord& made_by);
 // Why the pipeline is not ready, for people; empty: it is, or it loads for the first time.
 std::string Explain(const PipelineRecord& pipeline, int64_t now_ns);
 

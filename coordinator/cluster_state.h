@@ -25,6 +25,8 @@ struct ClusterLimits {
   int64_t wedged_grace_ns = 800'000'000;         // a process that only starves says something within it
   int64_t pause_ns = 700'000'000;                // between ticks: this process was stopped itself, and nobody is late
   int64_t holders_return_ns = 2'000'000'000;     // after a start: how long those that held shards are waited for
+  int64_t streams_return_ns = 5'000'000'000;     // routers are back by then, with the streams of what drains
+  int64_t assembled_again_ns = 60'000'000'000;   // so long, at most, they are waited for while it is not assembled
   int64_t assembly_deadline_ns = 600'000'000'000;
   int64_t release_deadline_ns = 15'000'000'000;  // a worker that does not say that it left is taken for lost
   int64_t first_retry_ns = 200'000'000;
@@ -57,13 +59,16 @@ class ClusterState {
   // A rank (or the engine) says that the epoch cannot go on.
   void EpochFailed(PipelineId pipeline, Epoch epoch, const std::string& why, int64_t now_ns);
 
-  // Deployments. The same spec twice changes nothing.
+  // Deployments (cluster_rollout.cc). The same spec twice changes nothing.
   void Apply(DeploymentSpec spec, ModelFacts model, int64_t now_ns);
   absl::Status Scale(const std::string& name, int replicas, int64_t now_ns);
   absl::Status Drain(const std::string& name, int64_t now_ns);
   absl::Status Delete(const std::string& name, int64_t now_ns);
-  // A draining pipeline has no request left.
+  // A draining pipeline has no request left. Told again and again: it stays for a moment where streams may come back to it.
   void Drained(PipelineId pipeline, int64_t now_ns);
+  void EndDrain(PipelineId pipeline, StopHow how, int64_t now_ns);  // whatever it has left
+  // A router was lost, or cut off: its streams come back by it or by another.
+  void StreamsMayReturn(int64_t now_ns);
 
   void Tick(int64_t now_ns);
 
@@ -80,7 +85,13 @@ class ClusterState {
 
  private:
   void Reconcile(int64_t now_ns);
-  void MatchReplicas(DeploymentRecord& deployment, int64_t now_ns);
+  void TakeUpRestored(DeploymentRecord& deployment, int64_t now_ns);
+  void Add(PipelineRecord pipeline);
+  void StartDraining(PipelineRecord& pipeline);
+  std::vector<PipelineId> ActiveOf(const DeploymentRecord& deployment, bool of_a_former_spec) const;
+  void MatchReplicas(const DeploymentRecord& deployment);
+  void MakeRoom(const DeploymentRecord& deployment);
+  bool WouldFit(const DeploymentRecord& deployment, std::vector<WorkerId> workers) const;
   void TryAssemble(PipelineRecord& pipeline, int64_t now_ns);
   // cluster_makeshift.cc. True: it was assembled, or is about to be; else `pipeline.message` may say why not.
   bool AssembleMakeshift(PipelineRecord& pipeline, const DeploymentRecord& deployment, PlacementRequest request, int needed,
@@ -90,11 +101,13 @@ class ClusterState {
   std::vector<WorkerId> LargestIdle(const PipelineRecord& pipeline, const DeploymentRecord& deployment, int count) const;
   bool CouldBeWhole(const PipelineRecord& pipeline, const DeploymentRecord& deployment, int64_t now_ns) const;
   std::vector<const WorkerRecord*> IdleOfOneBuild(const PipelineRecord& pipeline, const DeploymentRecord& deployment, int needed) const;
+  bool HasPlaceFor(const PipelineRecord& pipeline, const DeploymentRecord& deployment, const WorkerRecord& worker) const;
   bool HolderIsReleasing(const PipelineRecord& pipeline, const DeploymentRecord& deployment) const;
   std::vector<WorkerId> ChooseWorkers(const PipelineRecord& pipeline, const DeploymentRecord& deployment, int needed) const;
   bool KeepsItsPlaces(const PipelineRecord& pipeline, const std::vector<WorkerId>& chosen) const;
   bool WaitsForHolders(const PipelineRecord& pipeline, const std::vector<WorkerId>& chosen, const DeploymentRecord& deployment,
                        int64_t now_ns) const;
+  bool LeavesHoldersToOthers(const PipelineRecord& pipeline, int64_t now_ns) const;
   void RecognizeShard(WorkerRecord& worker);
   void CountFlap(const std::string& name, int64_t now_ns);
   int FlapsOf(const std::string& name, int64_t now_ns) const;
@@ -118,7 +131,7 @@ class ClusterState {
   std::map<WorkerId, WorkerRecord> workers_;
   std::map<PipelineId, PipelineRecord> pipelines_;
   std::map<std::string, DeploymentRecord> deployments_;
-  std::vector<RestoredPipeline> restored_;  // not yet claimed by their deployment
+  std::vector<RestoredPipeline> restored_;  // of deployments that were not applied here yet
   int64_t restored_ns_ = 0;
   int64_t ticked_ns_ = 0;
   struct Flaps {

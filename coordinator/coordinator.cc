@@ -128,7 +128,7 @@ void Coordinator::EndDrainsThatTookTooLong(int64_t now_ns) {
     for (const auto& [id, pipeline] : state_.pipelines()) {
       if (pipeline.deployment == entry->first && pipeline.draining) late.push_back(id);
     }
-    for (const PipelineId id : late) state_.Drained(id, now_ns);
+    for (const PipelineId id : late) state_.EndDrain(id, StopHow::kDeleted, now_ns);
     entry = drain_deadlines_.erase(entry);
   }
 }

@@ -135,9 +135,11 @@ class Coordinator {
     double output_per_s = 0;
   };
 
+  void Label(PipelineId pipeline, ResumeTable::Label& label) const;
   bool Post(std::function<void()> task);  // false: it will not run
   void Lead(const Leader& leader);
   absl::Status TakeUpStoredState();
+  void FindFormerModel(RestoredPipeline& pipeline);
   void RestoreTheRest(int64_t now_ns);
   void WritePipelines(int64_t now_ns);
   void StepDown(const std::string& why);
@@ -160,6 +162,7 @@ class Coordinator {
   void Do(const OpenEpoch& action);
   void Do(const CloseEpoch& action);
   void Do(const StopPipeline& action);
+  void Do(const LimitQueue& action);
   // coordinator_move.cc
   bool MoveKv(PipelineId from);
   void TakeOffer(uint64_t move, KvOffer offer);

@@ -197,17 +197,22 @@ void Coordinator::Do(const CloseEpoch& action) {
   snapshot_due_ = true;
 }
 
+void Coordinator::Do(const LimitQueue& action) {
+  if (const auto engine = FindEngine(action.pipeline)) engine->LimitQueue(action.max_queued_requests);
+}
+
 void Coordinator::Do(const StopPipeline& action) {
   const auto engine = FindEngine(action.pipeline);
   snapshot_due_ = true;
   if (engine == nullptr) return;
-  if (action.draining) {
+  if (action.how == StopHow::kDrain) {
     engine->Drain();
     MoveKv(action.pipeline);
     return;
   }
   ForgetMove(action.pipeline);
-  engine->Stop(std::string(kDeletedError));
+  // A stream that comes back to what is drained goes elsewhere, if there is somewhere.
+  engine->Stop(action.how == StopHow::kDeleted ? std::string(kDeletedError) : "UNAVAILABLE: the pipeline is drained");
   retired_.push_back(engine);
   rates_.erase(action.pipeline);
   MutexLock lock(&engines_mutex_);

@@ -1,6 +1,8 @@
 // What workers, routers and operators tell the coordinator; each becomes a task of the control thread or of an engine.
 #include "coordinator/coordinator.h"
 
+#include <algorithm>
+
 #include "common/clock.h"
 #include "common/log.h"
 #include "common/stream_errors.h"
@@ -96,6 +98,7 @@ void Coordinator::RouterGone(RouterId router) {
   routers_->Remove(router);
   resumable_->DetachRouter(router, NowNs());
   for (const auto& engine : Engines()) engine->DropRouter(router);
+  Post([this] { state_.StreamsMayReturn(NowNs()); });
 }
 
 void Coordinator::Submit(PipelineId pipeline, Request request, ResumeTable::Label label, RouterLink& link) {
@@ -132,15 +135,25 @@ void Coordinator::Submit(PipelineId pipeline, Request request, ResumeTable::Labe
     }
   }
   if (!label.resume_id.empty()) {
+    Label(pipeline, label);
     request.resumable = resumable_->Begin(std::move(label), request, pipeline, NowNs());
     if (!request.resumable) LogWarning("stream_not_resumable", {{"request_id", client_request_id}});
   }
   if (engine->TrySubmit(std::move(request))) return;
   resumable_->Drop(refusal.request);
   refusal.code = RefusalCode::kResourceExhausted;
-  refusal.message = absl::StrCat("the pipeline's queue is full (max_queued_requests ", engine->options().max_queued_requests, ")");
+  refusal.message = absl::StrCat("the pipeline's queue is full (max_queued_requests ", engine->max_queued_requests(), ")");
   refusal.retry_after_ms = 1000;
   refuse();
+}
+
+// Whoever goes on with the stream must know whose tokens these are.
+void Coordinator::Label(PipelineId pipeline, ResumeTable::Label& label) const {
+  MutexLock lock(&snapshot_mutex_);
+  const auto found = std::ranges::find(latest_.pipelines, pipeline, &PipelineSnapshot::pipeline);
+  if (found == latest_.pipelines.end()) return;
+  label.model_digest = found->model_digest;
+  label.numerics = found->numerics;
 }
 
 std::vector<ResumeTable::Part> Coordinator::TakeOver(const std::string& tenant, const std::string& resume_id) {

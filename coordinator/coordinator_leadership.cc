@@ -29,7 +29,7 @@ void Coordinator::Lead(const Leader& leader) {
 
 // Nobody is welcomed before it is known what there is.
 absl::Status Coordinator::TakeUpStoredState() {
-  const absl::StatusOr<StoredState> stored = store_->Load();
+  absl::StatusOr<StoredState> stored = store_->Load();
   stored_state_due_ = !stored.ok();
   if (!stored.ok()) {
     LogError("store_not_read", {{"error", AsStd(stored.status().message())}});
@@ -40,10 +40,14 @@ absl::Status Coordinator::TakeUpStoredState() {
   unrestored_.clear();
   unwritten_.clear();
   restore_again_ns_ = write_again_ns_ = 0;
-  state_.Restore(stored->last_epoch, stored->last_pipeline, stored->pipelines, NowNs());
   for (const DeploymentSpec& spec : stored->deployments) {
     unrestored_[spec.name].spec = spec;
   }
+  for (RestoredPipeline& pipeline : stored->pipelines) {
+    if (!unrestored_.contains(pipeline.deployment)) unwritten_[pipeline.id] = std::nullopt;  // of what was deleted: to be forgotten
+    FindFormerModel(pipeline);
+  }
+  state_.Restore(stored->last_epoch, stored->last_pipeline, std::move(stored->pipelines), NowNs());
   RestoreTheRest(NowNs());
   leading_.store(true);
   CountWorkers();
@@ -51,6 +55,24 @@ absl::Status Coordinator::TakeUpStoredState() {
   for (const auto& router : routers_->All()) router->SendHello(true, "");
   snapshot_due_ = true;
   return absl::OkStatus();
+}
+
+// It was made by a spec of before: its streams finish as they began, as long as their model can still be had.
+void Coordinator::FindFormerModel(RestoredPipeline& pipeline) {
+  const auto deployment = unrestored_.find(pipeline.deployment);
+  const bool former = pipeline.spec && !pipeline.placement.ranks.empty() && deployment != unrestored_.end() &&
+                      !MakeTheSamePipelines(*pipeline.spec, deployment->second.spec);
+  if (!former) return;
+  const auto model = catalog_->Open(pipeline.spec->model);
+  const bool same = model.ok() && (*model)->digest() == pipeline.model_digest;
+  if (same) {
+    pipeline.sizes = (*model)->sizes();
+    return;
+  }
+  LogWarning("draining_pipeline_not_restored",
+             {{"pipeline", pipeline.id.value()},
+              {"deployment", pipeline.deployment},
+              {"why", model.ok() ? "its model's file is another one by now" : AsStd(model.status().message())}});
 }
 
 void Coordinator::RestoreTheRest(int64_t now_ns) {

@@ -67,6 +67,13 @@ absl::StatusOr<DeploymentSpec> Settle(DeploymentSpec spec) {
   return spec;
 }
 
+bool MakeTheSamePipelines(const DeploymentSpec& a, const DeploymentSpec& b) {
+  DeploymentSpec like_b = a;
+  like_b.replicas = b.replicas;
+  like_b.max_queued_requests = b.max_queued_requests;
+  return like_b == b;
+}
+
 PlacementRequest PlacementRequestOf(const DeploymentSpec& spec) {
   PlacementRequest request;
   request.stages = spec.pipeline_parallel_size;

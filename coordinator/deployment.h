@@ -34,6 +34,9 @@ struct DeploymentSpec {
 // PlaceModel.
 absl::StatusOr<DeploymentSpec> Settle(DeploymentSpec spec);
 
+// They differ in nothing that a pipeline is made by: in how many there are and how long their queues may be.
+bool MakeTheSamePipelines(const DeploymentSpec& a, const DeploymentSpec& b);
+
 PlacementRequest PlacementRequestOf(const DeploymentSpec& spec);
 
 }  // namespace pagoda::coordinator

@@ -92,6 +92,8 @@ struct PipelineSnapshot {
   bool epoch_closed = false;
   PipelineId kv_moved_to;
   int64_t predicted_wait_ms = 0;
+  std::string numerics;        // see NumericsOf
+  bool takes_replays = false;  // of streams that were accepted before; also while it drains
 };
 
 struct Snapshot {

@@ -17,6 +17,13 @@ constexpr double kForgetSlowest = 0.995;  // per step
 constexpr int64_t kLeastPatienceNs = 3 * kNsPerSecond;
 // A canary takes at most this part of an idle pipeline's time.
 constexpr double kCanaryRarity = 200;
+constexpr int64_t kTellDrainedEveryNs = kNsPerSecond / 4;
+
+// It was accepted once, here or elsewhere, and is not turned away.
+bool WasAccepted(const Request& request) {
+  return request.accepted ||
+         std::ranges::any_of(request.choices, [](const ChoiceProgress& choice) { return !choice.tokens.empty(); });
+}
 
 template <typename... Ts>
 struct Overloaded : Ts... {
@@ -33,6 +40,7 @@ PipelineEngine::PipelineEngine(EngineOptions options, std::shared_ptr<RouterDire
       routers_(std::move(routers)),
       metrics_(std::move(metrics)),
       inbox_(kInboxCapacity),
+      max_queued_requests_(options_.max_queued_requests),
       requests_(options_.pipeline, options_.tracer),
       thread_([this] { Run(); }) {}
 
@@ -138,8 +146,8 @@ void PipelineEngine::Publish() {
     status_ = {.stats = stats, .epoch = epoch_, .open = scheduler_.epoch_open(), .idle = idle};
   }
   if (idle && requests_.open() > 0) requests_.Idle();
-  if (draining_ && idle && !told_drained_) {
-    told_drained_ = true;
+  if (draining_ && idle && inbox_.size() == 0 && NowNs() - told_drained_ns_ >= kTellDrainedEveryNs) {
+    told_drained_ns_ = NowNs();
     options_.drained();
   }
 }
@@ -154,7 +162,7 @@ void PipelineEngine::PublishDeaths() {
 
 void PipelineEngine::Handle(Event& event, int64_t now_ns) {
   std::visit(Overloaded{[&](Request& request) {
-                          if (draining_ || stopping_) return Refuse(request, "the pipeline is draining");
+                          if (stopping_ || (draining_ && !WasAccepted(request))) return Refuse(request, "the pipeline is draining");
                           requests_.Received(request);
                           scheduler_.Submit(std::move(request), now_ns);
                         },
@@ -191,6 +199,7 @@ void PipelineEngine::Handle(Event& event, int64_t now_ns) {
                           ask.done(IsOpen(ask.epoch) ? scheduler_.ReserveKv(ask.move, ask.offer, ask.cost) : std::move(none));
                         },
                         [&](FinishKvEvent& finish) { scheduler_.FinishKv(finish.move, finish.arrived); },
+                        [&](LimitQueueEvent& limit) { scheduler_.LimitQueue(limit.max_queued_requests); },
                         [&](DrainEvent&) { draining_ = true; },
                         [&](StopEvent& stop) {
                           scheduler_.FailAll(stop.message);
@@ -248,12 +257,9 @@ bool PipelineEngine::Push(Event event) {
 }
 
 bool PipelineEngine::TrySubmit(Request request) {
-  // A replay was accepted once and is not turned away.
   if (options_.tracer != nullptr && request.trace.sampled()) request.trace.span = options_.tracer->NewSpanId();
-  const bool replay = request.accepted || std::any_of(request.choices.begin(), request.choices.end(),
-                                                      [](const ChoiceProgress& choice) { return !choice.tokens.empty(); });
   // Whose turn it is to be refused in a full queue is the scheduler's to say; this is the bound of memory.
-  if (!replay && queued_.load(std::memory_order_relaxed) >= kFullQueues * options_.max_queued_requests) return false;
+  if (!WasAccepted(request) && queued_.load(std::memory_order_relaxed) >= kFullQueues * max_queued_requests()) return false;
   queued_.fetch_add(1, std::memory_order_relaxed);
   return inbox_.TryPush(std::move(request));
 }
@@ -275,6 +281,10 @@ void PipelineEngine::ReserveKv(uint64_t move, Epoch epoch, KvOffer offer, KvMove
 void PipelineEngine::FinishKv(uint64_t move, bool arrived) { Push(FinishKvEvent{move, arrived}); }
 void PipelineEngine::Abort(RequestId request, std::string message) { Push(AbortEvent{request, std::move(message)}); }
 void PipelineEngine::Deliver(StepResult result) { Push(std::move(result)); }
+void PipelineEngine::LimitQueue(int max_queued_requests) {
+  max_queued_requests_.store(max_queued_requests, std::memory_order_relaxed);
+  Push(LimitQueueEvent{max_queued_requests});
+}
 void PipelineEngine::Drain() { Push(DrainEvent{}); }
 void PipelineEngine::Stop(const std::string& message) { Push(StopEvent{message}); }
 

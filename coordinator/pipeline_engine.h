@@ -75,7 +75,10 @@ class PipelineEngine {
   void CountKvMove(KvMoveEnd end) { metrics_->CountKvMove(end); }
   void CountKvBytes(int64_t bytes) { metrics_->CountKvBytes(bytes); }
 
-  void Drain();                            // calls options.drained once nothing is left
+  void LimitQueue(int max_queued_requests);
+  // No new request is taken any more, only streams that were accepted before. Calls options.drained while nothing is left, each second
+  // or more often.
+  void Drain();
   void Stop(const std::string& message);   // ends what is left with an error; the thread ends
 
   EngineStatus status() const;
@@ -84,6 +87,7 @@ class PipelineEngine {
   // Something is queued, waits or runs.
   bool busy() const { return queued_.load(std::memory_order_relaxed) > 0 || !status().idle; }
   const EngineOptions& options() const { return options_; }
+  int max_queued_requests() const { return max_queued_requests_.load(std::memory_order_relaxed); }
 
  private:
   struct CancelEvent { RequestId request; uint32_t attempt; };
@@ -101,10 +105,11 @@ class PipelineEngine {
     std::function<void(KvReservation)> done;
   };
   struct FinishKvEvent { uint64_t move; bool arrived; };
+  struct LimitQueueEvent { int max_queued_requests; };
   struct DrainEvent {};
   struct StopEvent { std::string message; };
   using Event = std::variant<Request, CancelEvent, StopChoiceEvent, DropRouterEvent, AbortEvent, OpenEpochEvent, CloseEpochEvent,
-                             StepResult, OfferKvEvent, ReserveKvEvent, FinishKvEvent, DrainEvent, StopEvent>;
+                             StepResult, OfferKvEvent, ReserveKvEvent, FinishKvEvent, LimitQueueEvent, DrainEvent, StopEvent>;
 
   void Run();
   void Receive();
@@ -127,6 +132,7 @@ class PipelineEngine {
   BoundedQueue<Event> inbox_;
   std::atomic<MonotonicNs> turned_ns_{NowNs()};
   std::atomic<int> queued_{0};  // requests in the inbox and waiting
+  std::atomic<int> max_queued_requests_;
 
   // The engine thread's.
   Scheduler scheduler_;
@@ -137,7 +143,7 @@ class PipelineEngine {
   bool failed_ = false;   // the epoch's end was reported
   bool draining_ = false;
   bool stopping_ = false;
-  bool told_drained_ = false;
+  int64_t told_drained_ns_ = 0;
   std::deque<std::pair<uint64_t, int64_t>> dispatched_;  // step, when
   int64_t worked_ns_ = 0;       // when there was last something to do
   uint64_t canaries_ = 0;

@@ -69,7 +69,9 @@ PipelineSnapshot SnapshotOf(const PipelineRecord& pipeline, const DeploymentReco
           // Routers take what runs there to another pipeline that is ready, or keep it until this one has a new epoch.
           .epoch_closed = !has_epoch || condition.leaving,
           .kv_moved_to = condition.kv_moved_to,
-          .predicted_wait_ms = stats.predicted_wait_ns / 1'000'000};
+          .predicted_wait_ms = stats.predicted_wait_ns / 1'000'000,
+          .numerics = NumericsOf(pipeline, deployment),
+          .takes_replays = has_epoch && !condition.leaving && !condition.moving};
 }
 
 }  // namespace pagoda::coordinator

@@ -27,7 +27,7 @@ bool ResumeTable::Begin(Label label, const Request& request, PipelineId pipeline
     if (const auto old = named->second.find(label.part); old != named->second.end()) Drop(RequestId(old->second));
   }
   Entry entry;
-  entry.bytes = kEntryBytes + name.first.size() + name.second.size() + label.router_state.size();
+  entry.bytes = kEntryBytes + name.first.size() + name.second.size() + label.router_state.size() + label.model_digest.size() + label.numerics.size();
   for (const ChoiceProgress& choice : request.choices) entry.bytes += sizeof(ChoiceProgress) + choice.tokens.size() * sizeof(TokenId);
   if (!MakeRoom(entry.bytes)) return false;
   entry.name = name;
@@ -39,7 +39,9 @@ bool ResumeTable::Begin(Label label, const Request& request, PipelineId pipeline
                 .attached = true,
                 .router_state = std::move(label.router_state),
                 .choices = request.choices,
-                .cached_tokens = cached_tokens};
+                .cached_tokens = cached_tokens,
+                .model_digest = std::move(label.model_digest),
+                .numerics = std::move(label.numerics)};
   bytes_ += entry.bytes;
   by_name_[name][entry.part.part] = request.id;
   by_request_.emplace(request.id, std::move(entry));

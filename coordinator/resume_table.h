@@ -36,6 +36,8 @@ class ResumeTable {
     std::string resume_id;
     int part = 0;
     std::string router_state;
+    std::string model_digest = {};  // of the pipeline that it goes to
+    std::string numerics = {};
   };
   struct Part {
     int part = 0;
@@ -46,6 +48,8 @@ class ResumeTable {
     std::string router_state;
     std::vector<ChoiceProgress> choices;
     int cached_tokens = 0;
+    std::string model_digest;
+    std::string numerics;
   };
 
   // A submission of a resumable stream, first or again; it takes the place of what had its name. False: no room.

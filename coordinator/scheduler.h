@@ -50,7 +50,7 @@ struct EpochSettings {
   int max_sample_rows = 128;
   bool prefix_caching = true;
   bool chunked_prefill = true;  // chunks as long as those who decode can bear, by measured time
-  int max_queued_requests = 2048;
+  int max_queued_requests = 2048;  // until LimitQueue says otherwise
   std::vector<int> stage_layers;        // of each stage; for counting
   std::vector<RestoredBlock> restored;  // KV that survived; the prefix cache starts with it
   int64_t max_queue_wait_ns = limits::kMaxQueueWaitMs * 1'000'000;  // predicted to wait longer: refused at once
@@ -116,6 +116,7 @@ class Scheduler {
   void Abort(RequestId id, const std::string& message);     // ends with an error
   void StopChoice(RequestId id, int choice, int count);
   void DropRouter(RouterId router);                         // its requests end without a word
+  void LimitQueue(int max_queued_requests) { settings_.max_queued_requests = max_queued_requests; }
   void Tick(int64_t now_ns);                                // deadlines
   void FailAll(const std::string& message);                 // ends everything with an error
   // An error means that the workers broke the protocol; the epoch must end.

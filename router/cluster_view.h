@@ -5,6 +5,7 @@
 #include <compare>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "common/ids.h"
@@ -28,7 +29,8 @@ struct PipelineView {
   std::string model;
   std::string digest;
   std::string architecture;
-  bool ready = false;
+  bool ready = false;           // takes new work
+  bool takes_replays = false;   // of streams that were accepted before; also while it drains
   int64_t max_model_len = 0;
   int block_tokens = 16;
   int blocks_total = 0;
@@ -36,6 +38,7 @@ struct PipelineView {
   int running = 0;
   int waiting = 0;
   std::string numerics_profile;
+  std::string numerics;  // what tokens depend on beside request and weights; empty: not known yet
   int vocabulary = 0;
   int max_queued_requests = 0;
   int64_t created_unix_s = 0;
@@ -46,6 +49,13 @@ struct PipelineView {
   PipelineId kv_moved_to = {};  // who took the KV of what ran there; 0: nobody
   int64_t predicted_wait_ms = 0;
 };
+
+// A coordinator of protocol 1 tells the profile alone, which is how the whole begins.
+inline bool SameNumerics(std::string_view a, std::string_view b) {
+  const std::string_view shorter = a.size() < b.size() ? a : b;
+  const std::string_view longer = a.size() < b.size() ? b : a;
+  return longer == shorter || (!shorter.empty() && longer.starts_with(shorter) && longer[shorter.size()] == ' ');
+}
 
 struct ClusterView {
   std::vector<PipelineView> pipelines;

@@ -15,6 +15,7 @@ namespace wire = pagoda::internal::v1;
 
 constexpr int64_t kMostRetryDelayMs = 2000;  // between losses of one request
 constexpr int64_t kRetryAfterMs = 1000;  // told to clients
+constexpr int64_t kKeepNumericsNs = 60 * kNsPerSecond;  // a stream waits so long for a pipeline that gives the very tokens
 
 double SecondsBetween(MonotonicNs from, MonotonicNs to) {
   return static_cast<double>(to - from) / static_cast<double>(kNsPerSecond);
@@ -23,6 +24,14 @@ double SecondsBetween(MonotonicNs from, MonotonicNs to) {
 absl::Status NoPipelineError() {
   return WithCode(WithRetryAfter(absl::UnavailableError("no pipeline of this model takes work now"), kRetryAfterMs),
                   "loading");
+}
+
+absl::Status ModelChangedError(const GenerationRequest& request) {
+  return WithCode(WithRetryAfter(absl::UnavailableError(absl::StrCat(
+                                     "the model that this stream began with is not served any more: another one was deployed as '",
+                                     request.model, "'; ask again")),
+                                 kRetryAfterMs),
+                  "model_changed");
 }
 
 absl::Status DeadlineError() {
@@ -48,6 +57,7 @@ absl::Status Dispatcher::Start(GenerationRequest request, std::shared_ptr<Genera
                                                   " requests in flight, its limit")),
         kRetryAfterMs);
   }
+  if (!request.known_digest.empty() && request.known_digest != request.model_digest) return ModelChangedError(request);
   const RequestId id = request.id;
   Running running;
   int candidates = 0, block_tokens = 0;
@@ -64,6 +74,7 @@ absl::Status Dispatcher::Start(GenerationRequest request, std::shared_ptr<Genera
   running.session = std::make_unique<Session>(std::move(request));
   running.sink = std::move(sink);
   running.last_news_ns = edges_.now();
+  running.numerics = running.session->request().numerics;
   // Only what a coordinator knows of was accepted before: a position alone proves nothing.
   running.accepted = running.session->request().attempts_before > 0;
   auto [place, added] = sessions_.try_emplace(id, std::move(running));
@@ -91,6 +102,34 @@ bool Dispatcher::MayComeBack(const GenerationRequest& request) const {
   });
 }
 
+RouteRequest Dispatcher::RouteOf(const Running& running) const {
+  const GenerationRequest& request = running.session->request();
+  const auto prompt = static_cast<int64_t>(request.prompt.size());
+  return {.model = request.model,
+          .digest = request.model_digest,
+          .prompt_tokens = prompt,
+          .total_tokens = prompt + request.sampling.max_tokens,
+          .chain = running.chain,
+          .accepted = running.accepted,
+          .numerics = running.numerics,
+          .keeps_numerics = running.unplaced_ns == 0 || edges_.now() - running.unplaced_ns < kKeepNumericsNs,
+          .avoid = running.avoid};
+}
+
+// Another model is served by its name, and has been for a while: what it began with does not come back.
+bool Dispatcher::ItsModelIsGone(Running& running, MonotonicNs now) const {
+  const RouteRequest route = RouteOf(running);
+  bool named = false, served = false;
+  for (const PipelineView& pipeline : view_.pipelines) {
+    named = named || pipeline.model == route.model;
+    served = served || IsOfItsModel(route, pipeline);
+  }
+  if (served || !named) running.model_gone_ns = 0;
+  if (served || !named) return false;
+  if (running.model_gone_ns == 0) running.model_gone_ns = now;
+  return now - running.model_gone_ns >= options_.hold_ms * kNsPerMs;
+}
+
 void Dispatcher::OnDeaths(const wire::Deaths& deaths) {
   for (const wire::RequestDeaths& from : deaths.requests()) {
     const auto found = sessions_.find(RequestId{from.request().high(), from.request().low()});
@@ -108,14 +147,9 @@ bool Dispatcher::Place(Running& running) {
   for (const PipelineView& pipeline : view_.pipelines) {
     if (breakers_.IsOpen(pipeline.key, now)) avoid.push_back(pipeline.key);
   }
-  const auto key = ChoosePipeline({.model = request.model,
-                                   .digest = request.model_digest,
-                                   .prompt_tokens = prompt,
-                                   .total_tokens = prompt + request.sampling.max_tokens,
-                                   .chain = running.chain,
-                                   .preferred_profile = running.profile,
-                                   .avoid = avoid},
-                                  view_, loads_, prefixes_, options_.policy);
+  RouteRequest route = RouteOf(running);
+  route.avoid = avoid;
+  const auto key = ChoosePipeline(route, view_, loads_, prefixes_, options_.policy);
   if (!key) return false;
   const PipelineView& pipeline = *view_.Find(*key);
   auto message =
@@ -128,9 +162,13 @@ bool Dispatcher::Place(Running& running) {
   if (!edges_.send(key->link, std::move(message))) return false;  // its loss is on its way to us
   running.copy = PipelineKey{};
 
-  if (!running.profile.empty() && running.session->any_token() &&
-      running.profile != pipeline.numerics_profile) {
+  if (!running.numerics.empty() && running.session->any_token() && !SameNumerics(running.numerics, pipeline.numerics)) {
     metrics_->ProfileChanged();
+    LogWarning("stream_changes_numerics", {{"request_id", request.client_request_id},
+                                           {"from", running.numerics},
+                                           {"to", pipeline.numerics},
+                                           {"tokens", running.session->output_tokens()}});
+    running.numerics = pipeline.numerics;
   }
   breakers_.Chosen(*key, now);
   running.pipeline = *key;
@@ -158,6 +196,7 @@ void Dispatcher::Unplace(Running& running) {
   }
   running.counted_tokens = 0;
   if (running.pipeline.link >= 0) running.copy = running.pipeline;
+  if (running.unplaced_ns == 0) running.unplaced_ns = edges_.now();
   running.pipeline = PipelineKey{};
 }
 
@@ -315,6 +354,7 @@ void Dispatcher::OnChoice(int link, const wire::ChoiceTokens& tokens,
   if (count > 0) {
     running.accepted = true;
     running.losses = 0;
+    running.unplaced_ns = 0;
     breakers_.Succeeded(running.pipeline);
     running.avoid.clear();
   }
@@ -323,8 +363,7 @@ void Dispatcher::OnChoice(int link, const wire::ChoiceTokens& tokens,
     const double seconds = SecondsBetween(running.session->request().received_ns, now);
     metrics_->FirstToken(running.session->request().model, seconds);
     metrics_->tenants().FirstToken(tenant, seconds);
-    if (pipeline != nullptr && running.profile.empty())
-      running.profile = pipeline->numerics_profile;
+    if (pipeline != nullptr && running.numerics.empty()) running.numerics = pipeline->numerics;
   } else if (count > 0 && !running.touched) {
     const double seconds = SecondsBetween(running.last_news_ns, now) / static_cast<double>(count);
     metrics_->InterToken(running.session->request().model, seconds);
@@ -367,10 +406,9 @@ void Dispatcher::OnRefused(int link, const wire::Refused& refused) {
   running.avoid.push_back(refuser);
   // An accepted stream goes on until its deadline. A new request tries each pipeline once, then is
   // told to come later.
+  const RouteRequest route = RouteOf(running);
   const bool another = std::ranges::any_of(view_.pipelines, [&](const PipelineView& pipeline) {
-    return pipeline.ready && pipeline.model == running.session->request().model &&
-           pipeline.digest == running.session->request().model_digest &&
-           std::ranges::count(running.avoid, pipeline.key) == 0;
+    return CanServe(route, view_, pipeline) && std::ranges::count(running.avoid, pipeline.key) == 0;
   });
   if (another) return Replace(running, "refused");
   if (running.accepted) {
@@ -405,19 +443,27 @@ void Dispatcher::Tick() {
   const auto is_due = [now](const Running& running) {
     return now >= running.session->request().deadline_ns || (running.pipeline.link < 0 && now >= running.retry_at_ns);
   };
-  std::vector<RequestId> late, unserved;
+  std::vector<RequestId> late, unserved, outlived;
   for (const RequestId id : Oldest(is_due)) {
     Running& running = sessions_.find(id)->second;
     if (now >= running.session->request().deadline_ns) {
       late.push_back(id);
     } else if (!Place(running)) {
       running.retry_at_ns = now + kRetryDelayMs * kNsPerMs;
-      if (!running.accepted && running.held_until_ns > 0 && now >= running.held_until_ns) unserved.push_back(id);
+      if (ItsModelIsGone(running, now)) {
+        outlived.push_back(id);
+      } else if (!running.accepted && running.held_until_ns > 0 && now >= running.held_until_ns) {
+        unserved.push_back(id);
+      }
     }
   }
   for (RequestId id : unserved) {
     metrics_->Rejected("no_pipeline");
     Fail(id, NoPipelineError());
+  }
+  for (RequestId id : outlived) {
+    metrics_->Rejected("model_changed");
+    Fail(id, ModelChangedError(sessions_.find(id)->second.session->request()));
   }
   for (RequestId id : late) {
     SendCancel(sessions_.find(id)->second);

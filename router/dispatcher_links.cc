@@ -48,7 +48,8 @@ void Dispatcher::MergeView(bool whole) {
   const MonotonicNs now = edges_.now();
   std::erase_if(ghosts_, [&](const Ghost& ghost) {
     return now >= ghost.until_ns || std::ranges::any_of(view_.pipelines, [&](const PipelineView& pipeline) {
-             return pipeline.model == ghost.pipeline.model;
+             return pipeline.model == ghost.pipeline.model && pipeline.digest == ghost.pipeline.digest &&
+                    SameNumerics(pipeline.numerics, ghost.pipeline.numerics);
            });
   });
   for (const Ghost& ghost : ghosts_) view_.pipelines.push_back(ghost.pipeline);
@@ -90,10 +91,10 @@ void Dispatcher::OnSnapshot(int link, const wire::Snapshot& snapshot) {
 
 // Than where it was: no need to wait for that one to come back.
 bool Dispatcher::AnotherIsReady(const Running& running) const {
-  const GenerationRequest& request = running.session->request();
+  RouteRequest route = RouteOf(running);
+  route.accepted = true;
   return std::ranges::any_of(view_.pipelines, [&](const PipelineView& pipeline) {
-    return pipeline.ready && pipeline.key != running.pipeline && pipeline.model == request.model &&
-           pipeline.digest == request.model_digest;
+    return pipeline.key != running.pipeline && CanServe(route, view_, pipeline);
   });
 }
 
@@ -104,8 +105,8 @@ void Dispatcher::OnLinkLost(int link) {
     for (PipelineView& pipeline : found->second.pipelines) {
       prefixes_.Erase(pipeline.key);
       breakers_.Forget(pipeline.key);
-      if (!pipeline.ready && !pipeline.epoch_closed) continue;  // it was on its way out
-      pipeline.ready = false;
+      if (!pipeline.ready && !pipeline.takes_replays && !pipeline.epoch_closed) continue;  // it was on its way out
+      pipeline.ready = pipeline.takes_replays = false;
       pipeline.epoch_closed = true;
       ghosts_.push_back({std::move(pipeline), edges_.now() + options_.hold_ms * kNsPerMs});
     }

@@ -116,7 +116,9 @@ std::vector<FoundPart> PartsOf(const wire::ResumeAnswer& answer) {
                    .attempt = from.attempt(),
                    .router_state = from.router_state(),
                    .choices = {},
-                   .cached_tokens = from.cached_tokens()};
+                   .cached_tokens = from.cached_tokens(),
+                   .model_digest = from.model_digest(),
+                   .numerics = from.numerics()};
     for (const wire::ChoiceLog& choice : from.choices()) part.choices.emplace_back(choice.tokens().begin(), choice.tokens().end());
     parts.push_back(std::move(part));
   }
@@ -152,6 +154,7 @@ std::vector<PipelineView> PipelinesOf(int link, const wire::Snapshot& snapshot) 
     to.digest = from.model_digest();
     to.architecture = from.architecture();
     to.ready = from.ready();
+    to.takes_replays = from.takes_replays() || from.ready();
     to.max_model_len = from.max_model_len();
     to.block_tokens = std::max(1, from.block_tokens());
     to.blocks_total = from.blocks_total();
@@ -159,6 +162,8 @@ std::vector<PipelineView> PipelinesOf(int link, const wire::Snapshot& snapshot) 
     to.running = from.running();
     to.waiting = std::max(0, from.waiting());
     to.numerics_profile = from.numerics_profile();
+    // Of a coordinator that does not tell more: as well as it goes.
+    to.numerics = from.numerics().empty() ? from.numerics_profile() : from.numerics();
     to.vocabulary = from.vocabulary();
     to.max_queued_requests = from.max_queued_requests();
     to.created_unix_s = from.created_unix_s();

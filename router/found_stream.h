@@ -16,6 +16,8 @@ struct FoundPart {
   std::string router_state;
   std::vector<std::vector<TokenId>> choices;  // output tokens so far
   int cached_tokens = 0;
+  std::string model_digest;  // of the pipeline that it ran on last; empty: not told
+  std::string numerics;
 };
 
 struct FoundStream {

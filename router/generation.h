@@ -113,6 +113,8 @@ struct GenerationRequest {
   std::vector<KnownChoice> known;  // one per choice; empty: it begins here
   uint32_t attempts_before = 0;
   int cached_tokens = 0;
+  std::string known_digest;  // of the model that its tokens are of; empty: not known
+  std::string numerics;      // by which they were made (ClusterView)
 };
 
 // Tokens of one choice out of one step. Spans are valid during the call only.

@@ -32,7 +32,7 @@ constexpr std::array kCodes = {200, 400, 401, 403, 404, 405, 408, 413, 415, 421,
                                429, 431, 499, 500, 501, 503, 504};
 constexpr std::array kRejectReasons = {"unauthorized", "quota", "tls", "invalid",    "too_large",   "queue_full",
                                        "overloaded", "no_pipeline", "not_found",
-                                       "draining",   "connections", "deadline", "quarantined"};
+                                       "draining",   "connections", "deadline", "quarantined", "model_changed"};
 constexpr std::array kCutReasons = {"client_gone", "client_deadline", "slow_reader", "shutdown", "handed_over"};
 constexpr std::array kRetryReasons = {"coordinator_lost", "pipeline_lost", "refused", "gap", "resumed"};
 

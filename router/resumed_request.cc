@@ -13,6 +13,8 @@ void TakeUp(const FoundPart& found, GenerationRequest& request) {
   request.id = found.request;
   request.attempts_before = found.attempt;
   request.cached_tokens = found.cached_tokens;
+  request.known_digest = found.model_digest;
+  request.numerics = found.numerics;
 }
 
 KnownChoice KnownOf(const StreamPosition::Choice& at, const std::vector<TokenId>* log) {

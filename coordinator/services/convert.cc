@@ -236,6 +236,8 @@ void ToWire(const std::vector<ResumeTable::Part>& parts, wire::ResumeAnswer& out
       log->set_finished(choice.finished);
     }
     added->set_cached_tokens(part.cached_tokens);
+    added->set_model_digest(part.model_digest);
+    added->set_numerics(part.numerics);
   }
 }
 
@@ -265,6 +267,8 @@ void ToWire(const Snapshot& snapshot, wire::Snapshot& out) {
     added->set_epoch_closed(pipeline.epoch_closed);
     added->set_predicted_wait_ms(pipeline.predicted_wait_ms);
     added->set_kv_moved_to(pipeline.kv_moved_to.value());
+    added->set_numerics(pipeline.numerics);
+    added->set_takes_replays(pipeline.takes_replays);
   }
 }
 

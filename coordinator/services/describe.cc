@@ -8,12 +8,16 @@ namespace v1 = ::pagoda::v1;
 
 void Describe(const DeploymentRecord& deployment, const ClusterView& view, v1::Deployment& out) {
   ToWire(deployment.spec, *out.mutable_spec());
-  int ready = 0, loading = 0, draining = 0, makeshifts = 0;
+  int ready = 0, loading = 0, draining = 0, makeshifts = 0, former = 0;
   std::string message = deployment.message;
   for (const ClusterView::Pipeline& pipeline : view.pipelines) {
     if (pipeline.record.deployment != deployment.spec.name) continue;
     draining += pipeline.record.draining;
     if (pipeline.record.draining) continue;
+    if (pipeline.record.made_by != nullptr) {
+      former += pipeline.record.phase == PipelinePhase::kReady;
+      continue;
+    }
     ready += pipeline.record.phase == PipelinePhase::kReady;
     loading += pipeline.record.phase == PipelinePhase::kLoading || pipeline.record.phase == PipelinePhase::kLinking;
     if (message.empty()) message = Explain(pipeline.record, view.now_ns);
@@ -26,12 +30,18 @@ void Describe(const DeploymentRecord& deployment, const ClusterView& view, v1::D
     message = absl::StrCat("max_model_len is ", out.max_model_len(), " and not ", deployment.spec.max_model_len,
                            ": the KV cache of its workers holds no more");
   }
+  if (former > 0) {
+    message = absl::StrCat("the spec applied before serves with ", former, former == 1 ? " pipeline" : " pipelines",
+                           " until those of this one are ready", message.empty() ? "" : "; ", message);
+  }
   out.set_replicas_ready(ready);
   out.set_message(message);
   if (deployment.spec.replicas == 0) {
     out.set_state(draining > 0 ? v1::DEPLOYMENT_STATE_DRAINING : v1::DEPLOYMENT_STATE_STOPPED);
   } else if (ready >= deployment.spec.replicas && makeshifts == 0) {
     out.set_state(v1::DEPLOYMENT_STATE_READY);
+  } else if (former > 0) {
+    out.set_state(v1::DEPLOYMENT_STATE_ROLLING);
   } else if (ready > 0) {
     out.set_state(v1::DEPLOYMENT_STATE_DEGRADED);
   } else {

@@ -57,9 +57,7 @@ Placement DecodePlacement(const json& value) {
   return placement;
 }
 
-}  // namespace
-
-std::string Encode(const DeploymentSpec& spec) {
+json EncodeSpec(const DeploymentSpec& spec) {
   return json{{"name", spec.name},
               {"model", spec.model},
               {"pipeline_parallel_size", spec.pipeline_parallel_size},
@@ -75,41 +73,52 @@ std::string Encode(const DeploymentSpec& spec) {
               {"layers_per_stage", spec.layers_per_stage},
               {"kv_cache_bytes", spec.kv_cache_bytes},
               {"block_size", spec.block_size},
-              {"max_queued_requests", spec.max_queued_requests}}
-      .dump();
+              {"max_queued_requests", spec.max_queued_requests}};
 }
+
+DeploymentSpec DecodeSpec(const json& value) {
+  DeploymentSpec spec;
+  value.at("name").get_to(spec.name);
+  value.at("model").get_to(spec.model);
+  spec.pipeline_parallel_size = value.value("pipeline_parallel_size", spec.pipeline_parallel_size);
+  spec.tensor_parallel_size = value.value("tensor_parallel_size", spec.tensor_parallel_size);
+  spec.replicas = value.value("replicas", spec.replicas);
+  spec.max_model_len = value.value("max_model_len", spec.max_model_len);
+  spec.kv_cache_type = value.value("kv_cache_type", spec.kv_cache_type);
+  spec.activation_bits = value.value("activation_bits", spec.activation_bits);
+  spec.max_num_batched_tokens = value.value("max_num_batched_tokens", spec.max_num_batched_tokens);
+  spec.max_num_seqs = value.value("max_num_seqs", spec.max_num_seqs);
+  spec.disable_prefix_caching = value.value("disable_prefix_caching", spec.disable_prefix_caching);
+  spec.disable_chunked_prefill = value.value("disable_chunked_prefill", spec.disable_chunked_prefill);
+  spec.layers_per_stage = value.value("layers_per_stage", spec.layers_per_stage);
+  spec.kv_cache_bytes = value.value("kv_cache_bytes", spec.kv_cache_bytes);
+  spec.block_size = value.value("block_size", spec.block_size);
+  spec.max_queued_requests = value.value("max_queued_requests", spec.max_queued_requests);
+  return spec;
+}
+
+}  // namespace
+
+std::string Encode(const DeploymentSpec& spec) { return EncodeSpec(spec).dump(); }
 
 absl::StatusOr<DeploymentSpec> DecodeDeployment(const std::string& text) {
   try {
-    const json value = json::parse(text);
-    DeploymentSpec spec;
-    value.at("name").get_to(spec.name);
-    value.at("model").get_to(spec.model);
-    spec.pipeline_parallel_size = value.value("pipeline_parallel_size", spec.pipeline_parallel_size);
-    spec.tensor_parallel_size = value.value("tensor_parallel_size", spec.tensor_parallel_size);
-    spec.replicas = value.value("replicas", spec.replicas);
-    spec.max_model_len = value.value("max_model_len", spec.max_model_len);
-    spec.kv_cache_type = value.value("kv_cache_type", spec.kv_cache_type);
-    spec.activation_bits = value.value("activation_bits", spec.activation_bits);
-    spec.max_num_batched_tokens = value.value("max_num_batched_tokens", spec.max_num_batched_tokens);
-    spec.max_num_seqs = value.value("max_num_seqs", spec.max_num_seqs);
-    spec.disable_prefix_caching = value.value("disable_prefix_caching", spec.disable_prefix_caching);
-    spec.disable_chunked_prefill = value.value("disable_chunked_prefill", spec.disable_chunked_prefill);
-    spec.layers_per_stage = value.value("layers_per_stage", spec.layers_per_stage);
-    spec.kv_cache_bytes = value.value("kv_cache_bytes", spec.kv_cache_bytes);
-    spec.block_size = value.value("block_size", spec.block_size);
-    spec.max_queued_requests = value.value("max_queued_requests", spec.max_queued_requests);
-    return spec;
+    return DecodeSpec(json::parse(text));
   } catch (const json::exception& error) {
     return absl::DataLossError(absl::StrCat("the store has a deployment that cannot be read: ", error.what()));
   }
 }
 
 std::string Encode(const RestoredPipeline& pipeline) {
-  json value{{"id", pipeline.id.value()}, {"deployment", pipeline.deployment}};
+  json value{{"id", pipeline.id.value()}, {"deployment", pipeline.deployment}, {"draining", pipeline.draining}};
+  if (pipeline.spec) {
+    value["spec"] = EncodeSpec(*pipeline.spec);
+    value["model_digest"] = pipeline.model_digest;
+  }
   if (!pipeline.placement.ranks.empty()) {
     value["placement"] = Encode(pipeline.placement);
     value["shard_digests"] = pipeline.shard_digests;
+    value["numerics_profile"] = pipeline.numerics_profile;
   }
   return value.dump();
 }
@@ -123,6 +132,12 @@ absl::StatusOr<RestoredPipeline> DecodePipeline(const std::string& text) {
     if (value.contains("placement")) {
       pipeline.placement = DecodePlacement(value.at("placement"));
       value.at("shard_digests").get_to(pipeline.shard_digests);
+      pipeline.numerics_profile = value.value("numerics_profile", "");
+    }
+    pipeline.draining = value.value("draining", false);
+    if (value.contains("spec")) {
+      pipeline.spec = DecodeSpec(value.at("spec"));
+      pipeline.model_digest = value.value("model_digest", "");
     }
     return pipeline;
   } catch (const json::exception& error) {

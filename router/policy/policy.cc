@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <tuple>
+#include <vector>
 
 namespace pagoda::router {
 namespace {
@@ -11,12 +12,28 @@ PipelineLoad LoadOf(const PipelineLoads& loads, PipelineKey key) {
   return found == loads.end() ? PipelineLoad{} : found->second;
 }
 
-bool CanServe(const RouteRequest& request, const PipelineView& pipeline) {
-  return pipeline.ready && pipeline.model == request.model && pipeline.digest == request.digest &&
-         request.total_tokens <= pipeline.max_model_len;
+// It is there, or may be assembled again, and is large enough.
+bool OfItsNumericsIsThere(const RouteRequest& request, const ClusterView& view) {
+  return std::ranges::any_of(view.pipelines, [&](const PipelineView& pipeline) {
+    return IsOfItsModel(request, pipeline) && SameNumerics(pipeline.numerics, request.numerics) && request.total_tokens <= pipeline.max_model_len;
+  });
+}
+
+bool IsOfOtherNumerics(const RouteRequest& request, const PipelineView& pipeline) {
+  return !request.numerics.empty() && !SameNumerics(pipeline.numerics, request.numerics);
 }
 
 }  // namespace
+
+bool IsOfItsModel(const RouteRequest& request, const PipelineView& pipeline) {
+  return pipeline.model == request.model && pipeline.digest == request.digest;
+}
+
+bool CanServe(const RouteRequest& request, const ClusterView& view, const PipelineView& pipeline) {
+  const bool takes_it = pipeline.ready || (request.accepted && pipeline.takes_replays);
+  if (!takes_it || !IsOfItsModel(request, pipeline) || request.total_tokens > pipeline.max_model_len) return false;
+  return !request.keeps_numerics || !IsOfOtherNumerics(request, pipeline) || !OfItsNumericsIsThere(request, view);
+}
 
 RouteCost CostOf(const RouteRequest& request, const PipelineView& pipeline,
                  const PipelineLoad& load, double mean_load_tokens, const PrefixIndex& prefixes,
@@ -37,28 +54,25 @@ std::optional<PipelineKey> ChoosePipeline(const RouteRequest& request, const Clu
                                           const PipelineLoads& loads, const PrefixIndex& prefixes,
                                           const PolicyOptions& options) {
   double sum = 0;
-  int candidates = 0;
+  std::vector<const PipelineView*> candidates;
   for (const PipelineView& pipeline : view.pipelines) {
-    if (!CanServe(request, pipeline)) continue;
+    if (!CanServe(request, view, pipeline)) continue;
     sum += static_cast<double>(LoadOf(loads, pipeline.key).tokens +
                                options.tokens_per_waiting_request * pipeline.waiting);
-    ++candidates;
+    candidates.push_back(&pipeline);
   }
-  if (candidates == 0) return std::nullopt;
-  const double mean = sum / candidates;
+  if (candidates.empty()) return std::nullopt;
+  const double mean = sum / static_cast<double>(candidates.size());
 
-  // Smallest first: avoided ones last, another numerics profile before them, then cost, then whose
-  // turn it is.
-  using Rank = std::tuple<bool, bool, double, uint64_t>;
+  // Smallest first: avoided ones last, other numerics before them, then what drains, then cost, then whose turn it is.
+  using Rank = std::tuple<bool, bool, bool, double, uint64_t>;
   std::optional<PipelineKey> best;
   Rank best_rank;
-  for (const PipelineView& pipeline : view.pipelines) {
-    if (!CanServe(request, pipeline)) continue;
+  for (const PipelineView* candidate : candidates) {
+    const PipelineView& pipeline = *candidate;
     const PipelineLoad load = LoadOf(loads, pipeline.key);
     const bool avoided = std::ranges::count(request.avoid, pipeline.key) > 0;
-    const bool other_profile = !request.preferred_profile.empty() &&
-                               pipeline.numerics_profile != request.preferred_profile;
-    const Rank rank{avoided, other_profile,
+    const Rank rank{avoided, IsOfOtherNumerics(request, pipeline), !pipeline.ready,
                     CostOf(request, pipeline, load, mean, prefixes, options).total,
                     load.last_choice};
     if (!best || rank < best_rank) {

@@ -28,7 +28,9 @@ struct RouteRequest {
   int64_t prompt_tokens = 0;
   int64_t total_tokens = 0;                 // prompt + max_tokens: must fit in max_model_len
   std::span<const BlockHash> chain = {};    // of the prompt; empty: no affinity
-  std::string_view preferred_profile = {};  // of a resumed stream; empty: none
+  bool accepted = false;            // before, here or elsewhere: may go to a pipeline that drains
+  std::string_view numerics = {};   // by which the tokens that it has were made; empty: it has none
+  bool keeps_numerics = true;       // as long as there is a pipeline of them, be it ready or not
   std::span<const PipelineKey> avoid =
       {};  // have just refused or lost this request; taken only when nothing else is left
 };
@@ -41,7 +43,14 @@ struct PolicyOptions {
   int64_t tokens_per_waiting_request = 256;  // weight of what other routers queued there
 };
 
-// nullopt: no pipeline that is ready serves the model.
+// Serves the request's model, whatever its state.
+bool IsOfItsModel(const RouteRequest& request, const PipelineView& pipeline);
+
+// It takes the request now, as far as the picture tells. A pipeline of other numerics takes a stream that has tokens only when none of
+// its own is left (see `keeps_numerics`): what comes then are not the tokens that it would have had.
+bool CanServe(const RouteRequest& request, const ClusterView& view, const PipelineView& pipeline);
+
+// nullopt: no pipeline serves the request now.
 std::optional<PipelineKey> ChoosePipeline(const RouteRequest& request, const ClusterView& view,
                                           const PipelineLoads& loads, const PrefixIndex& prefixes,
                                           const PolicyOptions& options);

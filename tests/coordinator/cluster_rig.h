@@ -54,7 +54,7 @@ class Cluster {
         } else if (const auto* close = std::get_if<CloseEpoch>(&action)) {
           ++closed[close->pipeline];
         } else if (const auto* stop = std::get_if<StopPipeline>(&action)) {
-          if (stop->draining && drains) state.Drained(stop->pipeline, now);
+          if (stop->how == StopHow::kDrain && drains) state.Drained(stop->pipeline, now);
         }
       }
     }

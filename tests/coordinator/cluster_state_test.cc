@@ -76,33 +76,6 @@ TEST(ClusterState, WithoutASpareItWaitsForTheWorkerToComeBack) {
   EXPECT_EQ(cluster.state.workers().count(b), 0u);
 }
 
-// Its streams finish with the tokens that they would have had.
-TEST(ClusterState, WhatDrainsAfterAnApplyIsAssembledAgainAsItWas) {
-  Cluster cluster;
-  cluster.drains = false;  // something runs there
-  cluster.state.Apply(SmallDeployment(2, 1, 1), SmallModel(), cluster.now);
-  cluster.Join("a");
-  const WorkerId b = cluster.Join("b");
-  DeploymentSpec other = SmallDeployment(2, 1, 1);
-  other.kv_cache_type = "i8";
-  other.activation_bits = 12;
-  cluster.state.Apply(other, {.digest = "another", .sizes = SmallModel().sizes}, cluster.now);
-  cluster.Obey();
-  cluster.state.Gone(b, "killed", cluster.now);
-  cluster.Obey();
-  const WorkerId again = cluster.Join("b", 2);
-  ASSERT_EQ(cluster.PhaseOf(1), PipelinePhase::kDraining);
-  EXPECT_EQ(cluster.assignments.at(again).pipeline, PipelineId(1));
-  EXPECT_EQ(cluster.assignments.at(again).model_digest, "digest");
-  EXPECT_EQ(cluster.assignments.at(again).kv_cache_type, "f16");
-  EXPECT_EQ(cluster.assignments.at(again).activation_bits, 8);
-  EXPECT_EQ(cluster.state.DeploymentOf(cluster.state.pipelines().at(PipelineId(1))).model.digest, "digest");
-  cluster.state.Drained(PipelineId(1), cluster.now);
-  cluster.Obey();
-  ASSERT_EQ(cluster.PhaseOf(2), PipelinePhase::kReady);
-  EXPECT_EQ(cluster.assignments.at(again).model_digest, "another");
-}
-
 TEST(ClusterState, WhoServesStaysWhenReplicasAreTakenAway) {
   Cluster cluster;
   cluster.state.Apply(SmallDeployment(1, 1, 2), SmallModel(), cluster.now);

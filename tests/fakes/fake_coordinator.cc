@@ -25,6 +25,9 @@ struct FakePipeline {
   uint64_t id = 0;
   uint64_t epoch = 1;
   bool ready = true;
+  bool drains = false;
+  std::string digest = {};  // empty: that of the options
+  std::string numerics = {};
   uint64_t kv_moved_to = 0;  // and its epoch is closed
   int64_t submits = 0;
 };
@@ -218,7 +221,9 @@ wire::CoordinatorMessage FakeCoordinator::State::SnapshotMessage() {
     p->set_pipeline(pipeline.id);
     p->set_epoch(pipeline.epoch);
     p->set_model(options.model);
-    p->set_model_digest(options.digest);
+    p->set_model_digest(pipeline.digest.empty() ? options.digest : pipeline.digest);
+    p->set_numerics(pipeline.numerics);
+    p->set_takes_replays(pipeline.ready || pipeline.drains);
     p->set_architecture("llama");
     p->set_ready(pipeline.ready);
     p->set_epoch_closed(pipeline.kv_moved_to != 0);
@@ -481,6 +486,31 @@ void FakeCoordinator::MoveKv(uint64_t pipeline, uint64_t to) {
     if (p.id != pipeline) continue;
     p.ready = false;
     p.kv_moved_to = to;
+  }
+  state_->SendSnapshots();
+}
+
+void FakeCoordinator::Drain(uint64_t pipeline) {
+  MutexLock lock(&state_->mutex);
+  for (FakePipeline& p : state_->pipelines) {
+    if (p.id == pipeline) p.drains = true;
+    if (p.id == pipeline) p.ready = false;
+  }
+  state_->SendSnapshots();
+}
+
+void FakeCoordinator::SetNumerics(uint64_t pipeline, const std::string& numerics) {
+  MutexLock lock(&state_->mutex);
+  for (FakePipeline& p : state_->pipelines) {
+    if (p.id == pipeline) p.numerics = numerics;
+  }
+  state_->SendSnapshots();
+}
+
+void FakeCoordinator::SetDigest(uint64_t pipeline, const std::string& digest) {
+  MutexLock lock(&state_->mutex);
+  for (FakePipeline& p : state_->pipelines) {
+    if (p.id == pipeline) p.digest = digest;
   }
   state_->SendSnapshots();
 }

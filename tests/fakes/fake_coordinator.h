@@ -44,6 +44,9 @@ class FakeCoordinator {
   void DropPipeline(uint64_t pipeline);  // gone from the next snapshot on, with what ran there
   void NewEpoch(uint64_t pipeline);      // assembled anew; what ran there is forgotten
   void SetReady(uint64_t pipeline, bool ready);
+  void Drain(uint64_t pipeline);  // takes nothing new, only streams that were accepted before
+  void SetNumerics(uint64_t pipeline, const std::string& numerics);
+  void SetDigest(uint64_t pipeline, const std::string& digest);  // of its model
   void MoveKv(uint64_t pipeline, uint64_t to);  // it is left: its epoch is closed, and the other one has the KV
   void RefuseNext(int count, absl::StatusCode code, int retry_after_ms);
   void FailNext(int count);  // FINISH_REASON_ERROR instead of a token

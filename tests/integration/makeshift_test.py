@@ -7,45 +7,7 @@ import tempfile
 import time
 
 import cluster
-from rollout_test import Process, answers_at, wait_for
-
-KV = 64 << 20
-
-
-class Bare:
-    """A coordinator, two workers and a router that nobody watches over; a model in two stages."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.name = "test-model"
-
-    def start(self, binary, name, *arguments):
-        return Process(self.folder, binary, name, *arguments)
-
-    def __enter__(self):
-        self.coordinator = self.start("pagoda-coordinator", "coordinator-0", "--listen", "127.0.0.1:0").__enter__()
-        self.address = self.coordinator.ready_text()[0]
-        self.workers = [self.worker(f"worker-{i}") for i in range(2)]
-        self.router = self.start("pagoda-router", "router-0", "--coordinators", self.address, "--listen", "127.0.0.1:0", "--grpc-listen",
-                                 "127.0.0.1:0").__enter__()
-        self.http_port = int(self.router.ready_text()[1].rsplit(":", 1)[1])
-        cluster.admin_call(self.address, "ApplyDeployment", spec={
-            "name": self.name, "model": cluster.model_path(), "pipeline_parallel_size": 2, "tensor_parallel_size": [1], "replicas": 1,
-            "max_model_len": 1024, "kv_cache_bytes": KV})
-        wait_for(lambda: answers_at(self.http_port), "the model does not get ready")
-        return self
-
-    def worker(self, name):
-        return self.start("pagoda-worker", name, "--coordinators", self.address, "--threads", "1", "--memory-bytes", str(1 << 30)).__enter__()
-
-    def __exit__(self, *_):
-        for process in [self.router, *self.workers, self.coordinator]:
-            process.process.kill()
-            process.process.wait()
-            process.log.close()
-
-    def deployment(self):
-        return cluster.admin_call(self.address, "GetCluster").deployments[0]
+from bare_cluster import Bare
 
 
 def what_is_left_serves():

@@ -10,13 +10,13 @@ import os
 import pathlib
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 
 import cluster
+from bare_cluster import Process, answers_at, wait_for
 from cluster import Cluster
 
 sys.path.insert(0, str(cluster.ROOT / "docs/examples/python"))
@@ -192,38 +192,6 @@ def plain_clients_bear_killed_workers_and_coordinators():
          share=0.5)
 
 
-class Process:
-    """One binary with a ready file, besides the cluster."""
-
-    def __init__(self, folder, binary, name, *arguments):
-        self.ready_file = pathlib.Path(folder, name + ".ready")
-        self.log = open(pathlib.Path(folder, name + ".log"), "w")
-        self.process = subprocess.Popen([str(cluster.binary_folder() / binary), "--name", name, "--ready-file",
-                                         str(self.ready_file), *arguments], stdout=self.log, stderr=self.log)
-        wait_for(self.ready_file.exists, f"{binary} does not start")
-
-    def ready_text(self):
-        return self.ready_file.read_text().split()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.process.terminate()
-        try:
-            assert self.process.wait(30) == 0, "it did not end by itself"
-        finally:
-            self.process.kill()
-            self.log.close()
-
-
-def wait_for(condition, what, timeout_s=60):
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
-
-
 def complete(port, name):
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("POST", "/v1/completions", json.dumps({"model": name, "prompt": "Once", "max_tokens": 24, "temperature": 0,
@@ -290,15 +258,6 @@ def a_worker_is_ready_when_its_pipeline_runs():
             os.kill(second.process.pid, signal.SIGCONT)
             for port in ports:
                 wait_for(lambda port=port: answers_at(port, "/readyz"), "a worker of a running pipeline is not ready")
-
-
-def answers_at(port, path="/health"):
-    try:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-        connection.request("GET", path)
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
 
 
 if __name__ == "__main__":

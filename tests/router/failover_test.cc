@@ -94,6 +94,52 @@ TEST_F(FailoverTest, AStreamGoesWhereItsKvWent) {
   EXPECT_EQ(only.counts().last_pipeline, from == 4 ? 3u : 4u) << "others would have been next in turn";
 }
 
+// Another spec was applied under a stream, and what drains loses a worker.
+TEST_F(FailoverTest, AStreamGoesBackToWhatDrainsAndNotToTheNewSpec) {
+  FakeCoordinator& only = AddCoordinator([](auto& options) { options.pipelines = 2; });
+  only.SetNumerics(1, "cpu-1 kv=f16 activations=8");
+  only.SetNumerics(2, "cpu-1 kv=int8 activations=8");
+  StartRouter();
+  uint64_t of_its_own = 0;
+  const auto assemble_anew = [&] {
+    of_its_own = only.counts().last_pipeline;
+    only.Drain(of_its_own);
+    only.NewEpoch(of_its_own);
+  };
+  EXPECT_EQ(StreamWithFault(assemble_anew).front(), kAnswer);
+  EXPECT_EQ(only.counts().replays, 1);
+  EXPECT_EQ(only.counts().last_pipeline, of_its_own);
+  EXPECT_EQ(Metric("pagoda_router_profile_changes_total"), 0);
+  EXPECT_EQ(Complete(R"("max_tokens":3)").status, 200);
+  EXPECT_NE(only.counts().last_pipeline, of_its_own) << "nothing new goes there";
+}
+
+TEST_F(FailoverTest, AStreamTakesOtherNumericsRatherThanEndAndIsCounted) {
+  FakeCoordinator& only = AddCoordinator([](auto& options) { options.pipelines = 2; });
+  only.SetNumerics(1, "cpu-1 kv=f16 activations=8");
+  only.SetNumerics(2, "cpu-1 kv=int8 activations=8");
+  StartRouter();
+  EXPECT_EQ(StreamWithFault([&] { only.DropPipeline(only.counts().last_pipeline); }).front(), kAnswer);
+  EXPECT_EQ(Metric("pagoda_router_profile_changes_total"), 1);
+}
+
+TEST_F(FailoverTest, AStreamWhoseModelIsGoneSaysSo) {
+  FakeCoordinator& only = AddCoordinator([](auto& options) { options.pipelines = 2; });
+  only.SetReady(2, false);
+  StartRouter([](Router::Options& options) { options.dispatcher.hold_ms = 700; });
+  bool done = false;
+  const HttpAnswer answer = Complete(R"("stream":true,"max_tokens":200)", [&](size_t received) {
+    if (done || received < 1500) return;
+    done = true;
+    only.SetDigest(2, "another");
+    only.SetReady(2, true);
+    only.DropPipeline(1);
+  });
+  EXPECT_TRUE(done);
+  EXPECT_NE(answer.body.find("another one was deployed as 'fake-model'"), std::string::npos) << answer.body.substr(answer.body.size() - 400);
+  EXPECT_NE(answer.body.find("\"code\":\"model_changed\""), std::string::npos) << answer.body.substr(answer.body.size() - 400);
+}
+
 TEST_F(FailoverTest, AStopStringAndLogprobsSurviveTheCut) {
   FakeCoordinator& only = AddCoordinator();
   StartRouter();

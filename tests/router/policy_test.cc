@@ -18,7 +18,7 @@ PipelineView Pipeline(int link, uint64_t id) {
   view.digest = "d";
   view.ready = true;
   view.max_model_len = 1000;
-  view.numerics_profile = "cpu-1";
+  view.numerics = "cpu-1 kv=f16 activations=8";
   return view;
 }
 
@@ -111,15 +111,39 @@ TEST_F(PolicyTest, CreditIsNeverAboveThePrompt) {
       20);
 }
 
-TEST_F(PolicyTest, AResumedStreamPrefersItsProfile) {
-  view.pipelines[1].numerics_profile = "cuda-sm90-1";
+TEST_F(PolicyTest, AResumedStreamKeepsItsNumerics) {
+  const RouteRequest stream{.accepted = true, .numerics = "cuda-sm90-1 kv=f16 activations=8"};
+  view.pipelines[1].numerics = "cuda-sm90-1 kv=f16 activations=8";
   loads[a].tokens = loads[c].tokens = 5000;
-  EXPECT_EQ(Choose({.preferred_profile = "cuda-sm90-1"}), b);
+  EXPECT_EQ(Choose(stream), b);
   loads[b].tokens = 9000;
-  EXPECT_EQ(Choose({.preferred_profile = "cuda-sm90-1"}), b) << "exactness before load";
+  EXPECT_EQ(Choose(stream), b) << "exactness before load";
   view.pipelines[1].ready = false;
-  EXPECT_NE(Choose({.preferred_profile = "cuda-sm90-1"}), std::nullopt)
-      << "another profile rather than none";
+  EXPECT_EQ(Choose(stream), std::nullopt) << "it may come back";
+  RouteRequest long_ago = stream;
+  long_ago.keeps_numerics = false;
+  EXPECT_NE(Choose(long_ago), std::nullopt);
+  view.pipelines[1].numerics = "cpu-1 kv=f16 activations=8";  // assembled again, of other workers
+  EXPECT_NE(Choose(stream), std::nullopt) << "others' tokens rather than none";
+}
+
+TEST_F(PolicyTest, AStreamOfAFormerSpecGoesBackToWhatDrains) {
+  view.pipelines[1].numerics = "cpu-1 kv=int8 activations=8";
+  view.pipelines[1].ready = false;
+  view.pipelines[1].takes_replays = true;
+  loads[b].tokens = 100'000;
+  EXPECT_EQ(Choose({.accepted = true, .numerics = "cpu-1 kv=int8 activations=8"}), b);
+  EXPECT_NE(Choose({.numerics = "cpu-1 kv=int8 activations=8"}), b) << "nothing new goes there";
+  EXPECT_NE(Choose({.accepted = true}), b) << "nor what has no tokens yet, while there is another";
+  view.pipelines[0].ready = view.pipelines[2].ready = false;
+  EXPECT_EQ(Choose({.accepted = true}), b);
+}
+
+TEST_F(PolicyTest, ACoordinatorOfVersionOneTellsTheProfileAlone) {
+  for (PipelineView& pipeline : view.pipelines) pipeline.numerics = "cpu-1";
+  EXPECT_NE(Choose({.accepted = true, .numerics = "cpu-1 kv=f16 activations=8"}), std::nullopt);
+  EXPECT_FALSE(SameNumerics("cpu-1", "cpu-12 kv=f16"));
+  EXPECT_FALSE(SameNumerics("", "cpu-1"));
 }
 
 TEST_F(PolicyTest, AnAvoidedPipelineIsTheLastResort) {

@@ -279,11 +279,11 @@ void SimCoordinator::Do(const Action& action) {
   } else if (const auto* stop = std::get_if<StopPipeline>(&action)) {
     snapshot_due_ = true;
     Engine& engine = engines_.at(stop->pipeline);
-    if (stop->draining) {
+    if (stop->how == StopHow::kDrain) {
       engine.draining = true;
       return;
     }
-    engine.scheduler->FailAll(std::string(kDeletedError));
+    engine.scheduler->FailAll(stop->how == StopHow::kDeleted ? std::string(kDeletedError) : "UNAVAILABLE: the pipeline is drained");
     Publish(engine);
     engines_.erase(stop->pipeline);
   }
