@@ -119,14 +119,6 @@ bool ClusterState::WaitsForHolders(const PipelineRecord& pipeline, const std::ve
   return false;
 }
 
-// A new coordinator gives whoever had places time to find theirs before it makes new ones.
-bool ClusterState::LeavesHoldersToOthers(const PipelineRecord& pipeline, int64_t now_ns) const {
-  return pipeline.placement.ranks.empty() && std::ranges::any_of(pipelines_, [&](const auto& entry) {
-    const PipelineRecord& other = entry.second;
-    return other.phase == PipelinePhase::kPending && now_ns < other.wait_for_holders_until_ns && !other.placement.ranks.empty();
-  });
-}
-
 // Workers of one host share its memory, and each measured it while the others did: they count as equal. So do workers
 // whose measurements differ by less than measurements of equal machines do; noise must not move layers.
 std::vector<WorkerResources> ClusterState::ResourcesOf(const std::vector<WorkerId>& chosen) const {
@@ -160,14 +152,13 @@ std::vector<WorkerResources> ClusterState::ResourcesOf(const std::vector<WorkerI
   return resources;
 }
 
-// Whoever is still letting go of the last epoch, with a shard of this pipeline, and was not the reason for its end: to wait for it
-// costs less than to load its shard elsewhere. It has a deadline (release_deadline_ns).
-bool ClusterState::HolderIsReleasing(const PipelineRecord& pipeline, const DeploymentRecord& deployment) const {
-  for (const auto& [id, worker] : workers_) {
-    const bool returns = worker.phase == WorkerPhase::kReleasing && !IsBlamed(worker, ticked_ns_);
-    if (returns && HasPlaceFor(pipeline, deployment, worker)) return true;
-  }
-  return false;
+// Those that are still letting go of the last epoch, with a shard of this pipeline, and were not the reason for its end: to wait for
+// them costs less than to load their shards elsewhere. It has a deadline (release_deadline_ns).
+int ClusterState::ReleasingHoldersOf(const PipelineRecord& pipeline, const DeploymentRecord& deployment) const {
+  return static_cast<int>(std::ranges::count_if(workers_, [&](const auto& entry) {
+    const WorkerRecord& worker = entry.second;
+    return worker.phase == WorkerPhase::kReleasing && !IsBlamed(worker, ticked_ns_) && HasPlaceFor(pipeline, deployment, worker);
+  }));
 }
 
 void ClusterState::TryAssemble(PipelineRecord& pipeline, int64_t now_ns) {
@@ -185,7 +176,9 @@ void ClusterState::TryAssemble(PipelineRecord& pipeline, int64_t now_ns) {
     pipeline.message = std::string(AsStd(needed.status().message()));
     return;
   }
-  const int idle = static_cast<int>(IdleOfOneBuild(pipeline, deployment, *needed).size());
+  const int idle = std::max(0, static_cast<int>(IdleOfOneBuild(pipeline, deployment, *needed).size()) - reserved_);
+  // Its own workers are on their way: whoever comes after it leaves it as many as it needs.
+  const auto wait_for_its_own = [&] { reserved_ += std::max(0, *needed - ReleasingHoldersOf(pipeline, deployment)); };
   int all_idle = 0;
   int releasing = 0;
   for (const auto& [id, worker] : workers_) {
@@ -193,6 +186,7 @@ void ClusterState::TryAssemble(PipelineRecord& pipeline, int64_t now_ns) {
     releasing += worker.phase == WorkerPhase::kReleasing;
   }
   if (idle < *needed) {
+    if (now_ns < pipeline.wait_for_holders_until_ns || ReleasingHoldersOf(pipeline, deployment) > 0) wait_for_its_own();
     if (releasing == 0 && AssembleMakeshift(pipeline, deployment, request, *needed, now_ns)) return;
     pipeline.starved = true;
     if (pipeline.failures == 0 || releasing == 0) {
@@ -204,11 +198,11 @@ void ClusterState::TryAssemble(PipelineRecord& pipeline, int64_t now_ns) {
     }
     return;
   }
-  if (HolderIsReleasing(pipeline, deployment) || LeavesHoldersToOthers(pipeline, now_ns)) return;
+  if (ReleasingHoldersOf(pipeline, deployment) > 0) return wait_for_its_own();
   std::vector<WorkerId> chosen = ChooseWorkers(pipeline, deployment, *needed);
   if (WaitsForHolders(pipeline, chosen, deployment, now_ns)) {
     pipeline.message = "waits for the workers that have its shards loaded";
-    return;
+    return wait_for_its_own();
   }
   if (!KeepsItsPlaces(pipeline, chosen)) {
     absl::StatusOr<Placement> placement = PlaceModel(*deployment.model.sizes, ResourcesOf(chosen), request);

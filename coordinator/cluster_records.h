@@ -128,7 +128,7 @@ struct PipelineRecord {
   // all that runs here has finished (cluster_rollout.cc).
   std::shared_ptr<const DeploymentRecord> made_by;
   bool starved = false;                    // workers, or room in them, are missing
-  int64_t streams_return_until_ns = 0;     // it drains, and routers may have streams of it that no coordinator knows
+  int64_t streams_return_until_ns = 0;     // routers may have streams of it that no coordinator knows: it is not drained before
   // Of a layout with fewer workers than the deployment asks for (cluster_makeshift.cc).
   bool served = false;             // it was ready once
   int64_t short_since_ns = 0;      // too few workers for the layout that is asked for; 0: enough

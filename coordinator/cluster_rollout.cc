@@ -94,6 +94,7 @@ void ClusterState::EndDrain(PipelineId id, StopHow how, int64_t now_ns) {
 
 void ClusterState::Reconcile(int64_t now_ns) {
   for (auto& [name, deployment] : deployments_) MatchReplicas(deployment);
+  reserved_ = 0;
   for (auto& [id, pipeline] : pipelines_) {
     if (pipeline.phase == PipelinePhase::kPending) TryAssemble(pipeline, now_ns);
   }
@@ -129,8 +130,8 @@ void ClusterState::TakeUpRestored(DeploymentRecord& deployment, int64_t now_ns) 
       pipeline.numerics_profile = std::move(kept.numerics_profile);
       pipeline.served = true;
       pipeline.wait_for_holders_until_ns = restored_ns_ + limits_.holders_return_ns;
+      pipeline.streams_return_until_ns = now_ns + limits_.assembled_again_ns;  // should it drain by then
     }
-    if (pipeline.draining) pipeline.streams_return_until_ns = now_ns + limits_.assembled_again_ns;
     Add(std::move(pipeline));
   }
   std::erase_if(restored_, [&](const RestoredPipeline& kept) { return kept.deployment == deployment.spec.name; });

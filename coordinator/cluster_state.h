@@ -67,7 +67,7 @@ class ClusterState {
   // A draining pipeline has no request left. Told again and again: it stays for a moment where streams may come back to it.
   void Drained(PipelineId pipeline, int64_t now_ns);
   void EndDrain(PipelineId pipeline, StopHow how, int64_t now_ns);  // whatever it has left
-  // A router was lost, or cut off: its streams come back by it or by another.
+  // A router was lost or cut off: its streams return by it or by another.
   void StreamsMayReturn(int64_t now_ns);
 
   void Tick(int64_t now_ns);
@@ -102,12 +102,11 @@ class ClusterState {
   bool CouldBeWhole(const PipelineRecord& pipeline, const DeploymentRecord& deployment, int64_t now_ns) const;
   std::vector<const WorkerRecord*> IdleOfOneBuild(const PipelineRecord& pipeline, const DeploymentRecord& deployment, int needed) const;
   bool HasPlaceFor(const PipelineRecord& pipeline, const DeploymentRecord& deployment, const WorkerRecord& worker) const;
-  bool HolderIsReleasing(const PipelineRecord& pipeline, const DeploymentRecord& deployment) const;
+  int ReleasingHoldersOf(const PipelineRecord& pipeline, const DeploymentRecord& deployment) const;
   std::vector<WorkerId> ChooseWorkers(const PipelineRecord& pipeline, const DeploymentRecord& deployment, int needed) const;
   bool KeepsItsPlaces(const PipelineRecord& pipeline, const std::vector<WorkerId>& chosen) const;
   bool WaitsForHolders(const PipelineRecord& pipeline, const std::vector<WorkerId>& chosen, const DeploymentRecord& deployment,
                        int64_t now_ns) const;
-  bool LeavesHoldersToOthers(const PipelineRecord& pipeline, int64_t now_ns) const;
   void RecognizeShard(WorkerRecord& worker);
   void CountFlap(const std::string& name, int64_t now_ns);
   int FlapsOf(const std::string& name, int64_t now_ns) const;
@@ -133,6 +132,7 @@ class ClusterState {
   std::map<std::string, DeploymentRecord> deployments_;
   std::vector<RestoredPipeline> restored_;  // of deployments that were not applied here yet
   int64_t restored_ns_ = 0;
+  int reserved_ = 0;  // of the idle workers, for pipelines that wait for more of their own; while Reconcile goes through them
   int64_t ticked_ns_ = 0;
   struct Flaps {
     int count = 0;

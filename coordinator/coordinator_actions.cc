@@ -146,7 +146,12 @@ void Coordinator::Do(const CreatePipeline& action) {
       state_.StepStalled(id, epoch, stalled, why, NowNs());
     });
   };
-  options.drained = [this, id] { Post([this, id] { state_.Drained(id, NowNs()); }); };
+  options.drained = [this, id] {
+    Post([this, id] {
+      const int64_t now_ns = NowNs();
+      if (!resumable_->HasLately(id, now_ns - state_.limits().streams_return_ns)) state_.Drained(id, now_ns);
+    });
+  };
   auto engine = std::make_shared<PipelineEngine>(std::move(options), routers_,
                                                  std::make_unique<EngineMetrics>(*registry_, action.deployment, id));
   created_unix_s_[id] = UnixSeconds();

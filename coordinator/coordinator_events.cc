@@ -97,8 +97,8 @@ RouterId Coordinator::RouterJoined(std::shared_ptr<RouterLink> link) {
 void Coordinator::RouterGone(RouterId router) {
   routers_->Remove(router);
   resumable_->DetachRouter(router, NowNs());
+  Post([this] { state_.StreamsMayReturn(NowNs()); });  // before an engine hears that it has less to do
   for (const auto& engine : Engines()) engine->DropRouter(router);
-  Post([this] { state_.StreamsMayReturn(NowNs()); });
 }
 
 void Coordinator::Submit(PipelineId pipeline, Request request, ResumeTable::Label label, RouterLink& link) {

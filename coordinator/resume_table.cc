@@ -109,6 +109,13 @@ void ResumeTable::Detach(RequestId request, uint32_t attempt, int64_t now_ns) {
   Detach(found->second, now_ns);
 }
 
+bool ResumeTable::HasLately(PipelineId pipeline, int64_t since_ns) const {
+  return std::ranges::any_of(by_request_, [&](const auto& entry) {
+    const Entry& stream = entry.second;
+    return stream.part.pipeline == pipeline && (stream.expires_ns == 0 || stream.expires_ns - limits_.keep_ns >= since_ns);
+  });
+}
+
 void ResumeTable::DetachRouter(RouterId router, int64_t now_ns) {
   for (auto& [id, entry] : by_request_) {
     if (entry.router == router) Detach(entry, now_ns);

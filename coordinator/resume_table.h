@@ -62,6 +62,8 @@ class ResumeTable {
   // For whoever goes on from here: its attempts outrank those of everybody before it, whose tokens are not kept any more.
   std::vector<Part> Find(const std::string& tenant, const std::string& resume_id, int64_t now_ns);
   void Expire(int64_t now_ns);
+  // A stream of that pipeline has ended, or has lost its client, since then, or runs: its client may still need the pipeline.
+  bool HasLately(PipelineId pipeline, int64_t since_ns) const;
 
   struct Sizes {
     int64_t streams = 0;
@@ -117,6 +119,10 @@ class SharedResumeTable {
   std::vector<ResumeTable::Part> Find(const std::string& tenant, const std::string& resume_id, int64_t now_ns) {
     MutexLock lock(&mutex_);
     return table_.Find(tenant, resume_id, now_ns);
+  }
+  bool HasLately(PipelineId pipeline, int64_t since_ns) {
+    MutexLock lock(&mutex_);
+    return table_.HasLately(pipeline, since_ns);
   }
   ResumeTable::Sizes Expire(int64_t now_ns) {
     MutexLock lock(&mutex_);

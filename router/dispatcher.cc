@@ -7,6 +7,7 @@
 #include "pagoda/internal/v1/pipeline.pb.h"
 #include "router/dispatcher_wire.h"
 #include "router/request_status.h"
+#include "router/stream_position.h"
 
 namespace pagoda::router {
 namespace {
@@ -74,7 +75,11 @@ absl::Status Dispatcher::Start(GenerationRequest request, std::shared_ptr<Genera
   running.session = std::make_unique<Session>(std::move(request));
   running.sink = std::move(sink);
   running.last_news_ns = edges_.now();
-  running.numerics = running.session->request().numerics;
+  if (running.session->request().mark == 0) {
+    running.session->MadeBy(running.session->request().numerics);
+  } else {
+    PAGODA_RETURN_IF_ERROR(FindItsNumerics(*running.session));
+  }
   // Only what a coordinator knows of was accepted before: a position alone proves nothing.
   running.accepted = running.session->request().attempts_before > 0;
   auto [place, added] = sessions_.try_emplace(id, std::move(running));
@@ -102,6 +107,26 @@ bool Dispatcher::MayComeBack(const GenerationRequest& request) const {
   });
 }
 
+// Of a stream that is made again for a client that has a part of it: only what made that part makes the rest.
+absl::Status Dispatcher::FindItsNumerics(Session& session) const {
+  const GenerationRequest& request = session.request();
+  bool others = false, unknown = false;
+  for (const PipelineView& pipeline : view_.pipelines) {
+    if (pipeline.model != request.model) continue;
+    if (pipeline.digest != request.model_digest) {
+      others = true;
+    } else if (pipeline.numerics.empty()) {
+      unknown = true;
+    } else if (MarkOf(pipeline.digest, pipeline.numerics) == request.mark) {
+      session.MadeBy(pipeline.numerics);
+      return absl::OkStatus();
+    } else {
+      others = true;
+    }
+  }
+  return others && !unknown ? ModelChangedError(request) : NoPipelineError();
+}
+
 RouteRequest Dispatcher::RouteOf(const Running& running) const {
   const GenerationRequest& request = running.session->request();
   const auto prompt = static_cast<int64_t>(request.prompt.size());
@@ -111,7 +136,8 @@ RouteRequest Dispatcher::RouteOf(const Running& running) const {
           .total_tokens = prompt + request.sampling.max_tokens,
           .chain = running.chain,
           .accepted = running.accepted,
-          .numerics = running.numerics,
+          .numerics = running.session->numerics(),
+          .only_its_numerics = request.mark != 0,
           .keeps_numerics = running.unplaced_ns == 0 || edges_.now() - running.unplaced_ns < kKeepNumericsNs,
           .avoid = running.avoid};
 }
@@ -122,7 +148,8 @@ bool Dispatcher::ItsModelIsGone(Running& running, MonotonicNs now) const {
   bool named = false, served = false;
   for (const PipelineView& pipeline : view_.pipelines) {
     named = named || pipeline.model == route.model;
-    served = served || IsOfItsModel(route, pipeline);
+    served = served || (IsOfItsModel(route, pipeline) &&
+                        (!route.only_its_numerics || SameNumerics(pipeline.numerics, route.numerics)));
   }
   if (served || !named) running.model_gone_ns = 0;
   if (served || !named) return false;
@@ -162,13 +189,14 @@ bool Dispatcher::Place(Running& running) {
   if (!edges_.send(key->link, std::move(message))) return false;  // its loss is on its way to us
   running.copy = PipelineKey{};
 
-  if (!running.numerics.empty() && running.session->any_token() && !SameNumerics(running.numerics, pipeline.numerics)) {
+  const std::string numerics = running.session->numerics();
+  if (!numerics.empty() && running.session->output_tokens() > 0 && !SameNumerics(numerics, pipeline.numerics)) {
     metrics_->ProfileChanged();
     LogWarning("stream_changes_numerics", {{"request_id", request.client_request_id},
-                                           {"from", running.numerics},
+                                           {"from", numerics},
                                            {"to", pipeline.numerics},
                                            {"tokens", running.session->output_tokens()}});
-    running.numerics = pipeline.numerics;
+    running.session->MadeBy(pipeline.numerics);
   }
   breakers_.Chosen(*key, now);
   running.pipeline = *key;
@@ -321,7 +349,10 @@ void Dispatcher::OnChoice(int link, const wire::ChoiceTokens& tokens,
   Running& running = found->second;
   if (IsTakenOver(link, running, tokens)) return LetGo(id);
   if (running.pipeline.link != link) return;
-  const PipelineView* pipeline = view_.Find(running.pipeline);
+  if (running.session->numerics().empty()) {
+    const PipelineView* pipeline = view_.Find(running.pipeline);
+    if (pipeline != nullptr) running.session->MadeBy(pipeline->numerics);
+  }
   Session::Update update = running.session->OnTokens(BatchOf(tokens, id));
   switch (update.kind) {
     case Session::Update::Kind::kIgnored:
@@ -363,7 +394,6 @@ void Dispatcher::OnChoice(int link, const wire::ChoiceTokens& tokens,
     const double seconds = SecondsBetween(running.session->request().received_ns, now);
     metrics_->FirstToken(running.session->request().model, seconds);
     metrics_->tenants().FirstToken(tenant, seconds);
-    if (pipeline != nullptr && running.numerics.empty()) running.numerics = pipeline->numerics;
   } else if (count > 0 && !running.touched) {
     const double seconds = SecondsBetween(running.last_news_ns, now) / static_cast<double>(count);
     metrics_->InterToken(running.session->request().model, seconds);

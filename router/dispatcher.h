@@ -95,7 +95,6 @@ class Dispatcher {
     PipelineKey pipeline;            // link < 0: waits for one
     PipelineKey copy;                // where it was before, and its coordinator may still have it; link < 0: nowhere
     Epoch epoch;                     // of the pipeline when submitted
-    std::string numerics;            // by which the tokens that it has were made
     std::vector<PipelineKey> avoid;  // of the current attempt
     int64_t counted_tokens = 0;      // in loads_
     bool accepted = false;  // it ran or waited somewhere: only its deadline ends it
@@ -104,7 +103,7 @@ class Dispatcher {
     MonotonicNs held_until_ns = 0;     // of one that was never accepted
     MonotonicNs retry_at_ns = 0;
     MonotonicNs last_news_ns = 0;
-    MonotonicNs unplaced_ns = 0;       // since when it waits for a pipeline, or for tokens of the next one; 0: it does not
+    MonotonicNs unplaced_ns = 0;       // since when it has waited for a pipeline that runs, or for its tokens; 0: it does not
     MonotonicNs model_gone_ns = 0;     // since when its name means another model
     bool touched = false;  // in this step
   };
@@ -143,6 +142,7 @@ class Dispatcher {
   void LeaveDeposed(const std::string& address);
   bool AnotherIsReady(const Running& running) const;
   RouteRequest RouteOf(const Running& running) const;
+  absl::Status FindItsNumerics(Session& session) const;
   bool ItsModelIsGone(Running& running, MonotonicNs now) const;
   void OnSnapshot(int link, const internal::v1::Snapshot& snapshot);
   void OnStep(int link, const internal::v1::StepTokens& step);

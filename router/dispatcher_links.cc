@@ -79,6 +79,7 @@ void Dispatcher::OnSnapshot(int link, const wire::Snapshot& snapshot) {
     Running& running = sessions_.find(id)->second;
     const PipelineView* pipeline = view_.Find(running.pipeline);
     const bool gone = pipeline == nullptr || pipeline->epoch != running.epoch;
+    if (!gone && pipeline->epoch_closed && running.unplaced_ns == 0) running.unplaced_ns = edges_.now();
     if (!gone && !(pipeline->epoch_closed && AnotherIsReady(running))) continue;
     running.accepted = true;
     // Its KV is there by now: as if its prompt had been given to that one.

@@ -115,6 +115,7 @@ struct GenerationRequest {
   int cached_tokens = 0;
   std::string known_digest;  // of the model that its tokens are of; empty: not known
   std::string numerics;      // by which they were made (ClusterView)
+  uint32_t mark = 0;         // nobody knows them but its client, whose position says so; 0: they are known, or there are none
 };
 
 // Tokens of one choice out of one step. Spans are valid during the call only.

@@ -93,7 +93,7 @@ struct Metrics::State {
       CounterOf("pagoda_router_output_tokens_total", "Tokens received from pipelines.");
   Counter& profile_changes =
       CounterOf("pagoda_router_profile_changes_total",
-                "Streams resumed on a pipeline of another numerics profile.");
+                "Streams that went on at a pipeline of other numerics (profile, KV type or activation bits), since none of theirs was left.");
   Counter& circuits =
       CounterOf("pagoda_router_circuits_opened_total",
                 "Times that a pipeline failed so often in a row that it got no work for a while.");

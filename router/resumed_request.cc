@@ -9,12 +9,17 @@ uint64_t SeedOfResumable(std::string_view resume_id, int part) {
   return ChainStart(absl::StrCat("seed of ", part, " of ", AsAbsl(resume_id))).low >> 1;
 }
 
-void TakeUp(const FoundPart& found, GenerationRequest& request) {
-  request.id = found.request;
-  request.attempts_before = found.attempt;
-  request.cached_tokens = found.cached_tokens;
-  request.known_digest = found.model_digest;
-  request.numerics = found.numerics;
+void TakeUp(const FoundPart* found, const StreamPosition* at, GenerationRequest& request) {
+  if (found != nullptr) {
+    request.id = found->request;
+    request.attempts_before = found->attempt;
+    request.cached_tokens = found->cached_tokens;
+    request.known_digest = found->model_digest;
+    request.numerics = found->numerics;
+  }
+  if (at == nullptr || at->mark == 0) return;
+  const bool agrees = found != nullptr && (at->mark == kMixedMark || at->mark == MarkOf(found->model_digest, found->numerics));
+  if (!agrees) request.mark = at->mark;
 }
 
 KnownChoice KnownOf(const StreamPosition::Choice& at, const std::vector<TokenId>* log) {

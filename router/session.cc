@@ -1,5 +1,7 @@
 #include "router/session.h"
 
+#include "router/stream_position.h"
+
 #include <algorithm>
 
 namespace pagoda::router {
@@ -53,6 +55,11 @@ void Session::MakeDetokenizer(Choice& choice) const {
                                .stop = request_.stop,
                                .include_stop_in_output = request_.include_stop_in_output,
                                .min_tokens = request_.sampling.min_tokens});
+}
+
+void Session::MadeBy(const std::string& numerics) {
+  numerics_ = numerics;
+  mark_ = numerics.empty() ? 0 : MarkOf(request_.model_digest, numerics);
 }
 
 Session::Submission Session::NextSubmission() {

@@ -60,6 +60,10 @@ class Session {
   int64_t output_tokens() const;  // of all choices
   int output_tokens(int choice) const { return static_cast<int>(choices_[choice].tokens.size()); }
   bool any_token() const { return any_token_; }
+  // What its tokens are made by (ClusterView), as its pipelines say; empty: it has none yet. `mark`: of it and the model.
+  void MadeBy(const std::string& numerics);
+  const std::string& numerics() const { return numerics_; }
+  uint32_t mark() const { return mark_; }
 
  private:
   struct Choice {
@@ -82,6 +86,8 @@ class Session {
   uint32_t attempt_ = 0;
   int cached_tokens_ = 0;
   bool any_token_ = false;
+  std::string numerics_;
+  uint32_t mark_ = 0;
   std::vector<PositionLogprobs> prompt_logprobs_;
 };
 

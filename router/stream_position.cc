@@ -2,6 +2,7 @@
 
 #include <charconv>
 
+#include "common/block_hash.h"
 #include "common/limits.h"
 
 namespace pagoda::router {
@@ -9,8 +10,8 @@ namespace {
 
 // Takes a number off the front of `text`.
 template <typename Int>
-bool TakeNumber(std::string_view& text, Int most, Int& value) {
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+bool TakeNumber(std::string_view& text, Int most, Int& value, int base = 10) {
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value, base);
   if (error != std::errc() || end == text.data() || value < 0 || value > most) return false;
   text.remove_prefix(static_cast<size_t>(end - text.data()));
   return true;
@@ -24,8 +25,15 @@ bool Take(std::string_view& text, char c) {
 
 }  // namespace
 
+uint32_t MarkOf(std::string_view model_digest, std::string_view numerics) {
+  const BlockHash hash = ChainStart(absl::StrCat("mark of ", AsAbsl(model_digest), " ", AsAbsl(numerics)));
+  return static_cast<uint32_t>(hash.low) | 1;
+}
+
 std::string StreamPosition::ToString() const {
-  std::string text = absl::StrCat(created_unix_s, ":");
+  std::string text = absl::StrCat(created_unix_s);
+  if (mark != 0) absl::StrAppend(&text, "-", absl::Hex(mark));
+  text += ':';
   for (size_t i = 0; i < choices.size(); ++i) {
     const Choice& choice = choices[i];
     if (i > 0) text += '.';
@@ -48,7 +56,9 @@ absl::StatusOr<StreamPosition> StreamPosition::Parse(std::string_view text) {
   const absl::Status bad = absl::InvalidArgumentError(
       "Last-Event-ID is not the id of an event of this server; send the last `id:` that came, as it is");
   StreamPosition position;
-  if (!TakeNumber(text, int64_t{1} << 53, position.created_unix_s) || !Take(text, ':')) return bad;
+  if (!TakeNumber(text, int64_t{1} << 53, position.created_unix_s)) return bad;
+  if (Take(text, '-') && (!TakeNumber(text, ~uint32_t{0}, position.mark, 16) || position.mark == 0)) return bad;
+  if (!Take(text, ':')) return bad;
   while (true) {
     if (Take(text, 'u')) {
       position.usage_sent = true;

@@ -69,7 +69,7 @@ void GenerateCall::Start(GenerationRequest request) {
 // Cut to what the client has; without a log it is made again from the beginning, and what the client has is left out.
 void GenerateCall::FillKnown(const FoundStream& found, GenerationRequest& request) {
   const FoundPart* part = found.parts.empty() ? nullptr : &found.parts.front();
-  if (part != nullptr) TakeUp(*part, request);
+  TakeUp(part, &*position_, request);
   for (size_t i = 0; i < position_->choices.size(); ++i) {
     const StreamPosition::Choice& at = position_->choices[i];
     KnownChoice known = KnownOf(at, part != nullptr && i < part->choices.size() ? &part->choices[i] : nullptr);
@@ -109,6 +109,7 @@ void GenerateCall::OnDelta(const Session& session, ChoiceDelta delta) {
     info->set_seed(static_cast<int64_t>(request.sampling.seed));
   }
   if (position_) {
+    position_->Mark(session.mark());
     position_->choices[static_cast<size_t>(delta.choice)] = {.begun = true,
                                                              .tokens = output_tokens_[static_cast<size_t>(delta.choice)],
                                                              .text_ended = ends,

@@ -83,7 +83,7 @@ void GenerationJob::FillKnown(int prompt, GenerationRequest& request) {
   for (const FoundPart& part : resumable_->found.parts) {
     if (part.part == prompt) found = &part;
   }
-  if (found != nullptr) TakeUp(*found, request);
+  TakeUp(found, resumable_->position ? &position_ : nullptr, request);
   if (!resumable_->position) return;
   Part& part = parts_[static_cast<size_t>(prompt)];
   // A choice that has not begun still needs the prompt's logprobs, which only a run from the beginning gives.
@@ -202,6 +202,7 @@ void GenerationJob::OnDelta(int prompt, const Session& session, ChoiceDelta delt
   trace_.FirstToken();
   trace_.Finished(delta.finish);
   part.cached_tokens = session.cached_tokens();
+  position_.Mark(session.mark());
   // Before its tokens are counted: what leads a stream (a role, an echo) carries none of them.
   if (prepared_.input.stream) StreamLead(prompt, session, static_cast<int>(index));
   const auto count = static_cast<int64_t>(delta.tokens.size());

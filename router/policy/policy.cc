@@ -32,7 +32,8 @@ bool IsOfItsModel(const RouteRequest& request, const PipelineView& pipeline) {
 bool CanServe(const RouteRequest& request, const ClusterView& view, const PipelineView& pipeline) {
   const bool takes_it = pipeline.ready || (request.accepted && pipeline.takes_replays);
   if (!takes_it || !IsOfItsModel(request, pipeline) || request.total_tokens > pipeline.max_model_len) return false;
-  return !request.keeps_numerics || !IsOfOtherNumerics(request, pipeline) || !OfItsNumericsIsThere(request, view);
+  if (!IsOfOtherNumerics(request, pipeline)) return true;
+  return !request.only_its_numerics && (!request.keeps_numerics || !OfItsNumericsIsThere(request, view));
 }
 
 RouteCost CostOf(const RouteRequest& request, const PipelineView& pipeline,

@@ -30,6 +30,7 @@ struct RouteRequest {
   std::span<const BlockHash> chain = {};    // of the prompt; empty: no affinity
   bool accepted = false;            // before, here or elsewhere: may go to a pipeline that drains
   std::string_view numerics = {};   // by which the tokens that it has were made; empty: it has none
+  bool only_its_numerics = false;   // none at all rather than others
   bool keeps_numerics = true;       // as long as there is a pipeline of them, be it ready or not
   std::span<const PipelineKey> avoid =
       {};  // have just refused or lost this request; taken only when nothing else is left

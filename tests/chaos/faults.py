@@ -10,7 +10,7 @@ from testbed import COORDINATORS, HOSTS, ROUTERS
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    role: str        # whom it meets: worker, spare, leader, follower, router, etcd, any
+    role: str        # whom it meets: worker, spare, leader, follower, router, etcd, any; operator: nobody, it is an order
     action: str
     seconds: tuple   # how long it lasts, at least and at most
     short: bool = False  # belongs to the short run
@@ -22,7 +22,8 @@ class Kind:
     @property
     def redundancy(self):
         """Of which there is one more than needed: faults of two of these may come together. Empty: it comes alone."""
-        return {"worker": "worker", "spare": "worker", "leader": "coordinator", "follower": "coordinator", "router": "router"}.get(self.role, "")
+        return {"worker": "worker", "spare": "worker", "leader": "coordinator", "follower": "coordinator", "router": "router",
+                "operator": "operator"}.get(self.role, "")
 
 
 BRIEF = (2.0, 3.5)       # around the workers' lease of 3 s: some are borne, some cost the place
@@ -57,6 +58,11 @@ KINDS = [
     Kind("etcd", "full disk", BRIEF),
     Kind("any", "full disk", BRIEF, short=True),
     Kind("worker", "start on a full disk", BRIEF),
+    # What operators do.
+    Kind("worker", "SIGTERM", RESTART),
+    Kind("leader", "SIGTERM", RESTART),
+    Kind("router", "SIGTERM", RESTART),
+    Kind("operator", "apply", RESTART),
 ]
 
 
@@ -123,6 +129,7 @@ def choose(fault, leader, state):
                   "follower": [name for name in COORDINATORS if name != leader],
                   "router": ROUTERS,
                   "etcd": ["etcd"],
+                  "operator": ["the deployment"],
                   "any": sorted(HOSTS)}[role]
     fault.target = candidates[int(fault.pick * len(candidates))]
 
@@ -135,6 +142,18 @@ def begin(fault, bed, network):
         bed.down.add(name)
         os.kill(bed.pid(name), signal.SIGKILL)
         return lambda: bed.down.discard(name)
+    if action == "SIGTERM":
+        child = bed.children[name]
+        bed.down.add(name)
+        child.terminate()
+
+        def back():
+            child.wait(40)
+            bed.down.discard(name)
+        return back
+    if action == "apply":
+        fault.notes.append(f"max_num_batched_tokens {bed.apply_another()}")
+        return lambda: None
     if action == "SIGSTOP":
         pid = bed.pid(name)
         os.kill(pid, signal.SIGSTOP)
@@ -169,7 +188,7 @@ def may_end(fault, name):
     """Whether this fault, or its companion, may end that process."""
     if fault.companion and may_end(fault.companion, name):
         return True
-    ends = fault.kind.action in ("kill -9", "start on a full disk") or (fault.kind.action == "full disk" and name == "etcd")
+    ends = fault.kind.action in ("kill -9", "SIGTERM", "start on a full disk") or (fault.kind.action == "full disk" and name == "etcd")
     return name == fault.target and ends
 
 

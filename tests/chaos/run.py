@@ -133,7 +133,10 @@ class Run:
         with self.bed.lock:
             ended, self.bed.ended = self.bed.ended, []
         for _, name, status in ended:
-            if not faults.may_end(fault, name):
+            told = [one for one in (fault, fault.companion) if one and one.kind.action == "SIGTERM" and one.target == name]
+            if told and status != 0:
+                self.violated(f"{name} was told to stop at fault #{fault.number} and ended with status {status}")
+            elif not faults.may_end(fault, name):
                 self.violated(f"{name} ended by itself with status {status} at fault #{fault.number} ({fault.kind.name} of {fault.target})")
 
     def finish(self, load, calm):

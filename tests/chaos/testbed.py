@@ -45,6 +45,7 @@ class Testbed:
         self.grpc_addresses = [f"{HOSTS[name]}:8001" for name in ROUTERS]
         self.offsets = {}    # log -> how far it has been read
         self.entries = {}    # log -> its JSON lines so far
+        self.step_rows = 256  # max_num_batched_tokens
         self.seen = None     # (who leads, what it says) when it was last looked
 
     # --- processes
@@ -73,9 +74,15 @@ class Testbed:
         with contextlib.suppress(Exception):  # nobody leads yet
             self.admin(self.leader(), "ApplyDeployment", spec={
                 "name": MODEL, "model": cluster.model_path(), "pipeline_parallel_size": STAGES, "tensor_parallel_size": [1],
-                "replicas": PIPELINES, "max_model_len": 512, "kv_cache_bytes": 64 << 20})
+                "replicas": PIPELINES, "max_model_len": 512, "kv_cache_bytes": 64 << 20, "max_num_batched_tokens": self.step_rows})
             return True
         return False
+
+    def apply_another(self):
+        """A spec of which every pipeline is made anew, with the same tokens; nothing is done until a leader takes it."""
+        self.step_rows = 448 - self.step_rows
+        self.wait_for(self._deployed, 60, "no coordinator takes another spec")
+        return self.step_rows
 
     def command(self, name):
         address = HOSTS[name]
@@ -171,7 +178,8 @@ class Testbed:
         if sorted(live) != WORKERS or sorted(live.values()) != ["idle"] + ["ready"] * (PIPELINES * STAGES):
             return f"workers are {live}"
         ready = [pipeline.id for pipeline in state.pipelines if pipeline.state == "ready"]
-        if len(ready) != PIPELINES or len(state.pipelines) != PIPELINES:
+        rolled = all(d.replicas_ready == PIPELINES and d.spec.max_num_batched_tokens == self.step_rows for d in state.deployments)
+        if len(ready) != PIPELINES or len(state.pipelines) != PIPELINES or not rolled:
             return f"pipelines are {[(pipeline.id, pipeline.state) for pipeline in state.pipelines]}"
         for name in ROUTERS:
             # A router that does not know all pipelines, or not all coordinators, has less redundancy than was said.

@@ -192,6 +192,27 @@ TEST_F(RolloutTest, WhatDrainsMakesShiftWithWhatIsLeft) {
   EXPECT_EQ(pipeline(2).workers.size(), 1u);
 }
 
+TEST_F(RolloutTest, TheNewSpecLeavesWhatDrainsItsWorkers) {
+  Join({"a", "b", "spare"});
+  Apply(SmallDeployment(2, 1, 1));
+  Apply(Int8(SmallDeployment(2, 1, 1)));
+  ASSERT_TRUE(pipeline(1).draining);
+  // A step fails; its workers let go, one after the other.
+  const std::vector<WorkerId> workers = pipeline(1).workers;
+  const Epoch epoch = pipeline(1).epoch;
+  cluster_.leaves = false;
+  cluster_.state.EpochFailed(PipelineId(1), epoch, "a step failed", cluster_.now);
+  cluster_.Obey();
+  cluster_.state.Left(workers[0], epoch, cluster_.now);
+  cluster_.Obey();
+  EXPECT_EQ(cluster_.PhaseOf(2), PipelinePhase::kPending) << "a and the spare are enough for it, and are not its";
+  cluster_.leaves = true;
+  cluster_.state.Left(workers[1], epoch, cluster_.now);
+  cluster_.Obey();
+  EXPECT_EQ(cluster_.PhaseOf(1), PipelinePhase::kDraining);
+  EXPECT_EQ(pipeline(1).workers, workers);
+}
+
 TEST_F(RolloutTest, ANewCoordinatorLetsWhatDrainedFinish) {
   Join({"a", "b"});
   Apply(SmallDeployment(2, 1, 1));

@@ -101,6 +101,22 @@ TEST(ResumeTableTest, AFormerOwnersCancelLeavesANewerAttemptAttached) {
   }
 }
 
+TEST(ResumeTableTest, APipelineIsNeededWhileAClientMayComeBackToIt) {
+  ResumeTable table({.bytes = 100'000, .streams = 3, .keep_ns = 60'000 * kMs});
+  const Request request = MakeRequest(1, 20);
+  ASSERT_TRUE(table.Begin({.tenant = "", .resume_id = "a", .part = 0, .router_state = "", .model_digest = "d", .numerics = "n"}, request,
+                          PipelineId(1), 0));
+  EXPECT_TRUE(table.HasLately(PipelineId(1), 9000 * kMs)) << "it runs";
+  EXPECT_FALSE(table.HasLately(PipelineId(2), 0));
+  table.Detach(request.id, 0, 1000 * kMs);
+  EXPECT_TRUE(table.HasLately(PipelineId(1), 1000 * kMs));
+  EXPECT_FALSE(table.HasLately(PipelineId(1), 1001 * kMs)) << "that is too long ago";
+  const std::vector<ResumeTable::Part> parts = table.Find("", "a", 2000 * kMs);
+  ASSERT_EQ(parts.size(), 1u);
+  EXPECT_EQ(parts[0].model_digest, "d");
+  EXPECT_EQ(parts[0].numerics, "n");
+}
+
 TEST(ResumeTableTest, MemoryIsBoundedAndTheAbandonedGoFirst) {
   ResumeTable table({.bytes = 100'000, .streams = 3, .keep_ns = 1000 * kMs});
   std::vector<Request> requests;

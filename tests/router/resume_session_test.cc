@@ -225,14 +225,32 @@ TEST(StreamPositionTest, TextIsReadBackAndNothingElseIs) {
   EXPECT_EQ(*StreamPosition::Parse("1764165000:12f.n.0.7e"), position);
   position.usage_sent = true;
   EXPECT_EQ(*StreamPosition::Parse(position.ToString()), position);
+  position.mark = 0xbeef;
+  EXPECT_EQ(position.ToString(), "1764165000-beef:12f.n.0.7e.u");
+  EXPECT_EQ(*StreamPosition::Parse(position.ToString()), position);
   std::string many = "1:";
   for (int i = 0; i < 33; ++i) many += i == 0 ? "n" : ".n";
   for (const std::string bad :
        {"", "5", ":", "1:", "1:x", "1:n.", "1:5ff", "1:5fe", "-1:5", "1:-5", "1:99999999999", "1:u", "1:5.u.n", "1: 5", "x:1",
-        "1:5\n", "1:nn", "1:n5"}) {
+        "1:5\n", "1:nn", "1:n5", "1-:5", "1-0:5", "1-x:5", "1--1:5", "1-100000000:5", "1-0x5:5"}) {
     EXPECT_FALSE(StreamPosition::Parse(bad).ok()) << bad;
   }
   EXPECT_FALSE(StreamPosition::Parse(many).ok());
+}
+
+TEST(StreamPositionTest, AMarkIsOfModelAndNumericsAndOfTwoNeither) {
+  const uint32_t f16 = MarkOf("digest", "cpu-1 kv=f16 activations=8");
+  EXPECT_EQ(f16, MarkOf("digest", "cpu-1 kv=f16 activations=8"));
+  EXPECT_NE(f16, MarkOf("digest", "cpu-1 kv=int8 activations=8"));
+  EXPECT_NE(f16, MarkOf("another", "cpu-1 kv=f16 activations=8"));
+  StreamPosition position;
+  position.Mark(0);
+  EXPECT_EQ(position.mark, 0u);
+  position.Mark(f16);
+  position.Mark(f16);
+  EXPECT_EQ(position.mark, f16);
+  position.Mark(MarkOf("another", ""));
+  EXPECT_EQ(position.mark, kMixedMark);
 }
 
 }  // namespace

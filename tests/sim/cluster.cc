@@ -132,6 +132,17 @@ std::vector<ProcessId> Cluster::ProcessesOf(char kind) const {
   return kind == 'w' ? worker_ids_ : kind == 'c' ? coordinator_ids_ : router_ids_;
 }
 
+void Cluster::Apply(int activation_bits) {
+  coordinator::DeploymentSpec spec = spec_;
+  spec.activation_bits = activation_bits;
+  for (const ProcessId id : coordinator_ids_) {
+    if (!world_.IsUp(id) || world_.IsStopped(id) || !coordinators_.at(id)->Apply(spec)) continue;
+    world_.Note(absl::StrCat("activation_bits ", activation_bits, " is applied at ", world_.NameOf(id)));
+    return Count("applied");
+  }
+  world_.After(100 * kMs, [this, activation_bits] { Apply(activation_bits); });
+}
+
 void Cluster::Kill(ProcessId process, int64_t restart_after_ns) {
   if (!world_.IsUp(process)) return;
   world_.Note(absl::StrCat(world_.NameOf(process), " is killed"));
@@ -212,7 +223,7 @@ std::map<std::string, int64_t> Cluster::Counts() const {
     sum.accepted_drafts += totals.accepted_drafts;
   }
   std::map<std::string, int64_t> counts = counts_;
-  for (const char* name : {"drained", "planned_ends", "makeshifts", "faults", "deaths", "cut", "quarantined", "broken", "handed_over", "resumed_by_log", "resumed_by_request"}) counts.try_emplace(name, 0);
+  for (const char* name : {"applied", "numerics_changed", "model_changed", "answers_of_8_bits", "answers_of_12_bits", "drained", "planned_ends", "makeshifts", "faults", "deaths", "cut", "quarantined", "broken", "handed_over", "resumed_by_log", "resumed_by_request"}) counts.try_emplace(name, 0);
   counts["kept_streams"] = sum.kept_streams;
   counts["epochs"] = sum.epochs;
   counts["replayed"] = sum.replayed;

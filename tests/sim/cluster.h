@@ -55,6 +55,10 @@ class Cluster {
   const coordinator::DeploymentSpec& spec() const { return spec_; }
   const coordinator::ModelFacts& model() const { return model_; }
 
+  void SetSpec(coordinator::DeploymentSpec spec) { spec_ = std::move(spec); }
+  // As soon as there is a leader that can.
+  void Apply(int activation_bits);
+
   // Faults; `process` is a name such as "worker-0".
   ProcessId Find(const std::string& process) const;  // -1: there is none
   void Kill(ProcessId process, int64_t restart_after_ns);

@@ -145,6 +145,10 @@ absl::StatusOr<int64_t> Schedule(Cluster& cluster, const Fault& fault) {
       cluster.network().Cut(a, b);
     });
     world.After(end, [&cluster, a, b] { cluster.network().Mend(a, b); });
+  } else if (what == "apply") {
+    int bits = 0;
+    if (!absl::SimpleAtoi(fault.words[1], &bits)) return absl::InvalidArgumentError("apply needs the activation bits");
+    world.After(fault.at_ns, [&cluster, bits] { cluster.Apply(bits); });
   } else if (what == "store") {
     world.After(fault.at_ns, [&cluster] {
       cluster.world().Note("the store is down");
@@ -202,6 +206,9 @@ std::string RandomScenario(uint64_t seed) {
   // A rollout: nothing fails, and so nobody may be blamed.
   const bool rollout = seed % 8 == 0;
   if (rollout) absl::StrAppend(&text, "expect faults <= 0\nexpect deaths <= 0\nexpect cut <= 0\n");
+  for (int64_t applies = seed % 3 == 0 ? uniform(1, 3) : 0, bits = 12; applies > 0; --applies, bits = 20 - bits) {
+    absl::StrAppend(&text, "at ", 10'000 / applies + uniform(0, 1500), " apply ", bits, " for 0\n");
+  }
   for (int64_t f = uniform(0, 8); f > 0; --f) {
     const std::string at = absl::StrCat("at ", uniform(500, 12'000), " ");
     if (rollout) {
@@ -268,7 +275,7 @@ absl::StatusOr<ScenarioResult> RunScenario(const std::string& text) {
                                            expectation.at_most ? "most " : "least ", expectation.bound));
     }
   }
-  ScenarioResult result{.violation = cluster.world().violation(), .story = cluster.world().Story(), .summary = ""};
+  ScenarioResult result{.violation = cluster.world().violation(), .story = cluster.world().Story(), .summary = "", .counts = counts};
   for (const auto& [name, count] : counts) absl::StrAppend(&result.summary, name, " ", count, "  ");
   return result;
 }

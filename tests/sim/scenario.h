@@ -7,6 +7,7 @@
 //   at 1500 slow worker-0 by 20 for 3000
 //   at 1500 cut 0 1 for 2000               (hosts)
 //   at 1500 store down for 3000
+//   at 1500 apply 12 for 0                 (another spec of the deployment: activation_bits)
 //   at 1500 spoil kv for 0                 (a bug on purpose: see Simulation.WhatIsSpoiledIsFound)
 //   at 1500 packets loss=0.01 twice=0.02 for 3000
 //   expect epochs >= 2                     (or <=; what is counted: see Cluster::Counts)
@@ -14,6 +15,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -26,6 +28,7 @@ struct ScenarioResult {
   std::string violation;  // empty: all held
   std::string story;      // the last happenings
   std::string summary;
+  std::map<std::string, int64_t> counts;  // as the summary has them
 };
 // kInvalidArgument with the line when the text is not a scenario.
 absl::StatusOr<ScenarioResult> RunScenario(const std::string& text);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "router/resumed_request.h"
 #include "tests/sim/cluster.h"
@@ -28,6 +29,8 @@ class ToyTokenizer final : public text::Tokenizer {
   std::vector<TokenId> none_;
 };
 
+bool SaysThatItsModelIsGone(const absl::Status& status) { return absl::StrContains(status.message(), "another one was deployed as"); }
+
 std::shared_ptr<const text::TextModel> ToyText() {
   auto model = std::make_shared<text::TextModel>();
   model->tokenizer = std::make_unique<ToyTokenizer>();
@@ -41,7 +44,8 @@ class SimClient::Connection : public router::GenerationSink {
  public:
   Connection(SimClient& client, Life router) : client_(client), router_(router) {}
 
-  void OnDelta(const router::Session&, router::ChoiceDelta delta) override {
+  void OnDelta(const router::Session& session, router::ChoiceDelta delta) override {
+    if (open_) client_.SetMark(session.mark());
     if (open_) client_.OnDelta(std::move(delta));
   }
   void OnStepEnd() override {}
@@ -77,11 +81,22 @@ std::string SimClient::NameOf(int number) { return absl::StrCat("client-", numbe
 
 SimClient::SimClient(Cluster& cluster, int number, Plan plan)
     : cluster_(cluster), world_(cluster.world()), number_(number), name_(NameOf(number)), plan_(std::move(plan)) {
-  for (int c = 0; c < plan_.choices; ++c) expected_.push_back(ToyAnswer(plan_.request, c));
-  got_.resize(expected_.size());
-  finished_.assign(expected_.size(), false);
+  for (const int bits : {8, 12}) {
+    Answer& answer = all_.emplace_back();
+    answer.activation_bits = bits;
+    for (int c = 0; c < plan_.choices; ++c) answer.choices.push_back(ToyAnswer(plan_.request, c, bits));
+  }
+  Forget();
   world_.After(plan_.arrives_ns, [this] { Ask(); });
   if (plan_.cancels_after_ns >= 0) world_.After(plan_.arrives_ns + plan_.cancels_after_ns, [this] { Leave(); });
+}
+
+void SimClient::Forget() {
+  got_.assign(static_cast<size_t>(plan_.choices), {});
+  finished_.assign(got_.size(), false);
+  possible_ = all_;
+  changed_ = false;
+  mark_ = 0;
 }
 
 void SimClient::AskLater() {
@@ -98,8 +113,7 @@ void SimClient::Ask() {
   Watch(connection_);
   if (plan_.resumable && has_news) return ComeBack(*router);
   // A client that cannot go on asks again, as a new request: nothing was promised to it.
-  got_.assign(expected_.size(), {});
-  finished_.assign(expected_.size(), false);
+  Forget();
   Begin(*router, RequestFor(*router), false);
 }
 
@@ -138,11 +152,20 @@ void SimClient::Begin(SimRouter& router, router::GenerationRequest request, bool
   if (status.ok()) return;
   connection->over_ = true;
   connection_ = nullptr;
+  if (SaysThatItsModelIsGone(status)) return GiveUp();
   AskLater();
+}
+
+// Its tokens were of another spec, and of those that know them none is left: the client is told, and gets no others'.
+void SimClient::GiveUp() {
+  cluster_.Count("model_changed");
+  if (cluster_.Counts()["applied"] == 0) world_.Violate(absl::StrCat(name_, " is told that its model is gone, and nothing was applied"));
+  End("is told that its model is gone");
 }
 
 router::StreamPosition SimClient::Position() const {
   router::StreamPosition position;
+  position.mark = mark_;
   for (size_t c = 0; c < got_.size(); ++c) {
     position.choices.push_back({.begun = finished_[c] || !got_[c].empty(),
                                 .tokens = static_cast<int>(got_[c].size()),
@@ -178,12 +201,12 @@ void SimClient::GoOn(const std::shared_ptr<Connection>& connection, const router
   router::GenerationRequest request = RequestFor(*router);
   if (part != nullptr) {
     if (part->router_state != request.router_state) world_.Violate(absl::StrCat(name_, " finds the state '", part->router_state, "'"));
-    TakeUp(*part, request);
   }
   const router::StreamPosition position = Position();
   for (size_t c = 0; c < position.choices.size(); ++c) {
     request.known.push_back(KnownOf(position.choices[c], part != nullptr && c < part->choices.size() ? &part->choices[c] : nullptr));
   }
+  TakeUp(part, &position, request);
   cluster_.Count(part != nullptr ? "resumed_by_log" : "resumed_by_request");
   world_.Note(absl::StrCat(name_, " goes on at ", world_.NameOf(connection->router_.process), " from ", position.ToString(),
                            part != nullptr ? "" : ", which nobody knows"));
@@ -240,6 +263,13 @@ void SimClient::End(const char* how) {
   world_.Note(absl::StrCat(name_, " ", how));
 }
 
+void SimClient::SetMark(uint32_t mark) {
+  router::StreamPosition position;
+  position.mark = mark_;
+  position.Mark(mark);
+  mark_ = position.mark;
+}
+
 void SimClient::OnDelta(router::ChoiceDelta delta) {
   if (world_.TakeSpoil("swallowed")) return;
   if (ended_) return world_.Violate(absl::StrCat(name_, " gets news after its end"));
@@ -249,11 +279,21 @@ void SimClient::OnDelta(router::ChoiceDelta delta) {
   connection_->heard_ = true;
   for (const TokenId token : delta.tokens) {
     const size_t index = got_[choice].size();
-    if (index >= expected_[choice].size() || expected_[choice][index] != token) {
-      return world_.Violate(absl::StrCat(name_, " choice ", choice, " output ", index, ": ", token, " where ",
-                                         index < expected_[choice].size() ? expected_[choice][index] : -1, " was due"));
-    }
     got_[choice].push_back(token);
+    if (changed_) continue;
+    const std::vector<TokenId> due = possible_.front().choices[choice];
+    std::erase_if(possible_, [&](const Answer& answer) {
+      return index >= answer.choices[choice].size() || answer.choices[choice][index] != token;
+    });
+    if (possible_.empty() && mark_ == router::kMixedMark) {
+      changed_ = true;
+      cluster_.Count("numerics_changed");
+      continue;
+    }
+    if (possible_.empty()) {
+      return world_.Violate(absl::StrCat(name_, " choice ", choice, " output ", index, ": ", token, " where ",
+                                         index < due.size() ? due[index] : -1, " was due"));
+    }
   }
   size_t total = 0;
   for (const auto& tokens : got_) total += tokens.size();
@@ -263,9 +303,11 @@ void SimClient::OnDelta(router::ChoiceDelta delta) {
   }
   if (delta.finish == router::FinishReason::kNone) return;
   finished_[choice] = true;
-  if (got_[choice].size() != expected_[choice].size()) {
-    world_.Violate(absl::StrCat(name_, " choice ", choice, " ends after ", got_[choice].size(), " of ", expected_[choice].size(),
-                                " tokens"));
+  if (changed_) return;
+  const size_t due = possible_.front().choices[choice].size();
+  std::erase_if(possible_, [&](const Answer& answer) { return answer.choices[choice].size() != got_[choice].size(); });
+  if (possible_.empty()) {
+    world_.Violate(absl::StrCat(name_, " choice ", choice, " ends after ", got_[choice].size(), " of ", due, " tokens"));
   }
 }
 
@@ -273,11 +315,13 @@ void SimClient::OnDone() {
   if (world_.TakeSpoil("unanswered")) return;
   if (ended_) return world_.Violate(absl::StrCat(name_, " ends twice"));
   if (std::ranges::count(finished_, false) > 0) world_.Violate(absl::StrCat(name_, " is done before its choices are"));
+  if (possible_.size() == 1) cluster_.Count(absl::StrCat("answers_of_", possible_.front().activation_bits, "_bits"));
   End("has its answer");
 }
 
 void SimClient::OnError(const absl::Status& status) {
   if (ended_) return world_.Violate(absl::StrCat(name_, " ends twice"));
+  if (SaysThatItsModelIsGone(status)) return GiveUp();
   const Connection& connection = *connection_;
   const bool grace_over = !plan_.resumable && world_.Lives(connection.router_) &&
                           cluster_.RouterOfLife(connection.router_)->cut_the_rest();

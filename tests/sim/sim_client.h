@@ -40,6 +40,7 @@ class SimClient {
  private:
   class Connection;
 
+  void Forget();
   void Ask();
   void AskLater();
   void Begin(SimRouter& router, router::GenerationRequest request, bool known);
@@ -52,8 +53,10 @@ class SimClient {
   void Break();
   void Leave();
   void End(const char* how);
+  void GiveUp();
 
   // From the connection that it has.
+  void SetMark(uint32_t mark);
   void OnDelta(router::ChoiceDelta delta);
   void OnDone();
   void OnError(const absl::Status& status);
@@ -69,8 +72,16 @@ class SimClient {
   bool turned_away_without_request_ = false;
   int attempts_ = 0;
   size_t breaks_ = 0;
-  std::vector<std::vector<TokenId>> expected_, got_;
+  // By numerics, of which any may answer, but only one of them: those that no token has spoken against yet.
+  struct Answer {
+    int activation_bits = 0;
+    std::vector<std::vector<TokenId>> choices;
+  };
+  std::vector<Answer> all_, possible_;
+  bool changed_ = false;  // its position says that a router had to take other numerics: what comes is not known
+  std::vector<std::vector<TokenId>> got_;
   std::vector<bool> finished_;
+  uint32_t mark_ = 0;  // of its position
 };
 
 }  // namespace pagoda::sim

@@ -72,7 +72,9 @@ void SimCoordinator::Lead(uint64_t term) {
   term_ = term;
   const SimStore& store = cluster_.store();
   state_ = ClusterState(state_.limits());
-  state_.Restore(store.last_epoch(), store.last_pipeline(), store.pipelines(), Now());
+  std::vector<RestoredPipeline> pipelines = store.pipelines();
+  for (RestoredPipeline& pipeline : pipelines) pipeline.sizes = cluster_.model().sizes;
+  state_.Restore(store.last_epoch(), store.last_pipeline(), std::move(pipelines), Now());
   state_.Apply(cluster_.spec(), cluster_.model(), Now());
   Act();
   for (const RouterEnd& router : routers_) SendHello(router);
@@ -93,6 +95,14 @@ void SimCoordinator::StepDown() {
   workers_.clear();
   engines_.clear();
   state_ = ClusterState(state_.limits());
+}
+
+bool SimCoordinator::Apply(DeploymentSpec spec) {
+  if (!leads() || stopped_ || !cluster_.store().Takes(term_)) return false;
+  cluster_.SetSpec(spec);
+  state_.Apply(std::move(spec), cluster_.model(), Now());
+  Act();
+  return true;
 }
 
 // As Server::Stop: routers hear of it and take what runs elsewhere, or keep it until there is a successor.
@@ -276,6 +286,8 @@ void SimCoordinator::Do(const Action& action) {
     OpenEpoch(*open);
   } else if (const auto* end = std::get_if<CloseEpoch>(&action)) {
     EndEpoch(*end);
+  } else if (const auto* limit = std::get_if<LimitQueue>(&action)) {
+    engines_.at(limit->pipeline).scheduler->LimitQueue(limit->max_queued_requests);
   } else if (const auto* stop = std::get_if<StopPipeline>(&action)) {
     snapshot_due_ = true;
     Engine& engine = engines_.at(stop->pipeline);
@@ -312,8 +324,10 @@ void SimCoordinator::OpenEpoch(const coordinator::OpenEpoch& action) {
 
 void SimCoordinator::EndEpoch(const CloseEpoch& action) {
   world_.Note(absl::StrCat(name_, " ends epoch ", action.epoch.value(), ": ", action.why));
-  Engine& engine = engines_.at(action.pipeline);
   snapshot_due_ = true;
+  const auto found = engines_.find(action.pipeline);
+  if (found == engines_.end()) return;  // it was stopped before its workers were let go
+  Engine& engine = found->second;
   if (action.planned) cluster_.Count("planned_ends");
   if (!action.planned) cluster_.NoteLoss();
   if (!engine.open || engine.epoch != action.epoch) return;
@@ -407,7 +421,8 @@ void SimCoordinator::Publish(Engine& engine) {
   if (engine.scheduler->idle() && engine.scheduler->leaked_blocks() != (world_.TakeSpoil("leak") ? 1 : 0)) {
     world_.Violate(absl::StrCat(engine.scheduler->leaked_blocks(), " blocks leaked in pipeline ", engine.pipeline.value()));
   }
-  if (engine.draining && engine.scheduler->idle()) state_.Drained(engine.pipeline, Now());
+  const bool drained = engine.draining && engine.scheduler->idle();
+  if (drained && !resumable_.HasLately(engine.pipeline, Now() - state_.limits().streams_return_ns)) state_.Drained(engine.pipeline, Now());
 }
 
 void SimCoordinator::ToRouter(const RouterEnd& router, std::shared_ptr<wire::CoordinatorMessage> message) {
@@ -466,6 +481,7 @@ void SimCoordinator::OnRouterLost(const std::shared_ptr<Stream>& stream) {
   const RouterId id = found->id;
   routers_.erase(found);
   resumable_.DetachRouter(id, Now());
+  state_.StreamsMayReturn(Now());
   for (auto& [pipeline, engine] : engines_) {
     engine.scheduler->DropRouter(id);
     Pump(engine);
@@ -493,7 +509,8 @@ void SimCoordinator::Submit(RouterId router, wire::Submit submit) {
   absl::StatusOr<Request> request = FromWire(submit, router, Now());
   if (!request.ok()) return world_.Violate(absl::StrCat("a submission is refused as broken: ", request.status().message()));
   const auto engine = engines_.find(pipeline);
-  if (!leads() || refusing_ || engine == engines_.end() || engine->second.draining) {
+  const bool was_accepted = request->accepted || std::ranges::any_of(request->choices, [](const auto& choice) { return !choice.tokens.empty(); });
+  if (!leads() || refusing_ || engine == engines_.end() || (engine->second.draining && !was_accepted)) {
     const bool up = leads() && !refusing_;
     return Refuse(router, {.router = router,
                            .request = request->id,
@@ -506,6 +523,11 @@ void SimCoordinator::Submit(RouterId router, wire::Submit submit) {
     if (id == pipeline || request->attempt == 1) continue;
     other.scheduler->Cancel(request->id, request->attempt);
     Pump(other);
+  }
+  if (const auto record = state_.pipelines().find(pipeline); record != state_.pipelines().end()) {
+    const DeploymentRecord& made_by = state_.DeploymentOf(record->second);
+    label.model_digest = made_by.model.digest;
+    label.numerics = NumericsOf(record->second, made_by);
   }
   if (!label.resume_id.empty()) request->resumable = resumable_.Begin(std::move(label), *request, pipeline, Now());
   engine->second.scheduler->Submit(*std::move(request), Now());

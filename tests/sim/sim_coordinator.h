@@ -29,6 +29,8 @@ class SimCoordinator {
   bool leads() const { return term_ != 0; }
 
   void Leave();  // SIGTERM
+  // An operator's; false: it does not lead, or the store takes nothing from it.
+  bool Apply(coordinator::DeploymentSpec spec);
 
   // From workers.
   void OnWorkerJoined(std::shared_ptr<Stream> stream, const coordinator::WorkerInfo& info, Life worker);

@@ -63,6 +63,7 @@ class SimStore {
     return answer;
   }
 
+  bool Takes(uint64_t term) const { return MayWrite(term) == StoreAnswer::kOk; }
   bool reachable() const { return reachable_; }
   uint64_t last_epoch() const { return last_epoch_; }
   uint64_t last_pipeline() const { return last_pipeline_; }

@@ -109,7 +109,7 @@ void SimWorker::OnAssignment(coordinator::Assignment assignment) {
   EndEpoch();
   assignment_ = std::move(assignment);
   const std::string shard = absl::StrCat(assignment_->model_digest, " ", stage().layer_begin, "-", stage().layer_end, " ",
-                                         assignment_->rank, "/", stage().tensor_parallel);
+                                         assignment_->rank, "/", stage().tensor_parallel, " bits ", assignment_->activation_bits);
   const bool held = shard == shard_;
   const int64_t takes = held ? world_.Uniform(kMs, 5 * kMs) : world_.Uniform(30 * kMs, 400 * kMs);
   world_.After(life_, takes, [this, shard, epoch_life = epoch_life_] {

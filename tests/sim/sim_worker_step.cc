@@ -232,7 +232,7 @@ bool SimWorker::TakeInput() {
   }
   size_t next = 0;
   for (const Rows& rows : rows_) {
-    for (int r = 0; r < rows.count; ++r) values_.push_back(ToyEmbed(row_tokens_[next++], rows.first_position + r));
+    for (int r = 0; r < rows.count; ++r) values_.push_back(ToyEmbed(row_tokens_[next++], rows.first_position + r, assignment_->activation_bits));
   }
   return true;
 }

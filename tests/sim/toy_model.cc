@@ -5,7 +5,7 @@
 
 namespace pagoda::sim {
 
-std::vector<TokenId> ToyAnswer(const ToyRequest& request, int choice) {
+std::vector<TokenId> ToyAnswer(const ToyRequest& request, int choice, int activation_bits) {
   std::array<std::vector<uint64_t>, kToyLayers> kv;
   std::vector<TokenId> tokens = request.prompt;
   std::vector<TokenId> answer;
@@ -13,7 +13,7 @@ std::vector<TokenId> ToyAnswer(const ToyRequest& request, int choice) {
   while (static_cast<int>(answer.size()) < request.max_tokens) {
     uint64_t hidden = 0;
     for (; done < tokens.size(); ++done) {
-      hidden = ToyEmbed(tokens[done], static_cast<int>(done));
+      hidden = ToyEmbed(tokens[done], static_cast<int>(done), activation_bits);
       for (int layer = 0; layer < kToyLayers; ++layer) {
         kv[static_cast<size_t>(layer)].push_back(ToyKv(hidden, layer));
         for (const uint64_t value : kv[static_cast<size_t>(layer)]) hidden = ToyAttend(hidden, value);

@@ -20,7 +20,10 @@ inline uint64_t Mix(uint64_t a, uint64_t b) {
   return x * 0xff51afd7ed558ccdULL ^ (x >> 32);
 }
 
-inline uint64_t ToyEmbed(TokenId token, int position) { return Mix(static_cast<uint64_t>(token), static_cast<uint64_t>(position)); }
+// `activation_bits`: as of a deployment; the toy says other things with others.
+inline uint64_t ToyEmbed(TokenId token, int position, int activation_bits) {
+  return Mix(static_cast<uint64_t>(token), static_cast<uint64_t>(position)) + static_cast<uint64_t>(activation_bits);
+}
 inline uint64_t ToyKv(uint64_t hidden, int layer) { return Mix(hidden, 1000 + static_cast<uint64_t>(layer)); }
 // One more position that the row sees; begin with the row's own hidden value.
 inline uint64_t ToyAttend(uint64_t sum, uint64_t kv) { return Mix(sum, kv); }
@@ -55,6 +58,6 @@ struct ToyRequest {
   std::vector<TokenId> stop_token_ids;
   int period = 0;
 };
-std::vector<TokenId> ToyAnswer(const ToyRequest& request, int choice);
+std::vector<TokenId> ToyAnswer(const ToyRequest& request, int choice, int activation_bits);
 
 }  // namespace pagoda::sim
