@@ -9,13 +9,16 @@ namespace v1 = ::pagoda::v1;
 void Describe(const DeploymentRecord& deployment, const ClusterView& view, v1::Deployment& out) {
   ToWire(deployment.spec, *out.mutable_spec());
   int ready = 0, loading = 0, draining = 0, makeshifts = 0, former = 0;
+  int64_t former_max_model_len = 0;
   std::string message = deployment.message;
   for (const ClusterView::Pipeline& pipeline : view.pipelines) {
     if (pipeline.record.deployment != deployment.spec.name) continue;
     draining += pipeline.record.draining;
     if (pipeline.record.draining) continue;
     if (pipeline.record.made_by != nullptr) {
-      former += pipeline.record.phase == PipelinePhase::kReady;
+      const bool serves = pipeline.record.phase == PipelinePhase::kReady;
+      if (serves) former_max_model_len = pipeline.record.placement.max_model_len;
+      former += serves;
       continue;
     }
     ready += pipeline.record.phase == PipelinePhase::kReady;
@@ -30,6 +33,7 @@ void Describe(const DeploymentRecord& deployment, const ClusterView& view, v1::D
     message = absl::StrCat("max_model_len is ", out.max_model_len(), " and not ", deployment.spec.max_model_len,
                            ": the KV cache of its workers holds no more");
   }
+  if (out.max_model_len() == 0) out.set_max_model_len(former_max_model_len);
   if (former > 0) {
     message = absl::StrCat("the spec applied before serves with ", former, former == 1 ? " pipeline" : " pipelines",
                            " until those of this one are ready", message.empty() ? "" : "; ", message);

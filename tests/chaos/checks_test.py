@@ -115,6 +115,18 @@ def test_gaps_are_those_of_streams_that_ran():
     assert report.gaps_in([one], 6.0, 7.0) == []   # it was over
 
 
+def test_who_was_finished_before_a_fault_does_not_count_for_it():
+    one = history.History(client=0, request=REQUEST, request_id="me", started=0.0, times=[1.0, 5.0], ended=5.0)
+    fault = faults.Fault(1, 0, faults.KINDS[0], 4, 0, 0, begun_unix=100.0)
+
+    def line(at):
+        return [(at, "c0", {"event": "request_finished", "request_id": "me"})]
+    assert report.still_served([one], fault, []) == [one]
+    assert report.still_served([one], fault, line(101.0)) == [one]
+    assert report.still_served([one], fault, line(99.0)) == []
+    assert report.still_served([one], fault, line(99.0) + line(101.0)) == [one], "a part of it was not"
+
+
 if __name__ == "__main__":
     for name, test in list(globals().items()):
         if name.startswith("test_"):

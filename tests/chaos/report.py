@@ -33,6 +33,15 @@ def gaps_in(histories, begin, end):
     return found
 
 
+def still_served(histories, fault, events):
+    """Those that were not finished in the cluster before the fault: what they wait for after that is on its way to them, from before."""
+    finished = {}
+    for at, _, entry in events:
+        if entry["event"] == "request_finished":
+            finished[entry["request_id"]] = max(at, finished.get(entry["request_id"], at))
+    return [history for history in histories if finished.get(history.request_id, fault.begun_unix) >= fault.begun_unix]
+
+
 def reload_s(fault, events):
     """How long the shard of the lost place took to load where it went; 0 when nobody loaded."""
     assigned = {}
@@ -86,15 +95,15 @@ def table(done, histories, calm, events, leaks):
         of_kind = [fault for fault in done if fault.kind == kind and not fault.paired]
         if not of_kind:
             continue
-        gaps = [gap for fault in of_kind for gap in gaps_in(histories, fault.begun, until[fault.number])]
+        gaps_of = {fault.number: gaps_in(still_served(histories, fault, events), fault.begun, until[fault.number]) for fault in of_kind}
+        gaps = [gap for fault in of_kind for gap in gaps_of[fault.number]]
         whole = [fault.whole - fault.begun for fault in of_kind]
         lines.append(row(kind.name, len(of_kind), gaps, whole))
         if kind.name == "leader kill -9" and percentile(gaps, .99) > MOST_GAP_COORDINATOR_S:
             violations.append(f"leader killed: gap p99 {percentile(gaps, .99):.2f} s, at most {MOST_GAP_COORDINATOR_S} s are promised")
         if kind.name == "worker kill -9":
             reloads = [reload_s(fault, events) for fault in of_kind]
-            beyond = [max(0.0, gap - reload) for fault, reload in zip(of_kind, reloads)
-                      for gap in gaps_in(histories, fault.begun, until[fault.number])]
+            beyond = [max(0.0, gap - reload) for fault, reload in zip(of_kind, reloads) for gap in gaps_of[fault.number]]
             lines.append(f"{'  beyond reloading the shard':30} {'':5} {len(beyond):7} {percentile(beyond, .5):8.2f} "
                          f"{percentile(beyond, .99):6.2f} {max(beyond, default=0):6.2f}   (reloading: {min(reloads):.2f} to {max(reloads):.2f} s)")
             if percentile(beyond, .99) > MOST_GAP_BEYOND_RELOAD_S:

@@ -81,7 +81,7 @@ function deploymentTable(cluster) {
   const head = element("tr", {}, ...["Deployment", "State", "Replicas", "Stages", "Context", "Message"].map((text) => element("th", {scope: "col"}, text)));
   const rows = cluster.deployments.map((entry) => {
     const state = deploymentState(entry.state);
-    const kind = {ready: "good", degraded: "warn", loading: "warn", pending: "bad", failed: "bad"}[state] ?? "";
+    const kind = {ready: "good", degraded: "warn", rolling: "warn", draining: "warn", loading: "warn", pending: "bad", failed: "bad"}[state] ?? "";
     return element("tr", {}, element("td", {}, entry.spec.name), element("td", {class: kind}, state),
       element("td", {}, `${entry.replicas_ready} of ${entry.spec.replicas}`), element("td", {}, number(entry.spec.pipeline_parallel_size || 1)),
       element("td", {}, Number(entry.max_model_len) ? number(Number(entry.max_model_len)) : "–"), element("td", {}, entry.message));
