@@ -231,6 +231,7 @@ void ClusterState::TryAssemble(PipelineRecord& pipeline, int64_t now_ns) {
 void ClusterState::SendAssignments(PipelineRecord& pipeline, const DeploymentRecord& deployment, int64_t now_ns) {
   pipeline.epoch = Epoch(next_epoch_++);
   pipeline.phase = PipelinePhase::kLoading;
+  pipeline.room_was_made = false;
   pipeline.assembling_since_ns = now_ns;
   pipeline.message = "loading";
   pipeline.kv_format = absl::StrCat(deployment.spec.kv_cache_type, " ", deployment.spec.block_size);

@@ -128,6 +128,7 @@ struct PipelineRecord {
   // all that runs here has finished (cluster_rollout.cc).
   std::shared_ptr<const DeploymentRecord> made_by;
   bool starved = false;                    // workers, or room in them, are missing
+  bool room_was_made = false;              // others drain for it: their workers are its
   int64_t streams_return_until_ns = 0;     // routers may have streams of it that no coordinator knows: it is not drained before
   // Of a layout with fewer workers than the deployment asks for (cluster_makeshift.cc).
   bool served = false;             // it was ready once

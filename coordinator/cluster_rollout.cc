@@ -3,6 +3,7 @@
 // drains finishes its streams, also over losses and over a change of coordinators.
 #include <algorithm>
 #include <functional>
+#include <set>
 #include <utility>
 
 #include "coordinator/cluster_state.h"
@@ -69,6 +70,10 @@ absl::Status ClusterState::Delete(const std::string& name, int64_t now_ns) {
     Do(StopPipeline{id, StopHow::kDeleted});
     Remove(id, now_ns);
   }
+  std::erase_if(restored_, [&](const RestoredPipeline& kept) {
+    if (kept.deployment == name) Do(ForgetPipeline{kept.id});
+    return kept.deployment == name;
+  });
   Reconcile(now_ns);
   return absl::OkStatus();
 }
@@ -94,24 +99,40 @@ void ClusterState::EndDrain(PipelineId id, StopHow how, int64_t now_ns) {
 
 void ClusterState::Reconcile(int64_t now_ns) {
   for (auto& [name, deployment] : deployments_) MatchReplicas(deployment);
-  reserved_ = 0;
+  // Idle workers go first to whom room was made for, once that has drained; then to what served and takes new work, then to what drains,
+  // then to what is new.
+  const auto drains_still = [this](const std::string& deployment) {
+    return std::ranges::any_of(pipelines_, [&](const auto& entry) { return entry.second.draining && entry.second.deployment == deployment; });
+  };
+  const auto turn = [&](const PipelineRecord& pipeline) {
+    if (pipeline.room_was_made && !drains_still(pipeline.deployment)) return 0;
+    if (pipeline.placement.ranks.empty()) return 3;
+    return pipeline.draining ? 2 : 1;
+  };
+  std::vector<PipelineRecord*> pending;
   for (auto& [id, pipeline] : pipelines_) {
-    if (pipeline.phase == PipelinePhase::kPending) TryAssemble(pipeline, now_ns);
+    if (pipeline.phase == PipelinePhase::kPending) pending.push_back(&pipeline);
   }
+  std::ranges::stable_sort(pending, std::less<>(), [&](const PipelineRecord* pipeline) { return turn(*pipeline); });
+  reserved_ = 0;
+  for (PipelineRecord* pipeline : pending) TryAssemble(*pipeline, now_ns);
   for (auto& [name, deployment] : deployments_) MakeRoom(deployment);
 }
 
 // What the store knows of a deployment that was not known here: its pipelines, as its spec or the one before wants them.
 void ClusterState::TakeUpRestored(DeploymentRecord& deployment, int64_t now_ns) {
   int wanted = deployment.spec.replicas;
+  std::set<PipelineId> forgotten;
   for (RestoredPipeline& kept : restored_) {
     if (kept.deployment != deployment.spec.name) continue;
     const bool was_ready = !kept.placement.ranks.empty();
     const bool as_wanted = !kept.spec || (MakeTheSamePipelines(*kept.spec, deployment.spec) && kept.model_digest == deployment.model.digest);
     const bool active = as_wanted && !kept.draining && wanted > 0;
     wanted -= active;
-    if (!active && (!was_ready || (!as_wanted && kept.sizes == nullptr))) {
+    if (!as_wanted && was_ready && kept.sizes == nullptr) continue;  // its model may still be found (FoundFormerModel)
+    if (!active && !was_ready) {
       Do(ForgetPipeline{kept.id});
+      forgotten.insert(kept.id);
       continue;
     }
     PipelineRecord pipeline;
@@ -134,7 +155,22 @@ void ClusterState::TakeUpRestored(DeploymentRecord& deployment, int64_t now_ns) 
     }
     Add(std::move(pipeline));
   }
-  std::erase_if(restored_, [&](const RestoredPipeline& kept) { return kept.deployment == deployment.spec.name; });
+  std::erase_if(restored_, [&](const RestoredPipeline& kept) { return pipelines_.contains(kept.id) || forgotten.contains(kept.id); });
+}
+
+void ClusterState::FoundFormerModel(PipelineId id, std::shared_ptr<const ModelSizes> sizes, int64_t now_ns) {
+  const auto kept = std::ranges::find(restored_, id, &RestoredPipeline::id);
+  if (kept == restored_.end()) return;
+  if (sizes == nullptr) {
+    Do(ForgetPipeline{id});
+    restored_.erase(kept);
+    return;
+  }
+  kept->sizes = std::move(sizes);
+  if (const auto deployment = deployments_.find(kept->deployment); deployment != deployments_.end()) {
+    TakeUpRestored(deployment->second, now_ns);
+    Reconcile(now_ns);
+  }
 }
 
 void ClusterState::Add(PipelineRecord pipeline) {
@@ -194,7 +230,15 @@ void ClusterState::MatchReplicas(const DeploymentRecord& deployment) {
 void ClusterState::MakeRoom(const DeploymentRecord& deployment) {
   const std::vector<PipelineId> current = ActiveOf(deployment, /*of_a_former_spec=*/false);
   std::vector<PipelineId> former = ActiveOf(deployment, /*of_a_former_spec=*/true);
-  if (former.empty() || std::ranges::none_of(current, [&](PipelineId id) { return pipelines_.at(id).starved; })) return;
+  const auto starved = std::ranges::find_if(current, [&](PipelineId id) { return pipelines_.at(id).starved; });
+  if (former.empty() || starved == current.end()) return;
+  // One after the other: the next one when this one serves, and none for what does not get ready.
+  const bool one_is_coming = std::ranges::any_of(current, [&](PipelineId id) {
+    const PipelineRecord& pipeline = pipelines_.at(id);
+    const bool loads = pipeline.phase == PipelinePhase::kLoading || pipeline.phase == PipelinePhase::kLinking;
+    return loads || (pipeline.phase == PipelinePhase::kPending && pipeline.failures > 0);
+  });
+  if (one_is_coming) return;
   // Workers are on their way already.
   const bool more_will_come = std::ranges::any_of(workers_, [&](const auto& entry) {
     const auto pipeline = pipelines_.find(entry.second.pipeline);
@@ -219,6 +263,7 @@ void ClusterState::MakeRoom(const DeploymentRecord& deployment) {
       free.insert(free.end(), workers.begin(), workers.end());
       if (!WouldFit(deployment, free)) continue;
       for (const PipelineId id : let_go) StartDraining(pipelines_.at(id));
+      pipelines_.at(*starved).room_was_made = true;
       return;
     }
   }

@@ -139,7 +139,7 @@ class Coordinator {
   bool Post(std::function<void()> task);  // false: it will not run
   void Lead(const Leader& leader);
   absl::Status TakeUpStoredState();
-  void FindFormerModel(RestoredPipeline& pipeline);
+  void FindFormerModels(int64_t now_ns);
   void RestoreTheRest(int64_t now_ns);
   void WritePipelines(int64_t now_ns);
   void StepDown(const std::string& why);
@@ -229,6 +229,7 @@ class Coordinator {
   bool stored_state_due_ = false;  // this one leads and could not read the store yet
   // Of the store, and not taken up: their models could not be opened. Tried again, since a disk or a network may come back.
   std::map<std::string, DeploymentRecord> unrestored_;
+  std::set<PipelineId> former_not_found_;  // of specs before: told once
   int64_t restore_again_ns_ = 0;
   std::map<PipelineId, std::optional<RestoredPipeline>> unwritten_;  // what the store did not take; nothing: to be forgotten
   int64_t write_again_ns_ = 0;

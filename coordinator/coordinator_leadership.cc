@@ -39,13 +39,13 @@ absl::Status Coordinator::TakeUpStoredState() {
   state_.SetOwnBlobAddress(own_blob_address_);
   unrestored_.clear();
   unwritten_.clear();
+  former_not_found_.clear();
   restore_again_ns_ = write_again_ns_ = 0;
   for (const DeploymentSpec& spec : stored->deployments) {
     unrestored_[spec.name].spec = spec;
   }
-  for (RestoredPipeline& pipeline : stored->pipelines) {
+  for (const RestoredPipeline& pipeline : stored->pipelines) {
     if (!unrestored_.contains(pipeline.deployment)) unwritten_[pipeline.id] = std::nullopt;  // of what was deleted: to be forgotten
-    FindFormerModel(pipeline);
   }
   state_.Restore(stored->last_epoch, stored->last_pipeline, std::move(stored->pipelines), NowNs());
   RestoreTheRest(NowNs());
@@ -57,26 +57,25 @@ absl::Status Coordinator::TakeUpStoredState() {
   return absl::OkStatus();
 }
 
-// It was made by a spec of before: its streams finish as they began, as long as their model can still be had.
-void Coordinator::FindFormerModel(RestoredPipeline& pipeline) {
-  const auto deployment = unrestored_.find(pipeline.deployment);
-  const bool former = pipeline.spec && !pipeline.placement.ranks.empty() && deployment != unrestored_.end() &&
-                      !MakeTheSamePipelines(*pipeline.spec, deployment->second.spec);
-  if (!former) return;
-  const auto model = catalog_->Open(pipeline.spec->model);
-  const bool same = model.ok() && (*model)->digest() == pipeline.model_digest;
-  if (same) {
-    pipeline.sizes = (*model)->sizes();
-    return;
+// Pipelines made by specs of before: they serve, or finish their streams, as they began, as long as their models can still be had.
+void Coordinator::FindFormerModels(int64_t now_ns) {
+  const std::vector<RestoredPipeline> restored = state_.restored();
+  for (const RestoredPipeline& pipeline : restored) {
+    if (!state_.deployments().contains(pipeline.deployment)) continue;
+    const auto model = catalog_->Open(pipeline.spec->model);
+    const bool same = model.ok() && (*model)->digest() == pipeline.model_digest;
+    if (!same && former_not_found_.insert(pipeline.id).second) {
+      LogWarning("former_pipeline_not_restored",
+                 {{"pipeline", pipeline.id.value()},
+                  {"deployment", pipeline.deployment},
+                  {"why", model.ok() ? "its model's file is another one by now" : AsStd(model.status().message())}});
+    }
+    if (model.ok()) state_.FoundFormerModel(pipeline.id, same ? (*model)->sizes() : nullptr, now_ns);
   }
-  LogWarning("draining_pipeline_not_restored",
-             {{"pipeline", pipeline.id.value()},
-              {"deployment", pipeline.deployment},
-              {"why", model.ok() ? "its model's file is another one by now" : AsStd(model.status().message())}});
 }
 
 void Coordinator::RestoreTheRest(int64_t now_ns) {
-  if (unrestored_.empty() || now_ns < restore_again_ns_) return;
+  if ((unrestored_.empty() && state_.restored().empty()) || now_ns < restore_again_ns_) return;
   restore_again_ns_ = now_ns + kRestoreAgainNs;
   for (auto entry = unrestored_.begin(); entry != unrestored_.end();) {
     const DeploymentSpec& spec = entry->second.spec;
@@ -91,6 +90,7 @@ void Coordinator::RestoreTheRest(int64_t now_ns) {
     state_.Apply(spec, {.digest = (*model)->digest(), .sizes = (*model)->sizes()}, now_ns);
     entry = unrestored_.erase(entry);
   }
+  FindFormerModels(now_ns);
 }
 
 // As a standby: a leader that was killed is replaced before its lease is over.

@@ -65,6 +65,9 @@ void PipelineEngine::Run() {
 
 void PipelineEngine::Refuse(const Request& request, const std::string& why) {
   metrics_->CountRefusal();
+  // Nobody generates for it here: what drains does not wait for it.
+  if (options_.resumable != nullptr && !WasAccepted(request)) options_.resumable->Drop(request.id);
+  if (options_.resumable != nullptr && WasAccepted(request)) options_.resumable->Detach(request.id, request.attempt, NowNs());
   const auto router = routers_->Find(request.router);
   if (router == nullptr) return;
   router->SendRefused({.router = request.router,

@@ -117,7 +117,7 @@ absl::Status Dispatcher::FindItsNumerics(Session& session) const {
       others = true;
     } else if (pipeline.numerics.empty()) {
       unknown = true;
-    } else if (MarkOf(pipeline.digest, pipeline.numerics) == request.mark) {
+    } else if (MarkFits(request.mark, pipeline.digest, pipeline.numerics)) {
       session.MadeBy(pipeline.numerics);
       return absl::OkStatus();
     } else {
@@ -142,19 +142,30 @@ RouteRequest Dispatcher::RouteOf(const Running& running) const {
           .avoid = running.avoid};
 }
 
-// Another model is served by its name, and has been for a while: what it began with does not come back.
-bool Dispatcher::ItsModelIsGone(Running& running, MonotonicNs now) const {
+// What serves its name has not been able to go on with it for a while, and does not look as if it would.
+absl::Status Dispatcher::WhyItCannotGoOn(Running& running, MonotonicNs now) const {
   const RouteRequest route = RouteOf(running);
-  bool named = false, served = false;
+  bool named = false, served = false, fits = false;
+  int64_t longest = 0;
   for (const PipelineView& pipeline : view_.pipelines) {
-    named = named || pipeline.model == route.model;
-    served = served || (IsOfItsModel(route, pipeline) &&
-                        (!route.only_its_numerics || SameNumerics(pipeline.numerics, route.numerics)));
+    if (pipeline.model != route.model) continue;
+    named = true;
+    if (!IsOfItsModel(route, pipeline) || (route.only_its_numerics && !SameNumerics(pipeline.numerics, route.numerics))) continue;
+    served = true;
+    fits = fits || pipeline.max_model_len == 0 || route.total_tokens <= pipeline.max_model_len;
+    longest = std::max(longest, pipeline.max_model_len);
   }
-  if (served || !named) running.model_gone_ns = 0;
-  if (served || !named) return false;
-  if (running.model_gone_ns == 0) running.model_gone_ns = now;
-  return now - running.model_gone_ns >= options_.hold_ms * kNsPerMs;
+  if (!named || fits) {
+    running.cannot_go_on_ns = 0;
+    return absl::OkStatus();
+  }
+  if (running.cannot_go_on_ns == 0) running.cannot_go_on_ns = now;
+  if (now - running.cannot_go_on_ns < options_.hold_ms * kNsPerMs) return absl::OkStatus();
+  const GenerationRequest& request = running.session->request();
+  if (!served) return ModelChangedError(request);
+  return WithCode(absl::FailedPreconditionError(absl::StrCat("prompt and max_tokens are ", route.total_tokens, " tokens, and '", request.model,
+                                                             "' takes no more than ", longest, " by now")),
+                  "context_length_exceeded");
 }
 
 void Dispatcher::OnDeaths(const wire::Deaths& deaths) {
@@ -190,13 +201,16 @@ bool Dispatcher::Place(Running& running) {
   running.copy = PipelineKey{};
 
   const std::string numerics = running.session->numerics();
-  if (!numerics.empty() && running.session->output_tokens() > 0 && !SameNumerics(numerics, pipeline.numerics)) {
-    metrics_->ProfileChanged();
-    LogWarning("stream_changes_numerics", {{"request_id", request.client_request_id},
-                                           {"from", numerics},
-                                           {"to", pipeline.numerics},
-                                           {"tokens", running.session->output_tokens()}});
+  if (!numerics.empty() && !SameNumerics(numerics, pipeline.numerics)) {
     running.session->MadeBy(pipeline.numerics);
+    const bool client_has_some = std::ranges::any_of(request.known, [](const KnownChoice& known) { return known.delivered > 0; });
+    if (client_has_some || running.session->output_tokens() > 0) {
+      metrics_->ProfileChanged();
+      LogWarning("stream_changes_numerics", {{"request_id", request.client_request_id},
+                                             {"from", numerics},
+                                             {"to", pipeline.numerics},
+                                             {"tokens", running.session->output_tokens()}});
+    }
   }
   breakers_.Chosen(*key, now);
   running.pipeline = *key;
@@ -473,33 +487,32 @@ void Dispatcher::Tick() {
   const auto is_due = [now](const Running& running) {
     return now >= running.session->request().deadline_ns || (running.pipeline.link < 0 && now >= running.retry_at_ns);
   };
-  std::vector<RequestId> late, unserved, outlived;
+  std::vector<RequestId> late, unserved;
+  std::vector<std::pair<RequestId, absl::Status>> outlived;
   for (const RequestId id : Oldest(is_due)) {
     Running& running = sessions_.find(id)->second;
     if (now >= running.session->request().deadline_ns) {
       late.push_back(id);
     } else if (!Place(running)) {
       running.retry_at_ns = now + kRetryDelayMs * kNsPerMs;
-      if (ItsModelIsGone(running, now)) {
-        outlived.push_back(id);
+      if (absl::Status why = WhyItCannotGoOn(running, now); !why.ok()) {
+        outlived.emplace_back(id, std::move(why));
       } else if (!running.accepted && running.held_until_ns > 0 && now >= running.held_until_ns) {
         unserved.push_back(id);
       }
     }
   }
-  for (RequestId id : unserved) {
-    metrics_->Rejected("no_pipeline");
-    Fail(id, NoPipelineError());
-  }
-  for (RequestId id : outlived) {
-    metrics_->Rejected("model_changed");
-    Fail(id, ModelChangedError(sessions_.find(id)->second.session->request()));
-  }
-  for (RequestId id : late) {
-    SendCancel(sessions_.find(id)->second);
-    metrics_->Rejected("deadline");
-    Fail(id, DeadlineError());
-  }
+  // Whoever still has it, or refused it a moment ago, forgets it.
+  const auto fail = [&](RequestId id, const char* reason, const absl::Status& status) {
+    const auto found = sessions_.find(id);
+    if (found == sessions_.end()) return;  // went with another part of its request
+    SendCancel(found->second);
+    metrics_->Rejected(reason);
+    Fail(id, status);
+  };
+  for (const RequestId id : unserved) fail(id, "no_pipeline", NoPipelineError());
+  for (const auto& [id, why] : outlived) fail(id, "model_changed", why);
+  for (const RequestId id : late) fail(id, "deadline", DeadlineError());
 }
 
 }  // namespace pagoda::router

@@ -104,7 +104,7 @@ class Dispatcher {
     MonotonicNs retry_at_ns = 0;
     MonotonicNs last_news_ns = 0;
     MonotonicNs unplaced_ns = 0;       // since when it has waited for a pipeline that runs, or for its tokens; 0: it does not
-    MonotonicNs model_gone_ns = 0;     // since when its name means another model
+    MonotonicNs cannot_go_on_ns = 0;   // since when its name means another model, or a shorter context
     bool touched = false;  // in this step
   };
   struct Link {
@@ -143,7 +143,7 @@ class Dispatcher {
   bool AnotherIsReady(const Running& running) const;
   RouteRequest RouteOf(const Running& running) const;
   absl::Status FindItsNumerics(Session& session) const;
-  bool ItsModelIsGone(Running& running, MonotonicNs now) const;
+  absl::Status WhyItCannotGoOn(Running& running, MonotonicNs now) const;
   void OnSnapshot(int link, const internal::v1::Snapshot& snapshot);
   void OnStep(int link, const internal::v1::StepTokens& step);
   void OnChoice(int link, const internal::v1::ChoiceTokens& tokens,

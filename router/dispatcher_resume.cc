@@ -17,7 +17,10 @@ void Dispatcher::OpenResumed(RequestId id) {
   Running& running = sessions_.find(id)->second;
   std::vector<ChoiceDelta> news = running.session->Opening();
   metrics_->Retried("resumed");
-  if (!running.session->finished() && !Place(running)) running.retry_at_ns = edges_.now() + kRetryDelayMs * kNsPerMs;
+  if (!running.session->finished() && !Place(running)) {
+    running.unplaced_ns = edges_.now();
+    running.retry_at_ns = edges_.now() + kRetryDelayMs * kNsPerMs;
+  }
   const std::shared_ptr<GenerationSink> sink = running.sink;
   for (ChoiceDelta& delta : news) {
     const auto found = sessions_.find(id);

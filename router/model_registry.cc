@@ -5,6 +5,7 @@
 
 #include "common/log.h"
 #include "router/request_status.h"
+#include "router/stream_position.h"
 
 namespace pagoda::router {
 namespace {
@@ -41,6 +42,16 @@ absl::StatusOr<const ServedModel*> ServedModels::Find(std::string_view name) con
                     "loading");
   }
   return found;
+}
+
+ServedModels ServedModels::ForMark(uint32_t mark) const {
+  ServedModels result = *this;
+  for (const ServedModel& other : others) {
+    const bool fits = std::ranges::any_of(other.numerics, [&](const std::string& n) { return MarkFits(mark, other.digest, n); });
+    const auto named = std::ranges::find(result.models, other.name, &ServedModel::name);
+    if (mark != 0 && fits && named != result.models.end()) *named = other;
+  }
+  return result;
 }
 
 ModelRegistry::ModelRegistry(Edges edges) : edges_(std::move(edges)) { Publish(); }
@@ -117,8 +128,12 @@ void ModelRegistry::Publish() {
       model.vocabulary = pipeline.vocabulary;
       if (pipeline.block_tokens > 0) model.block_tokens = pipeline.block_tokens;
     }
-    model.max_model_len = std::max(model.max_model_len, pipeline.max_model_len);
+    // As long as what takes new work; of nothing that does, as long as whatever there is.
+    const bool first_ready = pipeline.ready && model.pipelines_ready == 0;
+    if (first_ready) model.max_model_len = 0;
+    if (pipeline.ready || model.pipelines_ready == 0) model.max_model_len = std::max(model.max_model_len, pipeline.max_model_len);
     model.pipelines_ready += pipeline.ready;
+    if (!pipeline.numerics.empty() && std::ranges::count(model.numerics, pipeline.numerics) == 0) model.numerics.push_back(pipeline.numerics);
     const auto text = texts_.find(pipeline.digest);
     if (text != texts_.end()) model.text = text->second.model;
   }
@@ -128,6 +143,9 @@ void ModelRegistry::Publish() {
       return std::pair(entry.second.pipelines_ready, entry.second.text != nullptr);
     });
     served->models.push_back(best->second);
+    for (auto& [digest, model] : digests) {
+      if (digest != best->first) served->others.push_back(model);
+    }
   }
   served->nothing_served = served->models.empty();
   models_ = std::move(served);

@@ -28,6 +28,7 @@ struct ServedModel {
   int pipelines = 0;
   int64_t created_unix_s = 0;
   std::shared_ptr<const text::TextModel> text;  // null: on its way
+  std::vector<std::string> numerics;            // of its pipelines
 };
 
 struct ServedModels {
@@ -35,6 +36,11 @@ struct ServedModels {
   // To nobody: of a router that has just started, or that lost its coordinators for long. Then no
   // name is known to be wrong.
   bool nothing_served = false;
+  // Other models of the same names, which are on their way in or out: a rollout.
+  std::vector<ServedModel> others = {};
+
+  // For a stream whose position has that mark: names mean the models that it can be of.
+  ServedModels ForMark(uint32_t mark) const;
 
   // An empty name finds the only model. kNotFound, or kUnavailable while the model cannot be used
   // yet.

@@ -1,5 +1,7 @@
 #include "router/resumed_request.h"
 
+#include <algorithm>
+
 #include "common/block_hash.h"
 #include "common/status.h"
 
@@ -14,11 +16,15 @@ void TakeUp(const FoundPart* found, const StreamPosition* at, GenerationRequest&
     request.id = found->request;
     request.attempts_before = found->attempt;
     request.cached_tokens = found->cached_tokens;
+  }
+  // A client that has no tokens may get anybody's.
+  const bool has_some = at != nullptr && std::ranges::any_of(at->choices, [](const auto& choice) { return choice.tokens > 0; });
+  if (!has_some) return;
+  if (found != nullptr) {
     request.known_digest = found->model_digest;
     request.numerics = found->numerics;
   }
-  if (at == nullptr || at->mark == 0) return;
-  const bool agrees = found != nullptr && (at->mark == kMixedMark || at->mark == MarkOf(found->model_digest, found->numerics));
+  const bool agrees = at->mark == 0 || at->mark == kMixedMark || (found != nullptr && MarkFits(at->mark, found->model_digest, found->numerics));
   if (!agrees) request.mark = at->mark;
 }
 

@@ -15,7 +15,7 @@ namespace pagoda::router {
 uint64_t SeedOfResumable(std::string_view resume_id, int part);
 
 // It goes on as the request that the coordinators know, by its next attempt (null: none knows it), and as the client's position says
-// (null: it has none): what made the client's part makes the rest, whatever others know of it.
+// (null: it has nothing of this one): what made the client's part makes the rest, whatever others know of it.
 void TakeUp(const FoundPart* found, const StreamPosition* at, GenerationRequest& request);
 
 // Of a choice whose client is `at`: the log, cut to what the client has. Without one (null) the choice is made again from the

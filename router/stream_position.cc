@@ -30,6 +30,10 @@ uint32_t MarkOf(std::string_view model_digest, std::string_view numerics) {
   return static_cast<uint32_t>(hash.low) | 1;
 }
 
+bool MarkFits(uint32_t mark, std::string_view model_digest, std::string_view numerics) {
+  return mark == MarkOf(model_digest, numerics) || mark == MarkOf(model_digest, numerics.substr(0, numerics.find(' ')));
+}
+
 std::string StreamPosition::ToString() const {
   std::string text = absl::StrCat(created_unix_s);
   if (mark != 0) absl::StrAppend(&text, "-", absl::Hex(mark));

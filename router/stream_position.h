@@ -18,6 +18,8 @@ namespace pagoda::router {
 // Never 0 and never kMixedMark.
 uint32_t MarkOf(std::string_view model_digest, std::string_view numerics);
 inline constexpr uint32_t kMixedMark = 2;
+// Of these, or of their profile alone, as a coordinator of protocol 1 tells it.
+bool MarkFits(uint32_t mark, std::string_view model_digest, std::string_view numerics);
 
 struct StreamPosition {
   struct Choice {

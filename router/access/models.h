@@ -19,6 +19,9 @@ inline std::shared_ptr<const ServedModels> FilterModels(std::shared_ptr<const Se
   for (const ServedModel& model : all->models) {
     if (caller.MayUse(model.name)) some->models.push_back(model);
   }
+  for (const ServedModel& model : all->others) {
+    if (caller.MayUse(model.name)) some->others.push_back(model);
+  }
   return some;
 }
 

@@ -83,7 +83,12 @@ void GenerationJob::FillKnown(int prompt, GenerationRequest& request) {
   for (const FoundPart& part : resumable_->found.parts) {
     if (part.part == prompt) found = &part;
   }
-  TakeUp(found, resumable_->position ? &position_ : nullptr, request);
+  // The mark is of tokens: a prompt of which the client has none is free.
+  bool has_some = false;
+  for (int i = 0; i < per_prompt_ && resumable_->position; ++i) {
+    has_some = has_some || position_.choices[static_cast<size_t>(prompt * per_prompt_ + i)].tokens > 0;
+  }
+  TakeUp(found, has_some ? &position_ : nullptr, request);
   if (!resumable_->position) return;
   Part& part = parts_[static_cast<size_t>(prompt)];
   // A choice that has not begun still needs the prompt's logprobs, which only a run from the beginning gives.

@@ -285,11 +285,14 @@ void Service::Resume(std::shared_ptr<Exchange> exchange, Endpoint endpoint) {
 
 void Service::StartJob(std::shared_ptr<Exchange> exchange, Endpoint endpoint, int64_t created_unix_s,
                        std::optional<GenerationJob::Resumable> resumable) {
+  const uint32_t mark = resumable && resumable->position ? resumable->position->mark : 0;
   auto held = std::make_shared<std::optional<GenerationJob::Resumable>>(std::move(resumable));
   Prepare<PreparedGeneration>(
       std::move(exchange),
-      [endpoint, created_unix_s](const http::Request& request, const ServedModels& models) {
-        return PrepareGeneration(endpoint, request.body, models, created_unix_s);
+      [endpoint, created_unix_s, mark](const http::Request& request, const ServedModels& models) {
+        // What its tokens are of may be on its way out.
+        return mark == 0 ? PrepareGeneration(endpoint, request.body, models, created_unix_s)
+                         : PrepareGeneration(endpoint, request.body, models.ForMark(mark), created_unix_s);
       },
       [this, held, created_unix_s](std::shared_ptr<Exchange> done, PreparedGeneration prepared) {
         const MonotonicNs deadline = DeadlineOf(done->request());

@@ -115,11 +115,59 @@ TEST_F(RolloutTest, WithoutRoomForBothOneAfterTheOtherIsReplaced) {
   EXPECT_EQ(Serves(1), "f16") << "not both at once";
   Finish(2);
   EXPECT_EQ(Serves(3), "int8");
+  cluster_.Pass(300);
   EXPECT_TRUE(pipeline(1).draining);
   Finish(1);
   cluster_.Pass(300);
   EXPECT_EQ(Serves(3), "int8");
   EXPECT_EQ(Serves(4), "int8");
+}
+
+TEST_F(RolloutTest, TheNextIsReplacedWhenTheFirstServesAndNoneWhenItDoesNotLoad) {
+  Join({"a", "b", "c"});
+  Apply(SmallDeployment(1, 1, 3));
+  cluster_.loads = false;
+  Apply(Int8(SmallDeployment(1, 1, 3)));
+  ASSERT_TRUE(pipeline(3).draining);
+  Finish(3);
+  cluster_.Pass(3000);
+  ASSERT_EQ(cluster_.PhaseOf(4), PipelinePhase::kLoading);
+  EXPECT_EQ(Serves(1), "f16");
+  EXPECT_EQ(Serves(2), "f16");
+  cluster_.state.EpochFailed(PipelineId(4), pipeline(4).epoch, "it does not load", cluster_.now);
+  cluster_.Pass(30'000);
+  EXPECT_EQ(Serves(1), "f16");
+  EXPECT_EQ(Serves(2), "f16");
+}
+
+TEST_F(RolloutTest, RoomIsForWhomItWasMade) {
+  Join({"a", "b"});
+  Apply(SmallDeployment(2, 1, 1));
+  ModelFacts other = SmallModel();
+  other.digest = "other";
+  DeploymentSpec second = SmallDeployment(2, 1, 1);
+  second.name = "n";
+  cluster_.state.Apply(second, other, cluster_.now);  // pipeline 2, which waits for workers
+  cluster_.Obey();
+  Apply(Int8(SmallDeployment(2, 1, 1)));
+  ASSERT_TRUE(pipeline(1).draining);
+  Finish(1);
+  cluster_.Pass(300);
+  EXPECT_EQ(Serves(3), "int8");
+  EXPECT_EQ(cluster_.PhaseOf(2), PipelinePhase::kPending);
+}
+
+TEST_F(RolloutTest, WhatTakesNewWorkHasItsWorkersBeforeWhatDrains) {
+  Join({"a", "b", "c", "d"});
+  Apply(SmallDeployment(2, 1, 1));
+  Apply(Int8(SmallDeployment(2, 1, 1)));
+  ASSERT_TRUE(pipeline(1).draining);
+  ASSERT_EQ(Serves(2), "int8");
+  // A host dies with the leader and the workers of what drains.
+  FailOver(Int8(SmallDeployment(2, 1, 1)), {"c", "d"});
+  cluster_.Pass(2300);
+  EXPECT_EQ(Serves(2), "int8");
+  EXPECT_EQ(cluster_.PhaseOf(1), PipelinePhase::kPending);
 }
 
 TEST_F(RolloutTest, WhatCanNotBePlacedStopsNothing) {
@@ -243,6 +291,7 @@ TEST_F(RolloutTest, ANewCoordinatorGoesOnWithARollout) {
   cluster_.Pass(5000);
   Finish(2);
   EXPECT_EQ(Serves(3), "int8");
+  cluster_.Pass(300);
   EXPECT_TRUE(pipeline(1).draining);
 }
 
@@ -265,9 +314,37 @@ TEST_F(RolloutTest, WhatNobodyHasTheModelOfIsForgotten) {
   cluster_.saved_epoch = 5;
   Apply(SmallDeployment(1, 1, 1), "another");
   EXPECT_FALSE(Has(1));
-  ASSERT_TRUE(std::holds_alternative<ForgetPipeline>(cluster_.log.front()));
+  ASSERT_EQ(cluster_.state.restored().size(), 1u) << "its model may still be found";
+  const auto forgotten = [&] {
+    return std::ranges::count_if(cluster_.log, [](const Action& action) { return std::holds_alternative<ForgetPipeline>(action); });
+  };
+  EXPECT_EQ(forgotten(), 0);
   Join({"a"});
   EXPECT_EQ(Serves(10), "f16");
+  cluster_.state.FoundFormerModel(PipelineId(1), nullptr, cluster_.now);
+  cluster_.Obey();
+  EXPECT_EQ(forgotten(), 1);
+  EXPECT_TRUE(cluster_.state.restored().empty());
+}
+
+TEST_F(RolloutTest, AFormerModelThatIsFoundLateServesAgain) {
+  Join({"a", "b"});
+  Apply(SmallDeployment(2, 1, 1));
+  Apply(SmallDeployment(5, 1, 1));  // it can not be placed, so that the one before serves
+  ASSERT_EQ(Serves(1), "f16");
+  std::vector<RestoredPipeline> stored = StoredPipelines();
+  for (RestoredPipeline& pipeline : stored) pipeline.sizes = nullptr;
+  const uint64_t epoch = cluster_.saved_epoch;
+  cluster_ = Cluster();
+  cluster_.saved_epoch = epoch;
+  cluster_.state.Restore(epoch, 9, stored, cluster_.now);
+  Apply(SmallDeployment(5, 1, 1));
+  Join({"a", "b"});
+  ASSERT_FALSE(Has(1));
+  cluster_.state.FoundFormerModel(PipelineId(1), SmallModel().sizes, cluster_.now);
+  cluster_.Obey();
+  cluster_.Pass(2300);
+  EXPECT_EQ(Serves(1), "f16");
 }
 
 TEST_F(RolloutTest, ARouterThatIsLostHasAMomentToBringItsStreamsBack) {

@@ -3,6 +3,7 @@
 it would have had, whatever dies meanwhile."""
 import http.client
 import json
+import pathlib
 import sys
 import tempfile
 import threading
@@ -81,6 +82,28 @@ def first_difference(ids, expected):
     return f"{len(ids)} tokens, different from the undisturbed {len(expected)} at {at}"
 
 
+def a_stream_of_a_replaced_model_comes_back_to_it():
+    """Another model is applied, the old one drains, and the router of its last stream is killed: the other router finishes it."""
+    with tempfile.TemporaryDirectory(prefix="pagoda-apply-") as folder, Bare(folder, workers=4, routers=2) as serving:
+        other = pathlib.Path(folder, "another.gguf")
+        other.write_bytes(pathlib.Path(cluster.model_path()).read_bytes() + bytes(32))  # of another digest, by what nobody reads
+        body = {"model": serving.name, "max_tokens": 900, "ignore_eos": True, "return_token_ids": True, **STORY}
+        whole = TokenStream(serving, max_tokens=900, **STORY)
+        assert whole.read()
+        stream = ResumableStream([f"http://127.0.0.1:{serving.ports[i]}" for i in (1, 0)], "/v1/completions", body)
+        ids = []
+        for event in stream:
+            for choice in event["choices"]:
+                ids.extend(choice.get("token_ids") or [])
+            if len(ids) > 60 and serving.spec["model"] != str(other):
+                serving.apply(model=str(other))
+                wait_for(lambda: drains(serving.state()) == [1] and serving.deployment().replicas_ready == 1, "the other model does not get ready")
+                wait_for(lambda: router_metrics(serving.ports[0])[f'pagoda_router_pipelines_ready{{model_name="{serving.name}"}}'] == 1, "not seen")
+                serving.routers[1].kill()
+        assert stream.reconnects > 0 and ids == whole.ids, first_difference(ids, whole.ids)
+        assert profile_changes(serving.http_port) == 0
+
+
 def an_apply_under_load_fails_no_request():
     """Two replicas and no spare: one is replaced after the other. Every answer is whole, of the one spec or of the other."""
     with tempfile.TemporaryDirectory(prefix="pagoda-apply-") as folder, Bare(folder, replicas=2, pipeline_parallel_size=1) as serving:
@@ -147,4 +170,4 @@ def what_cannot_be_placed_stops_nothing():
 
 
 if __name__ == "__main__":
-    cluster.run(streams_outlive_an_apply_and_who_serves_it, an_apply_under_load_fails_no_request, what_cannot_be_placed_stops_nothing)
+    cluster.run(streams_outlive_an_apply_and_who_serves_it, a_stream_of_a_replaced_model_comes_back_to_it, an_apply_under_load_fails_no_request, what_cannot_be_placed_stops_nothing)
