@@ -231,7 +231,6 @@ void ClusterState::TryAssemble(PipelineRecord& pipeline, int64_t now_ns) {
 void ClusterState::SendAssignments(PipelineRecord& pipeline, const DeploymentRecord& deployment, int64_t now_ns) {
   pipeline.epoch = Epoch(next_epoch_++);
   pipeline.phase = PipelinePhase::kLoading;
-  pipeline.room_was_made = false;
   pipeline.assembling_since_ns = now_ns;
   pipeline.message = "loading";
   pipeline.kv_format = absl::StrCat(deployment.spec.kv_cache_type, " ", deployment.spec.block_size);
@@ -301,6 +300,7 @@ void ClusterState::Advance(PipelineRecord& pipeline, int64_t now_ns) {
     pipeline.failures = 0;
     pipeline.served = true;
     pipeline.enough_since_ns = 0;
+    pipeline.room_was_made = false;
     pipeline.streams_return_until_ns = std::min(pipeline.streams_return_until_ns, now_ns + limits_.streams_return_ns);
     pipeline.last_fault.clear();
     pipeline.numerics_profile = workers_.at(pipeline.workers.back()).info.numerics_profile;

@@ -70,10 +70,7 @@ absl::Status ClusterState::Delete(const std::string& name, int64_t now_ns) {
     Do(StopPipeline{id, StopHow::kDeleted});
     Remove(id, now_ns);
   }
-  std::erase_if(restored_, [&](const RestoredPipeline& kept) {
-    if (kept.deployment == name) Do(ForgetPipeline{kept.id});
-    return kept.deployment == name;
-  });
+  ForgetRestored(name);
   Reconcile(now_ns);
   return absl::OkStatus();
 }
@@ -105,8 +102,9 @@ void ClusterState::Reconcile(int64_t now_ns) {
     return std::ranges::any_of(pipelines_, [&](const auto& entry) { return entry.second.draining && entry.second.deployment == deployment; });
   };
   const auto turn = [&](const PipelineRecord& pipeline) {
-    if (pipeline.room_was_made && !drains_still(pipeline.deployment)) return 0;
-    if (pipeline.placement.ranks.empty()) return 3;
+    if (pipeline.room_was_made && pipeline.made_by == nullptr && !drains_still(pipeline.deployment)) return 0;
+    const bool was_ready = !pipeline.numerics_profile.empty() || !pipeline.shard_digests.empty();
+    if (!was_ready) return 3;
     return pipeline.draining ? 2 : 1;
   };
   std::vector<PipelineRecord*> pending;
@@ -150,12 +148,23 @@ void ClusterState::TakeUpRestored(DeploymentRecord& deployment, int64_t now_ns) 
       pipeline.shard_digests = std::move(kept.shard_digests);
       pipeline.numerics_profile = std::move(kept.numerics_profile);
       pipeline.served = true;
-      pipeline.wait_for_holders_until_ns = restored_ns_ + limits_.holders_return_ns;
+      pipeline.wait_for_holders_until_ns = now_ns + limits_.holders_return_ns;
       pipeline.streams_return_until_ns = now_ns + limits_.assembled_again_ns;  // should it drain by then
     }
     Add(std::move(pipeline));
   }
   std::erase_if(restored_, [&](const RestoredPipeline& kept) { return pipelines_.contains(kept.id) || forgotten.contains(kept.id); });
+  // Who joined before this was known.
+  for (auto& [id, worker] : workers_) {
+    if (worker.phase == WorkerPhase::kIdle && worker.shard.empty()) RecognizeShard(worker);
+  }
+}
+
+void ClusterState::ForgetRestored(const std::string& deployment) {
+  std::erase_if(restored_, [&](const RestoredPipeline& kept) {
+    if (kept.deployment == deployment) Do(ForgetPipeline{kept.id});
+    return kept.deployment == deployment;
+  });
 }
 
 void ClusterState::FoundFormerModel(PipelineId id, std::shared_ptr<const ModelSizes> sizes, int64_t now_ns) {
@@ -236,7 +245,7 @@ void ClusterState::MakeRoom(const DeploymentRecord& deployment) {
   const bool one_is_coming = std::ranges::any_of(current, [&](PipelineId id) {
     const PipelineRecord& pipeline = pipelines_.at(id);
     const bool loads = pipeline.phase == PipelinePhase::kLoading || pipeline.phase == PipelinePhase::kLinking;
-    return loads || (pipeline.phase == PipelinePhase::kPending && pipeline.failures > 0);
+    return loads || (pipeline.phase == PipelinePhase::kPending && pipeline.failures > 0 && !pipeline.starved);
   });
   if (one_is_coming) return;
   // Workers are on their way already.

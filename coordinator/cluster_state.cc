@@ -13,12 +13,10 @@ constexpr int64_t kFlapsForgottenNs = 60'000'000'000;
 
 }  // namespace
 
-void ClusterState::Restore(uint64_t last_epoch, uint64_t last_pipeline, std::vector<RestoredPipeline> pipelines,
-                           int64_t now_ns) {
+void ClusterState::Restore(uint64_t last_epoch, uint64_t last_pipeline, std::vector<RestoredPipeline> pipelines) {
   next_epoch_ = last_epoch + 1;
   next_pipeline_ = last_pipeline + 1;
   restored_ = std::move(pipelines);
-  restored_ns_ = now_ns;
   for (const RestoredPipeline& pipeline : restored_) next_pipeline_ = std::max(next_pipeline_, pipeline.id.value() + 1);
 }
 

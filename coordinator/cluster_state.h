@@ -41,9 +41,10 @@ class ClusterState {
   explicit ClusterState(ClusterLimits limits) : limits_(std::move(limits)) {}
 
   // Before anything else, what the store has. Pipelines keep their ids.
-  void Restore(uint64_t last_epoch, uint64_t last_pipeline, std::vector<RestoredPipeline> pipelines, int64_t now_ns);
+  void Restore(uint64_t last_epoch, uint64_t last_pipeline, std::vector<RestoredPipeline> pipelines);
   // Those of former specs whose models nobody has brought yet.
   const std::vector<RestoredPipeline>& restored() const { return restored_; }
+  void ForgetRestored(const std::string& deployment);  // it was deleted before it was taken up
   // Null: it is gone for good.
   void FoundFormerModel(PipelineId pipeline, std::shared_ptr<const ModelSizes> sizes, int64_t now_ns);
   // The address under which workers find this coordinator's own Blob service.
@@ -135,7 +136,6 @@ class ClusterState {
   std::map<PipelineId, PipelineRecord> pipelines_;
   std::map<std::string, DeploymentRecord> deployments_;
   std::vector<RestoredPipeline> restored_;  // of deployments that were not applied here yet, or of models that were not found yet
-  int64_t restored_ns_ = 0;
   int reserved_ = 0;  // of the idle workers, for pipelines that wait for more of their own; while Reconcile goes through them
   int64_t ticked_ns_ = 0;
   struct Flaps {

@@ -140,7 +140,7 @@ void Coordinator::Submit(PipelineId pipeline, Request request, ResumeTable::Labe
     if (!request.resumable) LogWarning("stream_not_resumable", {{"request_id", client_request_id}});
   }
   if (engine->TrySubmit(std::move(request))) return;
-  resumable_->Drop(refusal.request);
+  resumable_->Drop(refusal.request, refusal.attempt);
   refusal.code = RefusalCode::kResourceExhausted;
   refusal.message = absl::StrCat("the pipeline's queue is full (max_queued_requests ", engine->max_queued_requests(), ")");
   refusal.retry_after_ms = 1000;
@@ -229,7 +229,12 @@ void Coordinator::Delete(std::string name, Done done) {
     absl::Status status = CheckLeads();
     const bool known = state_.deployments().contains(name);
     if (status.ok() && (known || unrestored_.contains(name))) status = store_->DeleteDeployment(name);
-    if (status.ok() && (unrestored_.erase(name) == 0 || known)) status = state_.Delete(name, NowNs());
+    const bool waited = status.ok() && unrestored_.erase(name) > 0;
+    if (waited && !known) {
+      state_.ForgetRestored(name);
+    } else if (status.ok()) {
+      status = state_.Delete(name, NowNs());
+    }
     if (status.ok()) Tell("deployment", absl::StrCat(name, " was deleted"));
     done(status);
   });

@@ -47,7 +47,7 @@ absl::Status Coordinator::TakeUpStoredState() {
   for (const RestoredPipeline& pipeline : stored->pipelines) {
     if (!unrestored_.contains(pipeline.deployment)) unwritten_[pipeline.id] = std::nullopt;  // of what was deleted: to be forgotten
   }
-  state_.Restore(stored->last_epoch, stored->last_pipeline, std::move(stored->pipelines), NowNs());
+  state_.Restore(stored->last_epoch, stored->last_pipeline, std::move(stored->pipelines));
   RestoreTheRest(NowNs());
   leading_.store(true);
   CountWorkers();

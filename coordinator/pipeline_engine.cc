@@ -18,6 +18,8 @@ constexpr int64_t kLeastPatienceNs = 3 * kNsPerSecond;
 // A canary takes at most this part of an idle pipeline's time.
 constexpr double kCanaryRarity = 200;
 constexpr int64_t kTellDrainedEveryNs = kNsPerSecond / 4;
+// What is on its way when a drain begins is taken: a router hears of it by the next snapshot.
+constexpr int64_t kOnTheirWayNs = 300 * kNsPerMs;
 
 // It was accepted once, here or elsewhere, and is not turned away.
 bool WasAccepted(const Request& request) {
@@ -66,7 +68,7 @@ void PipelineEngine::Run() {
 void PipelineEngine::Refuse(const Request& request, const std::string& why) {
   metrics_->CountRefusal();
   // Nobody generates for it here: what drains does not wait for it.
-  if (options_.resumable != nullptr && !WasAccepted(request)) options_.resumable->Drop(request.id);
+  if (options_.resumable != nullptr && !WasAccepted(request)) options_.resumable->Drop(request.id, request.attempt);
   if (options_.resumable != nullptr && WasAccepted(request)) options_.resumable->Detach(request.id, request.attempt, NowNs());
   const auto router = routers_->Find(request.router);
   if (router == nullptr) return;
@@ -122,7 +124,7 @@ void PipelineEngine::Publish() {
   PublishDeaths();
   for (const Refusal& refusal : scheduler_.TakeRefusals()) {
     metrics_->CountRefusal();
-    if (options_.resumable != nullptr) options_.resumable->Drop(refusal.request);
+    if (options_.resumable != nullptr) options_.resumable->Drop(refusal.request, refusal.attempt);
     if (const auto router = routers_->Find(refusal.router)) router->SendRefused(refusal);
     requests_.Refused(refusal);
   }
@@ -149,7 +151,7 @@ void PipelineEngine::Publish() {
     status_ = {.stats = stats, .epoch = epoch_, .open = scheduler_.epoch_open(), .idle = idle};
   }
   if (idle && requests_.open() > 0) requests_.Idle();
-  if (draining_ && idle && inbox_.size() == 0 && NowNs() - told_drained_ns_ >= kTellDrainedEveryNs) {
+  if (DrainsSince(NowNs(), kOnTheirWayNs) && idle && inbox_.size() == 0 && NowNs() - told_drained_ns_ >= kTellDrainedEveryNs) {
     told_drained_ns_ = NowNs();
     options_.drained();
   }
@@ -165,7 +167,7 @@ void PipelineEngine::PublishDeaths() {
 
 void PipelineEngine::Handle(Event& event, int64_t now_ns) {
   std::visit(Overloaded{[&](Request& request) {
-                          if (stopping_ || (draining_ && !WasAccepted(request))) return Refuse(request, "the pipeline is draining");
+                          if (stopping_ || (DrainsSince(now_ns, kOnTheirWayNs) && !WasAccepted(request))) return Refuse(request, "the pipeline is draining");
                           requests_.Received(request);
                           scheduler_.Submit(std::move(request), now_ns);
                         },
@@ -203,7 +205,10 @@ void PipelineEngine::Handle(Event& event, int64_t now_ns) {
                         },
                         [&](FinishKvEvent& finish) { scheduler_.FinishKv(finish.move, finish.arrived); },
                         [&](LimitQueueEvent& limit) { scheduler_.LimitQueue(limit.max_queued_requests); },
-                        [&](DrainEvent&) { draining_ = true; },
+                        [&](DrainEvent&) {
+                          if (!draining_) drain_began_ns_ = now_ns;
+                          draining_ = true;
+                        },
                         [&](StopEvent& stop) {
                           scheduler_.FailAll(stop.message);
                           scheduler_.EndEpoch();

@@ -122,6 +122,7 @@ class PipelineEngine {
   void CheckStepDeadline(int64_t now_ns);
   void SendCanary(int64_t now_ns);
   void FailEpoch(const std::string& why);
+  bool DrainsSince(int64_t now_ns, int64_t so_long_ns) const { return draining_ && now_ns - drain_began_ns_ >= so_long_ns; }
   bool IsOpen(Epoch epoch) const { return transport_ != nullptr && !failed_ && epoch == epoch_; }
   int64_t WaitNs(int64_t now_ns) const;
   bool Push(Event event);
@@ -143,6 +144,7 @@ class PipelineEngine {
   bool failed_ = false;   // the epoch's end was reported
   bool draining_ = false;
   bool stopping_ = false;
+  int64_t drain_began_ns_ = 0;
   int64_t told_drained_ns_ = 0;
   std::deque<std::pair<uint64_t, int64_t>> dispatched_;  // step, when
   int64_t worked_ns_ = 0;       // when there was last something to do

@@ -81,9 +81,9 @@ void ResumeTable::Append(const ChoiceOutput& output, int64_t now_ns) {
   if (over) Detach(entry, now_ns);
 }
 
-void ResumeTable::Drop(RequestId request) {
+void ResumeTable::Drop(RequestId request, uint32_t attempt) {
   const auto found = by_request_.find(request);
-  if (found == by_request_.end()) return;
+  if (found == by_request_.end() || (attempt > 0 && found->second.part.attempt > attempt)) return;
   Entry& entry = found->second;
   bytes_ -= entry.bytes;
   if (entry.expires_ns > 0) detached_.erase(entry.detached);

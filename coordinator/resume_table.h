@@ -55,7 +55,7 @@ class ResumeTable {
   // A submission of a resumable stream, first or again; it takes the place of what had its name. False: no room.
   bool Begin(Label label, const Request& request, PipelineId pipeline, int64_t now_ns);
   void Append(const ChoiceOutput& output, int64_t now_ns);
-  void Drop(RequestId request);                    // it was refused
+  void Drop(RequestId request, uint32_t attempt = 0);  // this attempt was refused (0: any); a newer one is another's
   // Its client has gone, says whoever submitted this attempt (0: any): a newer one is another router's.
   void Detach(RequestId request, uint32_t attempt, int64_t now_ns);
   void DetachRouter(RouterId router, int64_t now_ns);
@@ -104,9 +104,9 @@ class SharedResumeTable {
       table_.Append(output, now_ns);
     }
   }
-  void Drop(RequestId request) {
+  void Drop(RequestId request, uint32_t attempt) {
     MutexLock lock(&mutex_);
-    table_.Drop(request);
+    table_.Drop(request, attempt);
   }
   void Detach(RequestId request, uint32_t attempt, int64_t now_ns) {
     MutexLock lock(&mutex_);

@@ -111,6 +111,7 @@ bool Dispatcher::MayComeBack(const GenerationRequest& request) const {
 absl::Status Dispatcher::FindItsNumerics(Session& session) const {
   const GenerationRequest& request = session.request();
   bool others = false, unknown = false;
+  const std::string* profile_alone = nullptr;  // of a coordinator of protocol 1, which does not tell more
   for (const PipelineView& pipeline : view_.pipelines) {
     if (pipeline.model != request.model) continue;
     if (pipeline.digest != request.model_digest) {
@@ -120,9 +121,15 @@ absl::Status Dispatcher::FindItsNumerics(Session& session) const {
     } else if (MarkFits(request.mark, pipeline.digest, pipeline.numerics)) {
       session.MadeBy(pipeline.numerics);
       return absl::OkStatus();
+    } else if (pipeline.numerics.find(' ') == std::string::npos) {
+      profile_alone = &pipeline.numerics;
     } else {
       others = true;
     }
+  }
+  if (profile_alone != nullptr) {
+    session.MadeBy(*profile_alone);
+    return absl::OkStatus();
   }
   return others && !unknown ? ModelChangedError(request) : NoPipelineError();
 }
@@ -199,6 +206,7 @@ bool Dispatcher::Place(Running& running) {
   if (running.copy != *key) SendCancel(running);
   if (!edges_.send(key->link, std::move(message))) return false;  // its loss is on its way to us
   running.copy = PipelineKey{};
+  running.cannot_go_on_ns = 0;
 
   const std::string numerics = running.session->numerics();
   if (!numerics.empty() && !SameNumerics(numerics, pipeline.numerics)) {
@@ -511,7 +519,7 @@ void Dispatcher::Tick() {
     Fail(id, status);
   };
   for (const RequestId id : unserved) fail(id, "no_pipeline", NoPipelineError());
-  for (const auto& [id, why] : outlived) fail(id, "model_changed", why);
+  for (const auto& [id, why] : outlived) fail(id, absl::IsUnavailable(why) ? "model_changed" : "invalid", why);
   for (const RequestId id : late) fail(id, "deadline", DeadlineError());
 }
 

@@ -44,12 +44,13 @@ absl::StatusOr<const ServedModel*> ServedModels::Find(std::string_view name) con
   return found;
 }
 
-ServedModels ServedModels::ForMark(uint32_t mark) const {
+ServedModels ServedModels::ForStreamOf(std::string_view digest, uint32_t mark) const {
   ServedModels result = *this;
   for (const ServedModel& other : others) {
-    const bool fits = std::ranges::any_of(other.numerics, [&](const std::string& n) { return MarkFits(mark, other.digest, n); });
+    const bool fits = digest.empty() ? std::ranges::any_of(other.numerics, [&](const std::string& n) { return MarkFits(mark, other.digest, n); })
+                                     : other.digest == digest;
     const auto named = std::ranges::find(result.models, other.name, &ServedModel::name);
-    if (mark != 0 && fits && named != result.models.end()) *named = other;
+    if (fits && named != result.models.end()) *named = other;
   }
   return result;
 }

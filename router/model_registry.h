@@ -39,8 +39,9 @@ struct ServedModels {
   // Other models of the same names, which are on their way in or out: a rollout.
   std::vector<ServedModel> others = {};
 
-  // For a stream whose position has that mark: names mean the models that it can be of.
-  ServedModels ForMark(uint32_t mark) const;
+  // For a stream whose client comes back: names mean the models that it is of, by the digest that its log names, or else by the mark of
+  // its position.
+  ServedModels ForStreamOf(std::string_view digest, uint32_t mark) const;
 
   // An empty name finds the only model. kNotFound, or kUnavailable while the model cannot be used
   // yet.

@@ -1,7 +1,5 @@
 #include "router/resumed_request.h"
 
-#include <algorithm>
-
 #include "common/block_hash.h"
 #include "common/status.h"
 
@@ -18,8 +16,7 @@ void TakeUp(const FoundPart* found, const StreamPosition* at, GenerationRequest&
     request.cached_tokens = found->cached_tokens;
   }
   // A client that has no tokens may get anybody's.
-  const bool has_some = at != nullptr && std::ranges::any_of(at->choices, [](const auto& choice) { return choice.tokens > 0; });
-  if (!has_some) return;
+  if (at == nullptr || !at->HasTokens()) return;
   if (found != nullptr) {
     request.known_digest = found->model_digest;
     request.numerics = found->numerics;

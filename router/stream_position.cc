@@ -1,5 +1,6 @@
 #include "router/stream_position.h"
 
+#include <algorithm>
 #include <charconv>
 
 #include "common/block_hash.h"
@@ -36,7 +37,7 @@ bool MarkFits(uint32_t mark, std::string_view model_digest, std::string_view num
 
 std::string StreamPosition::ToString() const {
   std::string text = absl::StrCat(created_unix_s);
-  if (mark != 0) absl::StrAppend(&text, "-", absl::Hex(mark));
+  if (mark != 0 && HasTokens()) absl::StrAppend(&text, "-", absl::Hex(mark));
   text += ':';
   for (size_t i = 0; i < choices.size(); ++i) {
     const Choice& choice = choices[i];
@@ -54,6 +55,10 @@ std::string StreamPosition::ToString() const {
   }
   if (usage_sent) text += ".u";
   return text;
+}
+
+bool StreamPosition::HasTokens() const {
+  return std::ranges::any_of(choices, [](const Choice& choice) { return choice.tokens > 0; });
 }
 
 absl::StatusOr<StreamPosition> StreamPosition::Parse(std::string_view text) {
@@ -79,6 +84,7 @@ absl::StatusOr<StreamPosition> StreamPosition::Parse(std::string_view text) {
     if (!Take(text, '.')) break;
   }
   if (!text.empty() || position.choices.empty()) return bad;
+  if (!position.HasTokens()) position.mark = 0;
   return position;
 }
 

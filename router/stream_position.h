@@ -40,6 +40,7 @@ struct StreamPosition {
     if (with != 0) mark = mark == 0 || mark == with ? with : kMixedMark;
   }
 
+  bool HasTokens() const;
   std::string ToString() const;
   // kInvalidArgument.
   static absl::StatusOr<StreamPosition> Parse(std::string_view text);

@@ -182,7 +182,7 @@ class InferenceService : public v1::Inference::CallbackService {
         return InvalidField("last_event_id", "does not belong to a stream of this request");
       created_unix_s = position->created_unix_s;
     }
-    const ServedModels by_mark = position ? served.ForMark(position->mark) : ServedModels();
+    const ServedModels by_mark = position ? served.ForStreamOf("", position->mark) : ServedModels();
     PAGODA_ASSIGN_OR_RETURN(const ServedModel* model, (position ? by_mark : served).Find(request.model()));
     PAGODA_ASSIGN_OR_RETURN(std::vector<TokenId> prompt, PromptOf(request, *model, created_unix_s));
     PAGODA_ASSIGN_OR_RETURN(

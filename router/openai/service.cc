@@ -285,14 +285,17 @@ void Service::Resume(std::shared_ptr<Exchange> exchange, Endpoint endpoint) {
 
 void Service::StartJob(std::shared_ptr<Exchange> exchange, Endpoint endpoint, int64_t created_unix_s,
                        std::optional<GenerationJob::Resumable> resumable) {
-  const uint32_t mark = resumable && resumable->position ? resumable->position->mark : 0;
+  const bool has_tokens = resumable && resumable->position && resumable->position->HasTokens();
+  const uint32_t mark = has_tokens ? resumable->position->mark : 0;
+  std::string digest;
+  if (has_tokens && !resumable->found.parts.empty()) digest = resumable->found.parts.front().model_digest;
   auto held = std::make_shared<std::optional<GenerationJob::Resumable>>(std::move(resumable));
   Prepare<PreparedGeneration>(
       std::move(exchange),
-      [endpoint, created_unix_s, mark](const http::Request& request, const ServedModels& models) {
+      [endpoint, created_unix_s, mark, digest, has_tokens](const http::Request& request, const ServedModels& models) {
         // What its tokens are of may be on its way out.
-        return mark == 0 ? PrepareGeneration(endpoint, request.body, models, created_unix_s)
-                         : PrepareGeneration(endpoint, request.body, models.ForMark(mark), created_unix_s);
+        return has_tokens ? PrepareGeneration(endpoint, request.body, models.ForStreamOf(digest, mark), created_unix_s)
+                          : PrepareGeneration(endpoint, request.body, models, created_unix_s);
       },
       [this, held, created_unix_s](std::shared_ptr<Exchange> done, PreparedGeneration prepared) {
         const MonotonicNs deadline = DeadlineOf(done->request());

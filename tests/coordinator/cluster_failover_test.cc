@@ -171,7 +171,7 @@ TEST(ClusterFailover, ANewCoordinatorGivesWorkersTheirPlacesBack) {
   before.Join("b");
   ASSERT_EQ(before.saved.shard_digests, (std::vector<std::string>{"shard of stage 0", "shard of stage 1"}));
   Cluster after;
-  after.state.Restore(1, 1, {before.saved}, after.now);
+  after.state.Restore(1, 1, {before.saved});
   after.state.Apply(SmallDeployment(2, 1, 1), SmallModel(), after.now);
   after.Join("spare");
   after.Join("b", "shard of stage 1");
@@ -189,7 +189,7 @@ TEST(ClusterFailover, WhoDoesNotComeBackIsNotAwaitedForEver) {
   before.Join("a");
   before.Join("b");
   Cluster after;
-  after.state.Restore(1, 1, {before.saved}, after.now);
+  after.state.Restore(1, 1, {before.saved});
   after.state.Apply(SmallDeployment(2, 1, 1), SmallModel(), after.now);
   const WorkerId spare = after.Join("spare");
   const WorkerId b = after.Join("b", "shard of stage 1");

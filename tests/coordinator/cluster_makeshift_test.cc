@@ -175,7 +175,7 @@ TEST_F(MakeshiftTest, ANewCoordinatorTakesItUpAtOnce) {
   ASSERT_EQ(saved.placement.ranks.size(), 1u);
   Cluster next;
   next.saved_epoch = cluster_.saved_epoch;
-  next.state.Restore(cluster_.saved_epoch, 1, {saved}, next.now);
+  next.state.Restore(cluster_.saved_epoch, 1, {saved});
   next.state.Apply(SmallDeployment(2, 1, 1), SmallModel(), next.now);
   next.Join("a");
   next.Pass(2300);  // until those that held shards might have come

@@ -75,7 +75,7 @@ class RolloutTest : public ::testing::Test {
     next.now = cluster_.now;
     next.drains = false;
     next.saved_epoch = cluster_.saved_epoch;
-    next.state.Restore(cluster_.saved_epoch, 9, stored, next.now);
+    next.state.Restore(cluster_.saved_epoch, 9, stored);
     cluster_ = std::move(next);
     Apply(spec, digest);
     Join(workers);
@@ -138,6 +138,24 @@ TEST_F(RolloutTest, TheNextIsReplacedWhenTheFirstServesAndNoneWhenItDoesNotLoad)
   cluster_.Pass(30'000);
   EXPECT_EQ(Serves(1), "f16");
   EXPECT_EQ(Serves(2), "f16");
+}
+
+TEST_F(RolloutTest, ALostWorkerDoesNotStopARollout) {
+  Join({"a", "b", "c", "d"});
+  Apply(SmallDeployment(2, 1, 2));
+  Apply(Int8(SmallDeployment(2, 1, 2)));
+  ASSERT_TRUE(pipeline(2).draining);
+  cluster_.loads = false;
+  Finish(2);
+  ASSERT_EQ(cluster_.PhaseOf(3), PipelinePhase::kLoading);
+  cluster_.state.Gone(pipeline(3).workers.at(1), "killed", cluster_.now);  // for good
+  cluster_.loads = true;
+  cluster_.Obey();
+  cluster_.Pass(2000);
+  ASSERT_TRUE(pipeline(1).draining) << "with one of its workers there are enough again";
+  Finish(1);
+  cluster_.Pass(300);
+  EXPECT_EQ(Serves(3), "int8");
 }
 
 TEST_F(RolloutTest, RoomIsForWhomItWasMade) {
@@ -310,7 +328,7 @@ TEST_F(RolloutTest, WhatNobodyHasTheModelOfIsForgotten) {
   std::vector<RestoredPipeline> stored = StoredPipelines();
   stored.at(0).sizes = nullptr;
   cluster_ = Cluster();
-  cluster_.state.Restore(5, 9, stored, cluster_.now);
+  cluster_.state.Restore(5, 9, stored);
   cluster_.saved_epoch = 5;
   Apply(SmallDeployment(1, 1, 1), "another");
   EXPECT_FALSE(Has(1));
@@ -337,7 +355,7 @@ TEST_F(RolloutTest, AFormerModelThatIsFoundLateServesAgain) {
   const uint64_t epoch = cluster_.saved_epoch;
   cluster_ = Cluster();
   cluster_.saved_epoch = epoch;
-  cluster_.state.Restore(epoch, 9, stored, cluster_.now);
+  cluster_.state.Restore(epoch, 9, stored);
   Apply(SmallDeployment(5, 1, 1));
   Join({"a", "b"});
   ASSERT_FALSE(Has(1));

@@ -289,7 +289,7 @@ TEST(ClusterState, SaysWhyAModelDoesNotFit) {
 
 TEST(ClusterState, RestoredPipelinesKeepTheirIdsAndEpochsGoOn) {
   Cluster cluster;
-  cluster.state.Restore(41, 7, {{PipelineId(5), "m", {}, {}}}, cluster.now);
+  cluster.state.Restore(41, 7, {{PipelineId(5), "m", {}, {}}});
   cluster.saved_epoch = 41;
   cluster.state.Apply(SmallDeployment(1, 1, 2), SmallModel(), cluster.now);
   cluster.Join("a");

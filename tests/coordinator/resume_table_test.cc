@@ -107,6 +107,12 @@ TEST(ResumeTableTest, APipelineIsNeededWhileAClientMayComeBackToIt) {
   ASSERT_TRUE(table.Begin({.tenant = "", .resume_id = "a", .part = 0, .router_state = "", .model_digest = "d", .numerics = "n"}, request,
                           PipelineId(1), 0));
   EXPECT_TRUE(table.HasLately(PipelineId(1), 9000 * kMs)) << "it runs";
+  Request newer = request;
+  newer.attempt = request.attempt + 1;
+  ASSERT_TRUE(table.Begin({.tenant = "", .resume_id = "a", .part = 0, .router_state = "", .model_digest = "d", .numerics = "n"}, newer,
+                          PipelineId(1), 0));
+  table.Drop(request.id, request.attempt);
+  EXPECT_TRUE(table.HasLately(PipelineId(1), 9000 * kMs)) << "what was refused is an older attempt";
   EXPECT_FALSE(table.HasLately(PipelineId(2), 0));
   table.Detach(request.id, 0, 1000 * kMs);
   EXPECT_TRUE(table.HasLately(PipelineId(1), 1000 * kMs));

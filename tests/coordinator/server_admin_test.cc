@@ -96,10 +96,16 @@ TEST_F(ServerTest, AdminScalesDrainsAndDeletes) {
   ::pagoda::v1::DrainDeploymentRequest drain_request;
   drain_request.set_name("tiny");
   ASSERT_TRUE(admin_->DrainDeployment(&drain, drain_request, &deployment).ok());
-  client.Send(AttachClient::MakeSubmit(2, 1, Prompt(20, 1), 60, 1));
-  ASSERT_TRUE(client.WaitForEnd(1));
-  ASSERT_TRUE(client.WaitForEnd(2));
+  absl::SleepFor(absl::Milliseconds(350));  // what was on its way is taken
+  auto late = AttachClient::MakeSubmit(2, 1, Prompt(20, 1), 60, 1);
+  late.mutable_submit()->set_resume_id("late");  // and does not keep the pipeline for a client that never had anything
+  client.Send(late);
+  auto replay = AttachClient::MakeSubmit(3, 1, Prompt(20, 1), 60, 1);  // of a stream that was accepted before
+  replay.mutable_submit()->set_accepted(true);
+  client.Send(replay);
+  for (const uint64_t id : {1, 2, 3}) ASSERT_TRUE(client.WaitForEnd(id)) << id;
   EXPECT_EQ(client.Get(1).tokens.size(), 60u);
+  EXPECT_EQ(client.Get(3).tokens.size(), 60u);
   EXPECT_EQ(client.refused().count(2), 1u);
   for (int i = 0; i < 200 && Cluster().pipelines_size() > 0; ++i) absl::SleepFor(absl::Milliseconds(20));
   EXPECT_EQ(Cluster().pipelines_size(), 0);

@@ -28,6 +28,7 @@ struct FakePipeline {
   bool drains = false;
   std::string digest = {};  // empty: that of the options
   std::string numerics = {};
+  int64_t max_model_len = 0;  // 0: that of the options
   uint64_t kv_moved_to = 0;  // and its epoch is closed
   int64_t submits = 0;
 };
@@ -228,7 +229,7 @@ wire::CoordinatorMessage FakeCoordinator::State::SnapshotMessage() {
     p->set_ready(pipeline.ready);
     p->set_epoch_closed(pipeline.kv_moved_to != 0);
     p->set_kv_moved_to(pipeline.kv_moved_to);
-    p->set_max_model_len(options.max_model_len);
+    p->set_max_model_len(pipeline.max_model_len > 0 ? pipeline.max_model_len : options.max_model_len);
     p->set_block_tokens(16);
     p->set_blocks_total(1000);
     p->set_blocks_used(std::min<int>(1000, static_cast<int>(running.size())));
@@ -496,6 +497,12 @@ void FakeCoordinator::Drain(uint64_t pipeline) {
     if (p.id == pipeline) p.drains = true;
     if (p.id == pipeline) p.ready = false;
   }
+  state_->SendSnapshots();
+}
+
+void FakeCoordinator::SetMaxModelLen(int64_t tokens) {
+  MutexLock lock(&state_->mutex);
+  for (FakePipeline& p : state_->pipelines) p.max_model_len = tokens;
   state_->SendSnapshots();
 }
 

@@ -86,7 +86,8 @@ def a_stream_of_a_replaced_model_comes_back_to_it():
     """Another model is applied, the old one drains, and the router of its last stream is killed: the other router finishes it."""
     with tempfile.TemporaryDirectory(prefix="pagoda-apply-") as folder, Bare(folder, workers=4, routers=2) as serving:
         other = pathlib.Path(folder, "another.gguf")
-        other.write_bytes(pathlib.Path(cluster.model_path()).read_bytes() + bytes(32))  # of another digest, by what nobody reads
+        # Of another digest, by a key that nobody reads.
+        other.write_bytes(pathlib.Path(cluster.model_path()).read_bytes().replace(b"general.name", b"general.nama", 1))
         body = {"model": serving.name, "max_tokens": 900, "ignore_eos": True, "return_token_ids": True, **STORY}
         whole = TokenStream(serving, max_tokens=900, **STORY)
         assert whole.read()

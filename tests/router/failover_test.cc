@@ -140,6 +140,19 @@ TEST_F(FailoverTest, AStreamWhoseModelIsGoneSaysSo) {
   EXPECT_NE(answer.body.find("\"code\":\"model_changed\""), std::string::npos) << answer.body.substr(answer.body.size() - 400);
 }
 
+TEST_F(FailoverTest, AStreamThatNoLongerFitsSaysSo) {
+  FakeCoordinator& only = AddCoordinator();
+  StartRouter([](Router::Options& options) { options.dispatcher.hold_ms = 700; });
+  bool done = false;
+  const HttpAnswer answer = Complete(R"("stream":true,"max_tokens":200)", [&](size_t received) {
+    if (done || received < 1500) return;
+    done = true;
+    only.SetMaxModelLen(100);
+    only.NewEpoch(1);
+  });
+  EXPECT_NE(answer.body.find("takes no more than 100 by now"), std::string::npos) << answer.body.substr(answer.body.size() - 400);
+}
+
 TEST_F(FailoverTest, AStopStringAndLogprobsSurviveTheCut) {
   FakeCoordinator& only = AddCoordinator();
   StartRouter();

@@ -172,6 +172,7 @@ router::StreamPosition SimClient::Position() const {
                                 .text_ended = finished_[c],
                                 .finished = finished_[c]});
   }
+  if (!position.HasTokens()) position.mark = 0;
   // As it travels.
   const absl::StatusOr<router::StreamPosition> read = router::StreamPosition::Parse(position.ToString());
   if (!read.ok() || *read != position) world_.Violate(absl::StrCat("a position is not read as it was written: ", position.ToString()));

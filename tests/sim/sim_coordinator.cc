@@ -74,7 +74,7 @@ void SimCoordinator::Lead(uint64_t term) {
   state_ = ClusterState(state_.limits());
   std::vector<RestoredPipeline> pipelines = store.pipelines();
   for (RestoredPipeline& pipeline : pipelines) pipeline.sizes = cluster_.model().sizes;
-  state_.Restore(store.last_epoch(), store.last_pipeline(), std::move(pipelines), Now());
+  state_.Restore(store.last_epoch(), store.last_pipeline(), std::move(pipelines));
   state_.Apply(cluster_.spec(), cluster_.model(), Now());
   Act();
   for (const RouterEnd& router : routers_) SendHello(router);
@@ -398,7 +398,7 @@ void SimCoordinator::CheckStepDeadline(Engine& engine) {
 void SimCoordinator::Publish(Engine& engine) {
   PublishDeaths(engine);
   for (const Refusal& refusal : engine.scheduler->TakeRefusals()) {
-    resumable_.Drop(refusal.request);
+    resumable_.Drop(refusal.request, refusal.attempt);
     Refuse(refusal.router, refusal);
   }
   std::vector<ChoiceOutput> outputs = engine.scheduler->TakeOutputs();
