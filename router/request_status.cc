@@ -9,6 +9,7 @@ namespace {
 constexpr char kParamUrl[] = "pagoda/param";
 constexpr char kCodeUrl[] = "pagoda/code";
 constexpr char kRetryUrl[] = "pagoda/retry-after-ms";
+constexpr int64_t kRetryAfterMs = 1000;  // told to clients, where nothing better is known
 
 std::optional<std::string> Payload(const absl::Status& status, const char* url) {
   const auto payload = status.GetPayload(url);
@@ -86,6 +87,18 @@ int HttpStatusOf(const absl::Status& status) {
     default:
       return 500;
   }
+}
+
+absl::Status NoPipelineError() {
+  return WithCode(WithRetryAfter(absl::UnavailableError("no pipeline of this model takes work now"), kRetryAfterMs), "loading");
+}
+
+absl::Status ModelChangedError(std::string_view model) {
+  return WithCode(WithRetryAfter(absl::UnavailableError(absl::StrCat(
+                                     "the model that this stream began with is not served any more: another one was deployed as '",
+                                     AsAbsl(model), "'; ask again")),
+                                 kRetryAfterMs),
+                  "model_changed");
 }
 
 }  // namespace pagoda::router

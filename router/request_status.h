@@ -28,4 +28,9 @@ std::optional<int64_t> RetryAfterMsOf(const absl::Status& status);
 // conventions of gRPC gateways).
 int HttpStatusOf(const absl::Status& status);
 
+// Of a model that is served, by nothing that takes work at this moment.
+absl::Status NoPipelineError();
+// Of a stream whose model was replaced under its name.
+absl::Status ModelChangedError(std::string_view model);
+
 }  // namespace pagoda::router
