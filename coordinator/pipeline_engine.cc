@@ -253,7 +253,8 @@ void PipelineEngine::FailEpoch(const std::string& why) {
 }
 
 int64_t PipelineEngine::WaitNs(int64_t now_ns) const {
-  int64_t wait_ns = kNsPerSecond;
+  // What is drained says so as soon as it may.
+  int64_t wait_ns = draining_ && scheduler_.idle() ? kOnTheirWayNs / 6 : kNsPerSecond;
   if (const auto deadline = scheduler_.NextDeadline()) wait_ns = std::min(wait_ns, *deadline - now_ns);
   return std::max<int64_t>(wait_ns, 0);
 }
