@@ -90,7 +90,7 @@ TEST_F(ServerTest, AdminScalesDrainsAndDeletes) {
   ASSERT_EQ(Cluster().pipelines_size(), 1);
 
   // A drain lets what runs end, and takes nothing new.
-  client.Send(AttachClient::MakeSubmit(1, 1, Prompt(20, 1), 60, 1));
+  client.Send(AttachClient::MakeSubmit(1, 1, Prompt(20, 1), 400, 1));
   ASSERT_TRUE(client.WaitFor([&] { return client.streams_locked()[{1, 0}].tokens.size() > 2; }));
   grpc::ClientContext drain;
   ::pagoda::v1::DrainDeploymentRequest drain_request;
@@ -104,7 +104,7 @@ TEST_F(ServerTest, AdminScalesDrainsAndDeletes) {
   replay.mutable_submit()->set_accepted(true);
   client.Send(replay);
   for (const uint64_t id : {1, 2, 3}) ASSERT_TRUE(client.WaitForEnd(id)) << id;
-  EXPECT_EQ(client.Get(1).tokens.size(), 60u);
+  EXPECT_EQ(client.Get(1).tokens.size(), 400u);
   EXPECT_EQ(client.Get(3).tokens.size(), 60u);
   EXPECT_EQ(client.refused().count(2), 1u);
   for (int i = 0; i < 200 && Cluster().pipelines_size() > 0; ++i) absl::SleepFor(absl::Milliseconds(20));
