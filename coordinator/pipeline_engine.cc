@@ -21,11 +21,6 @@ constexpr int64_t kTellDrainedEveryNs = kNsPerSecond / 4;
 // What is on its way when a drain begins is taken: a router hears of it by the next snapshot.
 constexpr int64_t kOnTheirWayNs = 300 * kNsPerMs;
 
-// It was accepted once, here or elsewhere, and is not turned away.
-bool WasAccepted(const Request& request) {
-  return request.accepted ||
-         std::ranges::any_of(request.choices, [](const ChoiceProgress& choice) { return !choice.tokens.empty(); });
-}
 
 template <typename... Ts>
 struct Overloaded : Ts... {
@@ -68,8 +63,11 @@ void PipelineEngine::Run() {
 void PipelineEngine::Refuse(const Request& request, const std::string& why) {
   metrics_->CountRefusal();
   // Nobody generates for it here: what drains does not wait for it.
-  if (options_.resumable != nullptr && !WasAccepted(request)) options_.resumable->Drop(request.id, request.attempt);
-  if (options_.resumable != nullptr && WasAccepted(request)) options_.resumable->Detach(request.id, request.attempt, NowNs());
+  if (options_.resumable != nullptr && request.WasAccepted()) {
+    options_.resumable->Detach(request.id, request.attempt, NowNs());
+  } else if (options_.resumable != nullptr) {
+    options_.resumable->Drop(request.id, request.attempt);
+  }
   const auto router = routers_->Find(request.router);
   if (router == nullptr) return;
   router->SendRefused({.router = request.router,
@@ -151,11 +149,14 @@ void PipelineEngine::Publish() {
     status_ = {.stats = stats, .epoch = epoch_, .open = scheduler_.epoch_open(), .idle = idle};
   }
   if (idle && requests_.open() > 0) requests_.Idle();
-  if (DrainsSince(NowNs(), kOnTheirWayNs) && idle && inbox_.size() == 0 && NowNs() - told_drained_ns_ >= kTellDrainedEveryNs) {
-    told_drained_ns_ = NowNs();
+  const int64_t now_ns = NowNs();
+  if (idle && inbox_.size() == 0 && TakesNothingNew(now_ns) && now_ns - told_drained_ns_ >= kTellDrainedEveryNs) {
+    told_drained_ns_ = now_ns;
     options_.drained();
   }
 }
+
+bool PipelineEngine::TakesNothingNew(int64_t now_ns) const { return draining_ && now_ns - drain_began_ns_ >= kOnTheirWayNs; }
 
 void PipelineEngine::PublishDeaths() {
   std::map<RouterId, std::vector<DeathNotice>> by_router;
@@ -167,7 +168,7 @@ void PipelineEngine::PublishDeaths() {
 
 void PipelineEngine::Handle(Event& event, int64_t now_ns) {
   std::visit(Overloaded{[&](Request& request) {
-                          if (stopping_ || (DrainsSince(now_ns, kOnTheirWayNs) && !WasAccepted(request))) return Refuse(request, "the pipeline is draining");
+                          if (stopping_ || (TakesNothingNew(now_ns) && !request.WasAccepted())) return Refuse(request, "the pipeline is draining");
                           requests_.Received(request);
                           scheduler_.Submit(std::move(request), now_ns);
                         },
@@ -268,7 +269,7 @@ bool PipelineEngine::Push(Event event) {
 bool PipelineEngine::TrySubmit(Request request) {
   if (options_.tracer != nullptr && request.trace.sampled()) request.trace.span = options_.tracer->NewSpanId();
   // Whose turn it is to be refused in a full queue is the scheduler's to say; this is the bound of memory.
-  if (!WasAccepted(request) && queued_.load(std::memory_order_relaxed) >= kFullQueues * max_queued_requests()) return false;
+  if (!request.WasAccepted() && queued_.load(std::memory_order_relaxed) >= kFullQueues * max_queued_requests()) return false;
   queued_.fetch_add(1, std::memory_order_relaxed);
   return inbox_.TryPush(std::move(request));
 }

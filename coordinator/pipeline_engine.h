@@ -76,8 +76,8 @@ class PipelineEngine {
   void CountKvBytes(int64_t bytes) { metrics_->CountKvBytes(bytes); }
 
   void LimitQueue(int max_queued_requests);
-  // No new request is taken any more, only streams that were accepted before. Calls options.drained while nothing is left, each second
-  // or more often.
+  // No new request is taken any more, after a moment for those on their way; only streams that were accepted before. While nothing is
+  // left options.drained is called again and again.
   void Drain();
   void Stop(const std::string& message);   // ends what is left with an error; the thread ends
 
@@ -122,7 +122,7 @@ class PipelineEngine {
   void CheckStepDeadline(int64_t now_ns);
   void SendCanary(int64_t now_ns);
   void FailEpoch(const std::string& why);
-  bool DrainsSince(int64_t now_ns, int64_t so_long_ns) const { return draining_ && now_ns - drain_began_ns_ >= so_long_ns; }
+  bool TakesNothingNew(int64_t now_ns) const;
   bool IsOpen(Epoch epoch) const { return transport_ != nullptr && !failed_ && epoch == epoch_; }
   int64_t WaitNs(int64_t now_ns) const;
   bool Push(Event event);

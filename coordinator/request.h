@@ -1,6 +1,7 @@
 // What a router asks of a pipeline and what it gets back, as plain values (the wire's types stop at services/).
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -65,6 +66,11 @@ struct Request {
   TraceContext trace;         // empty: not sampled. Its span is the parent of what the workers make
   uint64_t trace_parent = 0;  // the router's span
   bool canary = false;  // the engine's own, to see that an idle pipeline still works: not counted as traffic
+
+  // Here or elsewhere, as the router or its tokens say: it is not turned away.
+  bool WasAccepted() const {
+    return accepted || std::ranges::any_of(choices, [](const ChoiceProgress& choice) { return !choice.tokens.empty(); });
+  }
 };
 
 struct TokenLogprob {

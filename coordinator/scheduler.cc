@@ -138,7 +138,7 @@ absl::Status Scheduler::Validate(const Request& request, RefusalCode& code) cons
     code = RefusalCode::kUnavailable;
     return absl::UnavailableError("the pipeline is not assembled yet");
   }
-  bool replay = request.accepted;
+  const bool replay = request.WasAccepted();
   const auto bad_token = [this](TokenId token) { return token < 0 || token >= settings_.vocabulary; };
   if (request.prompt.empty()) return absl::InvalidArgumentError("the prompt is empty");
   if (std::any_of(request.prompt.begin(), request.prompt.end(), bad_token)) {
@@ -155,7 +155,6 @@ absl::Status Scheduler::Validate(const Request& request, RefusalCode& code) cons
         absl::StrCat("the request has ", request.choices.size(), " choices; 1 to ", limits::kMaxChoices, " are allowed"));
   }
   for (const ChoiceProgress& choice : request.choices) {
-    replay = replay || !choice.tokens.empty();
     if (std::any_of(choice.tokens.begin(), choice.tokens.end(), bad_token)) {
       return absl::InvalidArgumentError("a replayed token id is outside the vocabulary");
     }
@@ -169,7 +168,6 @@ absl::Status Scheduler::Validate(const Request& request, RefusalCode& code) cons
     return absl::InvalidArgumentError(absl::StrCat("n is ", request.choices.size(), ", and no more than max_queued_requests ",
                                                    settings_.max_queued_requests, " choices may ever wait"));
   }
-  // A replay was accepted once: it is not turned away.
   if (!replay && static_cast<int>(waiting_.size() + request.choices.size()) > settings_.max_queued_requests &&
       !HasRoomOfItsOwn(request)) {
     code = RefusalCode::kResourceExhausted;
@@ -198,9 +196,7 @@ int64_t Scheduler::ServiceNs(const Sampling& sampling) const {
 
 // Early refusal: better than to wait and be late. What was accepted once is never turned away.
 absl::Status Scheduler::CheckLoad(const Request& request, int64_t now_ns, int& retry_after_ms) const {
-  const bool replay = request.accepted || std::any_of(request.choices.begin(), request.choices.end(),
-                                                      [](const ChoiceProgress& c) { return !c.tokens.empty(); });
-  if (replay || (waiting_.empty() && running_.empty())) return absl::OkStatus();
+  if (request.WasAccepted() || (waiting_.empty() && running_.empty())) return absl::OkStatus();
   const int64_t wait_ns = PredictedWaitNs(request.tenant, request.priority);
   const int64_t wait_ms = wait_ns / 1'000'000;
   if (wait_ns > settings_.max_queue_wait_ns) {

@@ -42,7 +42,6 @@ absl::Status Dispatcher::Start(GenerationRequest request, std::shared_ptr<Genera
                                                   " requests in flight, its limit")),
         kRetryAfterMs);
   }
-  if (!request.known_digest.empty() && request.known_digest != request.model_digest) return ModelChangedError(request.model);
   const RequestId id = request.id;
   Running running;
   int candidates = 0, block_tokens = 0;
@@ -59,10 +58,9 @@ absl::Status Dispatcher::Start(GenerationRequest request, std::shared_ptr<Genera
   running.session = std::make_unique<Session>(std::move(request));
   running.sink = std::move(sink);
   running.last_news_ns = edges_.now();
-  if (running.session->request().mark == 0) {
-    running.session->MadeBy(running.session->request().numerics);
-  } else {
-    PAGODA_RETURN_IF_ERROR(FindItsNumerics(*running.session));
+  if (absl::Status bound = BindToItsNumerics(*running.session); !bound.ok()) {
+    metrics_->Rejected(CodeOf(bound) == "model_changed" ? "model_changed" : "no_pipeline");
+    return bound;
   }
   // Only what a coordinator knows of was accepted before: a position alone proves nothing.
   running.accepted = running.session->request().attempts_before > 0;

@@ -142,7 +142,7 @@ class Dispatcher {
   void LeaveDeposed(const std::string& address);
   bool AnotherIsReady(const Running& running) const;
   RouteRequest RouteOf(const Running& running) const;
-  absl::Status FindItsNumerics(Session& session) const;
+  absl::Status BindToItsNumerics(Session& session) const;
   absl::Status WhyItCannotGoOn(Running& running, MonotonicNs now) const;
   void OnSnapshot(int link, const internal::v1::Snapshot& snapshot);
   void OnStep(int link, const internal::v1::StepTokens& step);

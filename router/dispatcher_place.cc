@@ -23,9 +23,15 @@ bool Dispatcher::MayComeBack(const GenerationRequest& request) const {
   });
 }
 
-// Of a stream that is made again for a client that has a part of it: only what made that part makes the rest.
-absl::Status Dispatcher::FindItsNumerics(Session& session) const {
+// Of a client that has a part of its stream: what made that part makes the rest. It is told by the log, or, where nobody has that, by the
+// mark of the client's position.
+absl::Status Dispatcher::BindToItsNumerics(Session& session) const {
   const GenerationRequest& request = session.request();
+  if (!request.known_digest.empty() && request.known_digest != request.model_digest) return ModelChangedError(request.model);
+  if (request.mark == 0) {
+    session.MadeBy(request.numerics);
+    return absl::OkStatus();
+  }
   bool others = false, unknown = false;
   const std::string* profile_alone = nullptr;  // of a coordinator of protocol 1, which does not tell more
   for (const PipelineView& pipeline : view_.pipelines) {

@@ -59,7 +59,7 @@ void Session::MakeDetokenizer(Choice& choice) const {
 
 void Session::MadeBy(const std::string& numerics) {
   numerics_ = numerics;
-  mark_ = numerics.empty() ? 0 : MarkOf(request_.model_digest, numerics);
+  mark_ = numerics.empty() || request_.resume_id.empty() ? 0 : MarkOf(request_.model_digest, numerics);
 }
 
 Session::Submission Session::NextSubmission() {

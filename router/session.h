@@ -60,7 +60,8 @@ class Session {
   int64_t output_tokens() const;  // of all choices
   int output_tokens(int choice) const { return static_cast<int>(choices_[choice].tokens.size()); }
   bool any_token() const { return any_token_; }
-  // What its tokens are made by (ClusterView), as its pipelines say; empty: it has none yet. `mark`: of it and the model.
+  // What its tokens are made by (ClusterView), as its pipelines say; empty: it has none yet. `mark`: of it and the model, of a stream that
+  // its client may come back for.
   void MadeBy(const std::string& numerics);
   const std::string& numerics() const { return numerics_; }
   uint32_t mark() const { return mark_; }

@@ -1,7 +1,8 @@
 // How much of a stream its client has: what an SSE event's `id:` says, and `Last-Event-ID` brings back. It counts tokens and
 // not events, so that any router can go on behind it, however the tokens came in batches. Value type; hostile text is refused.
 //
-// As text: "<created>:<choice>.<choice>..." or "<created>-<mark in hex>:<choice>..." with, for each choice, "n" (nothing was sent), or the number of its output tokens
+// As text: "<created>:<choice>.<choice>..." or, with tokens, "<created>-<mark in hex>:<choice>.<choice>..." with, for each choice, "n"
+// (nothing was sent), or the number of its output tokens
 // whose text was sent as far as it could be, then "e" when the rest of its text was sent too, "f" when its end was told;
 // ".u" at the end: the usage was sent. <created> is the Unix time of the request (chunks carry it, templates may print it).
 #pragma once

@@ -86,6 +86,15 @@ struct FakeCoordinator::State : wire::Pipeline::CallbackService {
   void Drop(const wire::RequestKey& key) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   wire::CoordinatorMessage HelloMessage() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   void SendSnapshots() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
+  // Of one pipeline, and routers hear of it.
+  template <typename F>
+  void Change(uint64_t id, F what) {
+    MutexLock lock(&mutex);
+    for (FakePipeline& pipeline : pipelines) {
+      if (pipeline.id == id) what(pipeline);
+    }
+    SendSnapshots();
+  }
   wire::CoordinatorMessage SnapshotMessage() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   TokenId TokenAt(int choice, int index) const;
 
@@ -474,52 +483,33 @@ void FakeCoordinator::NewEpoch(uint64_t pipeline) {
 }
 
 void FakeCoordinator::SetReady(uint64_t pipeline, bool ready) {
-  MutexLock lock(&state_->mutex);
-  for (FakePipeline& p : state_->pipelines) {
-    if (p.id == pipeline) p.ready = ready;
-  }
-  state_->SendSnapshots();
+  state_->Change(pipeline, [&](FakePipeline& p) { p.ready = ready; });
 }
 
 void FakeCoordinator::MoveKv(uint64_t pipeline, uint64_t to) {
-  MutexLock lock(&state_->mutex);
-  for (FakePipeline& p : state_->pipelines) {
-    if (p.id != pipeline) continue;
+  state_->Change(pipeline, [&](FakePipeline& p) {
     p.ready = false;
     p.kv_moved_to = to;
-  }
-  state_->SendSnapshots();
+  });
 }
 
 void FakeCoordinator::Drain(uint64_t pipeline) {
-  MutexLock lock(&state_->mutex);
-  for (FakePipeline& p : state_->pipelines) {
-    if (p.id == pipeline) p.drains = true;
-    if (p.id == pipeline) p.ready = false;
-  }
-  state_->SendSnapshots();
+  state_->Change(pipeline, [&](FakePipeline& p) {
+    p.ready = false;
+    p.drains = true;
+  });
 }
 
-void FakeCoordinator::SetMaxModelLen(int64_t tokens) {
-  MutexLock lock(&state_->mutex);
-  for (FakePipeline& p : state_->pipelines) p.max_model_len = tokens;
-  state_->SendSnapshots();
+void FakeCoordinator::SetMaxModelLen(uint64_t pipeline, int64_t tokens) {
+  state_->Change(pipeline, [&](FakePipeline& p) { p.max_model_len = tokens; });
 }
 
 void FakeCoordinator::SetNumerics(uint64_t pipeline, const std::string& numerics) {
-  MutexLock lock(&state_->mutex);
-  for (FakePipeline& p : state_->pipelines) {
-    if (p.id == pipeline) p.numerics = numerics;
-  }
-  state_->SendSnapshots();
+  state_->Change(pipeline, [&](FakePipeline& p) { p.numerics = numerics; });
 }
 
 void FakeCoordinator::SetDigest(uint64_t pipeline, const std::string& digest) {
-  MutexLock lock(&state_->mutex);
-  for (FakePipeline& p : state_->pipelines) {
-    if (p.id == pipeline) p.digest = digest;
-  }
-  state_->SendSnapshots();
+  state_->Change(pipeline, [&](FakePipeline& p) { p.digest = digest; });
 }
 
 void FakeCoordinator::Lead() {

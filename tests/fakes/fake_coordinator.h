@@ -45,7 +45,7 @@ class FakeCoordinator {
   void NewEpoch(uint64_t pipeline);      // assembled anew; what ran there is forgotten
   void SetReady(uint64_t pipeline, bool ready);
   void Drain(uint64_t pipeline);  // takes nothing new, only streams that were accepted before
-  void SetMaxModelLen(int64_t tokens);  // of all
+  void SetMaxModelLen(uint64_t pipeline, int64_t tokens);
   void SetNumerics(uint64_t pipeline, const std::string& numerics);
   void SetDigest(uint64_t pipeline, const std::string& digest);  // of its model
   void MoveKv(uint64_t pipeline, uint64_t to);  // it is left: its epoch is closed, and the other one has the KV

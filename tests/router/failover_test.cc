@@ -147,7 +147,7 @@ TEST_F(FailoverTest, AStreamThatNoLongerFitsSaysSo) {
   const HttpAnswer answer = Complete(R"("stream":true,"max_tokens":200)", [&](size_t received) {
     if (done || received < 1500) return;
     done = true;
-    only.SetMaxModelLen(100);
+    only.SetMaxModelLen(1, 100);
     only.NewEpoch(1);
   });
   EXPECT_NE(answer.body.find("takes no more than 100 by now"), std::string::npos) << answer.body.substr(answer.body.size() - 400);

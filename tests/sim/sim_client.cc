@@ -45,7 +45,7 @@ class SimClient::Connection : public router::GenerationSink {
   Connection(SimClient& client, Life router) : client_(client), router_(router) {}
 
   void OnDelta(const router::Session& session, router::ChoiceDelta delta) override {
-    if (open_) client_.SetMark(session.mark());
+    if (open_) client_.Hear(session);
     if (open_) client_.OnDelta(std::move(delta));
   }
   void OnStepEnd() override {}
@@ -95,7 +95,8 @@ void SimClient::Forget() {
   got_.assign(static_cast<size_t>(plan_.choices), {});
   finished_.assign(got_.size(), false);
   possible_ = all_;
-  changed_ = false;
+  changed_ = may_change_ = false;
+  numerics_.clear();
   mark_ = 0;
 }
 
@@ -264,11 +265,13 @@ void SimClient::End(const char* how) {
   world_.Note(absl::StrCat(name_, " ", how));
 }
 
-void SimClient::SetMark(uint32_t mark) {
+void SimClient::Hear(const router::Session& session) {
   router::StreamPosition position;
   position.mark = mark_;
-  position.Mark(mark);
+  position.Mark(session.mark());
   mark_ = position.mark;
+  may_change_ = may_change_ || mark_ == router::kMixedMark || (!numerics_.empty() && numerics_ != session.numerics());
+  numerics_ = session.numerics();
 }
 
 void SimClient::OnDelta(router::ChoiceDelta delta) {
@@ -286,7 +289,7 @@ void SimClient::OnDelta(router::ChoiceDelta delta) {
     std::erase_if(possible_, [&](const Answer& answer) {
       return index >= answer.choices[choice].size() || answer.choices[choice][index] != token;
     });
-    if (possible_.empty() && mark_ == router::kMixedMark) {
+    if (possible_.empty() && may_change_) {
       changed_ = true;
       cluster_.Count("numerics_changed");
       continue;

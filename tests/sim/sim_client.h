@@ -56,7 +56,7 @@ class SimClient {
   void GiveUp();
 
   // From the connection that it has.
-  void SetMark(uint32_t mark);
+  void Hear(const router::Session& session);
   void OnDelta(router::ChoiceDelta delta);
   void OnDone();
   void OnError(const absl::Status& status);
@@ -78,7 +78,9 @@ class SimClient {
     std::vector<std::vector<TokenId>> choices;
   };
   std::vector<Answer> all_, possible_;
-  bool changed_ = false;  // its position says that a router had to take other numerics: what comes is not known
+  std::string numerics_;     // by which its tokens were made, as its router says
+  bool may_change_ = false;  // a router had to take others
+  bool changed_ = false;     // and other tokens came: what comes is not known
   std::vector<std::vector<TokenId>> got_;
   std::vector<bool> finished_;
   uint32_t mark_ = 0;  // of its position
